@@ -10,23 +10,19 @@ divided by the time of the steps. Two runs, with and without the callback, could
 from __future__ import annotations
 
 import argparse
-import logging
 import tempfile
 import time
-import warnings
 
-from common import report
+from common import conditions, parser, quiet, report
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or hub id of a causal model: policy and reward model")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=8, help="completions of one step")
-    parser.add_argument("--num-generations", type=int, default=8, help="completions a prompt")
-    parser.add_argument("--max-completion-length", type=int, default=32)
-    parser.add_argument("--save", metavar="NAME", help="keep the line in benchmarks/results/NAME.json")
-    return parser.parse_args()
+    arguments = parser(__doc__, rounds=None)
+    arguments.add_argument("--steps", type=int, default=20)
+    arguments.add_argument("--batch-size", type=int, default=8, help="completions of one step")
+    arguments.add_argument("--num-generations", type=int, default=8, help="completions a prompt")
+    arguments.add_argument("--max-completion-length", type=int, default=32)
+    return arguments.parse_args()
 
 
 class Timed:
@@ -47,7 +43,7 @@ class Timed:
 
 
 def main(args: argparse.Namespace) -> None:
-    warnings.filterwarnings("ignore")
+    quiet()
     import datasets
     import torch
     import transformers
@@ -57,9 +53,6 @@ def main(args: argparse.Namespace) -> None:
     from rm_plugin import RewardModel, RewardScorer
     from rm_plugin.callbacks import RewardScoringCallback
 
-    datasets.disable_progress_bars()
-    transformers.logging.set_verbosity_error()
-    logging.disable(logging.WARNING)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     torch.manual_seed(0)
     scorer = RewardScorer(RewardModel.from_backbone(args.model, dtype=torch.float32), tokenizer)
@@ -96,7 +89,7 @@ def main(args: argparse.Namespace) -> None:
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start
-    result = {"benchmark": "callback_overhead", **{k: v for k, v in vars(args).items() if k != "save"}}
+    result = {"benchmark": "callback_overhead", **conditions(args)}
     result["ms_per_step"] = round(1e3 * seconds / args.steps, 1)
     result["ms_callback_per_step"] = round(1e3 * timed.seconds / args.steps, 3)
     result["share"] = round(timed.seconds / seconds, 6)

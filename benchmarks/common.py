@@ -5,15 +5,19 @@ Data is read from ../shared/data (or $RM_PLUGIN_SHARED) in its original schema; 
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import random
 import statistics
 import subprocess
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +27,64 @@ SOURCES = {
     "gsm8k": ("gsm8k-solutions", "gsm8k_solutions/example_model_solutions.jsonl"),
     "judgebench": ("judgebench", "judgebench/gpt.jsonl"),
 }
+
+
+def parser(doc: str, rounds: int | None = 5, memory_of: tuple[str, ...] = ()) -> argparse.ArgumentParser:
+    """What every script takes; `rounds=None` leaves out what only comparisons of two sides take.
+
+    `memory_of` names the sides whose memory is measured, see `peak_memory`.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or hub id of a causal model (it gets a random head)")
+    if rounds is not None:
+        parser.add_argument("--rounds", type=int, default=rounds)
+        parser.add_argument("--dtype", choices=("fp32", "bf16"), default="bf16")
+    if memory_of:
+        parser.add_argument("--no-memory", action="store_true", help="skip the subprocesses that measure memory")
+        parser.add_argument("--memory-of", choices=memory_of, help=argparse.SUPPRESS)
+    parser.add_argument("--save", metavar="NAME", help="keep the line in benchmarks/results/NAME.json")
+    return parser
+
+
+def conditions(args: argparse.Namespace) -> dict:
+    """The arguments that say what was measured, and not how it is run or shown; the model by its folder's name."""
+    left_out = ("save", "rounds", "no_memory", "memory_of", "output", "engine", "pause_file")
+    shown = {name: value for name, value in vars(args).items() if name not in left_out}
+    return {**shown, "model": Path(args.model).name}
+
+
+def quiet() -> None:
+    """No warnings and progress bars of libraries between the figures."""
+    import datasets
+    import transformers
+
+    warnings.filterwarnings("ignore")
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+
+
+def dtype_of(args: argparse.Namespace):
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
+
+
+def reward_model_and_tokenizer(args: argparse.Namespace):
+    """A `RewardModel` with a random head, wide enough that the scores of two sides can be compared, to score with."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from rm_plugin import RewardModel
+    from rm_plugin.encoding import ensure_pad_token
+
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    torch.manual_seed(0)
+    model = RewardModel.from_backbone(args.model, dtype=dtype_of(args)).eval()
+    ensure_pad_token(tokenizer, model)
+    torch.nn.init.normal_(model.score.weight)
+    return model, tokenizer
 
 
 def shared_data() -> Path:
@@ -80,6 +142,13 @@ class PeakMemory:
         self._stop.set()
         self._thread.join()
         self.megabytes = (self._peak - self._start) / 2**20
+
+
+def peak_memory(name: str) -> float:
+    """Megabytes of one side above its loaded model: this script with the same arguments and `--memory-of NAME`."""
+    command = [sys.executable, *sys.argv, "--memory-of", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.split()[-1])
 
 
 def summary(reference: list[float], ours: list[float]) -> dict[str, float]:

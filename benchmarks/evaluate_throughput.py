@@ -12,13 +12,11 @@ weights, one after the other in every round; `share_outside_forward` is the part
 from __future__ import annotations
 
 import argparse
-import logging
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
-from common import alternate, report, shared_data, summary
+from common import alternate, conditions, parser, quiet, report, reward_model_and_tokenizer, shared_data, summary
 
 SOURCES = {
     "hh": ("hh-rlhf-harmless", "hh_rlhf_harmless/test.jsonl.gz"),
@@ -28,41 +26,24 @@ BATCH = 8  # rewardbench's default
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or hub id of a causal model (it gets a random head)")
-    parser.add_argument("--data", choices=tuple(SOURCES), default="hh")
-    parser.add_argument("--rows", type=int, default=64, help="comparisons")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--max-length", type=int, default=2048, help="longer texts count as wrong (both leave them out)"
-    )
-    parser.add_argument("--max-num-batched-tokens", type=int, default=16384)
-    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--save", metavar="NAME", help="keep the line in benchmarks/results/NAME.json")
-    return parser.parse_args()
+    arguments = parser(__doc__, rounds=3)
+    arguments.add_argument("--data", choices=tuple(SOURCES), default="hh")
+    arguments.add_argument("--rows", type=int, default=64, help="comparisons")
+    arguments.add_argument("--max-length", type=int, default=2048, help="longer texts count as wrong (both skip them)")
+    arguments.add_argument("--max-num-batched-tokens", type=int, default=16384)
+    return arguments.parse_args()
 
 
 def main(args: argparse.Namespace) -> None:
-    warnings.filterwarnings("ignore")
-    import datasets
+    quiet()
     import numpy as np
     import torch
-    import transformers
-    from transformers import AutoTokenizer
 
-    from rm_plugin import RewardModel, RewardScorer
-    from rm_plugin.encoding import ensure_pad_token
+    from rm_plugin import RewardScorer
     from rm_plugin.evaluation import evaluate, load_benchmark
     from rm_plugin.evaluation.benchmarks import as_messages
 
-    datasets.disable_progress_bars()
-    transformers.logging.set_verbosity_error()
-    logging.disable(logging.WARNING)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    ensure_pad_token(tokenizer)
-    torch.manual_seed(0)
-    model = RewardModel.from_backbone(args.model, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[args.dtype])
-    model.config.pad_token_id = tokenizer.pad_token_id
+    model, tokenizer = reward_model_and_tokenizer(args)
     standard = model.to_sequence_classifier()  # the same weights in transformers' own class
     standard.config.pad_token_id = tokenizer.pad_token_id
     scorer = RewardScorer(
@@ -116,10 +97,7 @@ def main(args: argparse.Namespace) -> None:
     share = [1 - forward / total for forward, total in zip(forward_seconds[1:], seconds_ours, strict=True)]
     result = {
         "benchmark": "evaluate_throughput",
-        "data": args.data,
-        "model": args.model,
-        "dtype": args.dtype,
-        "rows": args.rows,
+        **conditions(args),
         "unscored": int((~scored).sum()),
         **summary(seconds_reference, seconds_ours),
         "share_outside_forward": round(float(np.median(share)), 3),

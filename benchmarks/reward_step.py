@@ -12,52 +12,39 @@ memory above the loaded model is measured in one further process each (`--no-mem
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import random
-import subprocess
-import sys
 import tempfile
-import warnings
 
-from common import PeakMemory, alternate, report, summary
+from common import (
+    PeakMemory,
+    alternate,
+    conditions,
+    parser,
+    peak_memory,
+    quiet,
+    report,
+    reward_model_and_tokenizer,
+    summary,
+)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or hub id of a causal model (it gets a random head)")
-    parser.add_argument("--prompt-tokens", type=int, default=256, help="about; texts are made of random words")
-    parser.add_argument("--completion-tokens", type=int, default=128, help="about, half to all of it")
-    parser.add_argument("-n", type=int, default=8, help="completions a prompt")
-    parser.add_argument("--prompts", type=int, default=2, help="prompts of one step")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
-    parser.add_argument("--memory-of", choices=("ours", "reference"), help=argparse.SUPPRESS)
-    parser.add_argument("--save", metavar="NAME", help="keep the line in benchmarks/results/NAME.json")
-    return parser.parse_args()
+    arguments = parser(__doc__, memory_of=("reference", "ours"))
+    arguments.add_argument("--prompt-tokens", type=int, default=256, help="about; texts are made of random words")
+    arguments.add_argument("--completion-tokens", type=int, default=128, help="about, half to all of it")
+    arguments.add_argument("-n", type=int, default=8, help="completions a prompt")
+    arguments.add_argument("--prompts", type=int, default=2, help="prompts of one step")
+    return arguments.parse_args()
 
 
 def main(args: argparse.Namespace) -> None:
-    warnings.filterwarnings("ignore")
-    import torch
-    import transformers
-    from transformers import AutoTokenizer
-
-    from rm_plugin import RewardModel, RewardScorer
+    quiet()
+    from rm_plugin import RewardScorer
     from rm_plugin.attention import IMPLEMENTATION
-    from rm_plugin.encoding import encode, ensure_pad_token
+    from rm_plugin.encoding import encode
     from rm_plugin.packing import packed_tokens, padded_tokens
 
-    transformers.logging.set_verbosity_error()
-    logging.disable(logging.WARNING)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    ensure_pad_token(tokenizer)
-    torch.manual_seed(0)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
-    model = RewardModel.from_backbone(args.model, dtype=dtype).eval()
-    model.config.pad_token_id = tokenizer.pad_token_id
-    torch.nn.init.normal_(model.score.weight)  # so that the scores of both sides can be compared
+    model, tokenizer = reward_model_and_tokenizer(args)
     scorer = RewardScorer(model, tokenizer)
     standard = model.to_sequence_classifier().eval()
     prompts, completions = random_texts(tokenizer, args)
@@ -81,11 +68,10 @@ def main(args: argparse.Namespace) -> None:
     if args.memory_of:
         with PeakMemory() as peak:
             {"ours": ours, "reference": reference}[args.memory_of]()
-        print(json.dumps(round(peak.megabytes)))
+        print(peak.megabytes)
         return
     a, b = ours().view(-1, args.n), reference().view(-1, args.n)
-    result = {"benchmark": "reward_step"}
-    result |= {k: v for k, v in vars(args).items() if k not in ("save", "rounds", "no_memory", "memory_of")}
+    result = {"benchmark": "reward_step", **conditions(args)}
     result |= summary(*alternate(reference, ours, args.rounds))
     groups = [
         encode(scorer.comparison(prompts[i], completions[i : i + args.n]), tokenizer)
@@ -97,9 +83,7 @@ def main(args: argparse.Namespace) -> None:
     result["same_ranking"] = bool((a.argsort(-1) == b.argsort(-1)).all())
     if not args.no_memory:
         for engine in ("reference", "ours"):
-            command = [sys.executable, *sys.argv, "--memory-of", engine]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            result[f"peak_mb_{engine}"] = int(done.stdout.split()[-1])
+            result[f"peak_mb_{engine}"] = round(peak_memory(engine))
     report(result, args.save)
 
 

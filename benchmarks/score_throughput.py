@@ -12,50 +12,34 @@ All in one process, one after the other in every round; ratios are medians. `lim
 from __future__ import annotations
 
 import argparse
-import logging
 import tempfile
-import warnings
 
-from common import alternate, preference_pairs, report, summary
+from common import alternate, conditions, parser, preference_pairs, quiet, report, reward_model_and_tokenizer, summary
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or hub id of a causal model (it gets a random head)")
-    parser.add_argument("--data", choices=("hh", "gsm8k", "judgebench"), default="hh")
-    parser.add_argument("--rows", type=int, default=64, help="pairs")
-    parser.add_argument("--eval-batch-size", type=int, default=8, help="texts (sorted loop) or pairs (TRL) a batch")
-    parser.add_argument(
-        "--max-num-batched-tokens", type=int, default=16384, help="token budget, ours and the sorted loop"
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--max-length", type=int, default=1024)
-    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--save", metavar="NAME", help="keep the line in benchmarks/results/NAME.json")
-    return parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--data", choices=("hh", "gsm8k", "judgebench"), default="hh")
+    arguments.add_argument("--rows", type=int, default=64, help="pairs")
+    arguments.add_argument("--eval-batch-size", type=int, default=8, help="texts (sorted loop) or pairs (TRL) a batch")
+    arguments.add_argument("--max-num-batched-tokens", type=int, default=16384, help="token budget of ours")
+    arguments.add_argument("--max-length", type=int, default=1024)
+    return arguments.parse_args()
 
 
 def main(args: argparse.Namespace) -> None:
-    warnings.filterwarnings("ignore")
+    quiet()
     import datasets
     import torch
     import transformers
-    from transformers import AutoTokenizer
     from trl import RewardConfig, RewardTrainer
 
-    from rm_plugin import RewardModel, RewardScorer
+    from rm_plugin import RewardScorer
     from rm_plugin.attention import IMPLEMENTATION
-    from rm_plugin.encoding import EncodedGroup, ensure_pad_token
+    from rm_plugin.encoding import EncodedGroup
     from rm_plugin.packing import packed_tokens, pad, padded_tokens
 
-    datasets.disable_progress_bars()
-    transformers.logging.set_verbosity_error()
-    logging.disable(logging.WARNING)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    ensure_pad_token(tokenizer)
-    torch.manual_seed(0)
-    model = RewardModel.from_backbone(args.model, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[args.dtype])
-    model.config.pad_token_id = tokenizer.pad_token_id
+    model, tokenizer = reward_model_and_tokenizer(args)
     scorer = RewardScorer(model, tokenizer, max_num_batched_tokens=args.max_num_batched_tokens)
     standard = model.to_sequence_classifier()  # the same weights in transformers' own class, with its own attention
     standard.set_attn_implementation("sdpa")
@@ -115,7 +99,7 @@ def main(args: argparse.Namespace) -> None:
 
     against_trl = summary(*alternate(trl_evaluate, score, args.rounds))
     against_sorted = summary(*alternate(sorted_padded, score, args.rounds))
-    result = {"benchmark": "score_throughput", **{k: v for k, v in vars(args).items() if k not in ("save", "rounds")}}
+    result = {"benchmark": "score_throughput", **conditions(args)}
     result |= {f"{name}_trl": value for name, value in against_trl.items()}
     result |= {f"{name}_sorted": value for name, value in against_sorted.items()}
     result |= {"packed_tokens": packed, "padded_tokens_trl": padded_trl, "padded_tokens_sorted": padded_sorted}

@@ -454,6 +454,24 @@ def test_lower_right_causal_masks():
     assert mask(1, 3, 1) == [[0, 0, 1]]
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [{}, {"sliding_window": 3}, {"softcap": 20.0}], ids=str)
+@pytest.mark.parametrize("layout", [SharedPrefixLayout([4, 3], [[2, 3], [5]]), None], ids=["packed", "padded"])
+def test_half_precision_on_a_cpu_attends_in_float32(half, kind, layout):
+    rounded = [heads(17, number, seed=seed).to(half) for number, seed in ((4, 0), (2, 1), (2, 2))]
+    if layout is None:
+        kind = {"attention_mask": lower_right_causal(17, 17, kind.get("sliding_window"), torch.device("cpu")), **kind}
+
+    def run(heads):
+        arguments = {"attention_mask": None, **kind, "shared_prefix_layout": layout}
+        module = SimpleNamespace(num_key_value_groups=2, is_causal=True)
+        return shared_prefix_attention(module, *heads, **arguments)[0]
+
+    with torch.autocast("cpu", half):
+        out = run(rounded)
+    assert torch.equal(out, run([x.float() for x in rounded]).to(half)), "autocast must not reach the kernel"
+
+
 def test_attention_dropout_is_refused_with_a_layout():
     with pytest.raises(ValueError, match="attention dropout is 0.1, shared-prefix attention needs 0"):
         attend(SharedPrefixLayout([2], [[1, 2]]), dropout=0.1)
