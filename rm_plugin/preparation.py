@@ -27,7 +27,7 @@ from . import data, encoding
 from .data import BadRow, to_comparison
 from .encoding import EncodedGroup, common_prefix_length, encode
 from .losses import ranked_pairs
-from .packing import collate, packed_tokens, split_by_tokens
+from .packing import collate, cost, split_by_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -232,8 +232,8 @@ class PackingCollator:
       [`rm_plugin.losses.comparison_loss`];
     - `rows` (`list` of G tuples): for each group the index of its data-set row, its number of completions, and the
       places of its pairs among them (ties left out), `(better, worse)`;
-    - `num_pairs`, `num_tokens`, `num_computed_tokens` (`int`): pairs that are no ties, tokens, tokens with each shared
-      prefix counted once; `batch_size` (`int`): groups of the whole batch.
+    - `num_pairs`, `num_tokens`, `num_computed_tokens` (`int`): pairs that are no ties, tokens of the texts, tokens that
+      the model computes for them; `batch_size` (`int`): groups of the whole batch.
 
     Args:
         shared_prefix (`bool`): whether the model takes packed rows.
@@ -287,5 +287,5 @@ class PackingCollator:
             "batch_size": batch_size,
             "num_pairs": len(tie) - sum(tie),
             "num_tokens": sum(len(ids) for group in groups for ids in group.input_ids),
-            "num_computed_tokens": sum(map(packed_tokens, groups)),
+            "num_computed_tokens": cost(groups, self.shared_prefix),
         }

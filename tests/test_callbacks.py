@@ -61,6 +61,29 @@ def policy_folder(tmp_path_factory, tokenizer):  # RLOO reloads its policy from 
     return str(folder)
 
 
+@pytest.fixture
+def trained(tmp_path, policy_folder, tokenizer):
+    """`trained(reward, callbacks, **fields)`: a GRPOTrainer (or RLOOTrainer) of the tiny policy after its training."""
+
+    def train(reward, callbacks, trainer_class=GRPOTrainer, eval_dataset=None, reward_tokenizer=None, **fields):
+        config_class = {GRPOTrainer: GRPOConfig, RLOOTrainer: RLOOConfig}[trainer_class]
+        fields = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 4, **fields}
+        trainer = trainer_class(
+            model=policy_folder,
+            reward_funcs=reward,
+            reward_processing_classes=reward_tokenizer,
+            args=config_class(output_dir=str(tmp_path), **{**COMMON, **fields}),
+            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]),
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        trainer.train()
+        return trainer
+
+    return train
+
+
 def samples(output_dir, name="reward_scoring"):
     return [json.loads(line) for line in (output_dir / name / "samples.jsonl").read_text("utf-8").splitlines()]
 
@@ -155,28 +178,12 @@ def test_the_warning_comes_once_and_only_where_the_reward_rises_with_a_sign():
 
 
 @pytest.mark.trl112
-@pytest.mark.parametrize("kind", ["grpo", "rloo"])
-def test_figures_are_in_the_record_of_grpo_and_rloo(kind, tmp_path, policy_folder, tokenizer, scorer):
-    config_class, trainer_class = {"grpo": (GRPOConfig, GRPOTrainer), "rloo": (RLOOConfig, RLOOTrainer)}[kind]
+@pytest.mark.parametrize("trainer_class", [GRPOTrainer, RLOOTrainer])
+def test_figures_are_in_the_record_of_grpo_and_rloo(trainer_class, tmp_path, trained, scorer):
     heard = []
     scorer.listeners.append(lambda *texts, completion_ids: heard.append((*texts, completion_ids)))
-    callback = RewardScoringCallback(scorer)
-    trainer = trainer_class(
-        model=policy_folder,
-        reward_funcs=scorer,
-        args=config_class(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=8,
-            num_generations=4,
-            max_completion_length=8,
-            temperature=0.7,
-            **COMMON,
-        ),
-        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]),
-        processing_class=tokenizer,
-        callbacks=[callback],
-    )
-    trainer.train()
+    fields = {"per_device_train_batch_size": 8, "max_completion_length": 8, "temperature": 0.7}
+    trainer = trained(scorer, [RewardScoringCallback(scorer)], trainer_class, **fields)
     records = [r for r in trainer.state.log_history if "reward_scoring/mean" in r]
     assert [r["step"] for r in records] == [1, 2]
     for record, (prompts, completions, scores, completion_ids) in zip(records, heard, strict=True):
@@ -195,26 +202,15 @@ def test_figures_are_in_the_record_of_grpo_and_rloo(kind, tmp_path, policy_folde
     assert len(scorer.listeners) == 1  # the callback listens no more
 
 
-def test_scores_of_an_evaluation_are_logged_apart(tmp_path, policy_folder, tokenizer, scorer):
-    trainer = GRPOTrainer(
-        model=policy_folder,
-        reward_funcs=scorer,
-        args=GRPOConfig(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=4,
-            per_device_eval_batch_size=4,
-            num_generations=4,
-            max_completion_length=4,
-            eval_strategy="steps",
-            eval_steps=2,
-            **COMMON,
-        ),
-        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]),
+def test_scores_of_an_evaluation_are_logged_apart(trained, scorer):
+    trainer = trained(
+        scorer,
+        [RewardScoringCallback(scorer)],
         eval_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS[:2]]),
-        processing_class=tokenizer,
-        callbacks=[RewardScoringCallback(scorer)],
+        per_device_eval_batch_size=4,
+        eval_strategy="steps",
+        eval_steps=2,
     )
-    trainer.train()
     train = [r["reward_scoring/num_scores"] for r in trainer.state.log_history if "reward_scoring/num_scores" in r]
     evaluations = [r for r in trainer.state.log_history if "eval_reward_scoring/mean" in r]
     assert train == [4, 4]
@@ -222,7 +218,7 @@ def test_scores_of_an_evaluation_are_logged_apart(tmp_path, policy_folder, token
     assert evaluations[0]["eval_reward_scoring/mean"] == pytest.approx(evaluations[0]["eval_reward"], abs=1e-5)
 
 
-def test_figures_reach_a_tracker_that_runs_before_the_callback(tmp_path, policy_folder, tokenizer, scorer):
+def test_figures_reach_a_tracker_that_runs_before_the_callback(tmp_path, trained, scorer):
     from transformers import TrainerCallback
 
     class Tracker(TrainerCallback):
@@ -231,43 +227,14 @@ def test_figures_reach_a_tracker_that_runs_before_the_callback(tmp_path, policy_
         def on_log(self, args, state, control, logs=None, **kwargs):
             self.seen.append(dict(logs))
 
-    trainer = GRPOTrainer(
-        model=policy_folder,
-        reward_funcs=scorer,
-        args=GRPOConfig(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=4,
-            num_generations=4,
-            max_completion_length=4,
-            **{**COMMON, "max_steps": 1},
-        ),
-        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]),
-        processing_class=tokenizer,
-        callbacks=[Tracker(), RewardScoringCallback(scorer, name="rm", num_samples=0)],
-    )
-    trainer.train()
+    trained(scorer, [Tracker(), RewardScoringCallback(scorer, name="rm", num_samples=0)], max_steps=1)
     assert "rm/mean" in Tracker.seen[0]
     assert not (tmp_path / "rm").exists()
 
 
-def test_a_reward_model_handed_to_grpo_as_it_is_is_heard(tmp_path, policy_folder, tokenizer):
+def test_a_reward_model_handed_to_grpo_as_it_is_is_heard(trained, tokenizer):
     reward_model = tiny_reward_model()
-    trainer = GRPOTrainer(
-        model=policy_folder,
-        reward_funcs=reward_model,
-        reward_processing_classes=tokenizer,
-        args=GRPOConfig(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=4,
-            num_generations=4,
-            max_completion_length=4,
-            **COMMON,
-        ),
-        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]),
-        processing_class=tokenizer,
-        callbacks=[RewardScoringCallback(reward_model)],
-    )
-    trainer.train()
+    trainer = trained(reward_model, [RewardScoringCallback(reward_model)], reward_tokenizer=tokenizer)
     records = [r for r in trainer.state.log_history if "reward" in r]
     assert [r["reward_scoring/mean"] for r in records] == pytest.approx([r["reward"] for r in records], abs=1e-5)
     assert "reward_scoring/zero_spread_rate" not in records[0]  # the model sees no groups
@@ -520,7 +487,7 @@ def test_tables_go_to_a_tracker_that_has_a_run(tracker, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, tracker)
 
 
-def test_a_hacked_reward_is_warned_of_in_a_run(tmp_path, policy_folder, tokenizer, scorer, caplog, monkeypatch):
+def test_a_hacked_reward_is_warned_of_in_a_run(trained, scorer, caplog, monkeypatch):
     monkeypatch.setattr(HackingWatch, "MIN_SCORES", 8)
     callback = RewardScoringCallback(scorer)
     steps = iter(range(10))
@@ -530,23 +497,9 @@ def test_a_hacked_reward_is_warned_of_in_a_run(tmp_path, policy_folder, tokenize
         callback(prompts, completions, scores, completion_ids=completion_ids)
         return scores
 
-    trainer = GRPOTrainer(
-        model=policy_folder,
-        reward_funcs=longer_is_better,
-        args=GRPOConfig(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=16,
-            num_generations=16,
-            max_completion_length=60,
-            beta=0.1,
-            **{**COMMON, "max_steps": 3},
-        ),
-        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]),
-        processing_class=tokenizer,
-        callbacks=[callback],
-    )
+    fields = {"per_device_train_batch_size": 16, "num_generations": 16, "max_completion_length": 60, "beta": 0.1}
     with caplog.at_level(logging.WARNING, logger="rm_plugin"):
-        trainer.train()
+        trained(longer_is_better, [callback], max_steps=3, **fields)
     warnings = [record.message for record in caplog.records if "hacked" in record.message]
     assert len(warnings) == 1 and "length correlation 1.00" in warnings[0] and "KL to the reference" in warnings[0]
 

@@ -141,6 +141,16 @@ def test_a_group_over_the_token_budget_stands_alone():
     batch = PackingCollator(max_tokens=12)(rows)["microbatches"]
     assert [[row for row, *_ in microbatch["rows"]] for microbatch in batch] == [[9], [2, 3]]
     assert [microbatch["batch_size"] for microbatch in batch] == [3, 3]
+    assert [microbatch["num_computed_tokens"] for microbatch in batch] == [18, 12], "rows of 2 are padded to 3"
+    shared = {
+        "input_ids": [[1] * 9 + [n] for n in (2, 3)],
+        "prefix_length": 9,
+        "ranks": [0, 1],
+        "margin": None,
+        "row": 0,
+    }
+    [microbatch] = PackingCollator(shared_prefix=True)([shared])["microbatches"]
+    assert (microbatch["num_computed_tokens"], microbatch["num_tokens"]) == (11, 20)
 
 
 # --- LoRA and NF4
