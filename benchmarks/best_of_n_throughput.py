@@ -80,14 +80,15 @@ def main(args: argparse.Namespace) -> None:
             {"ours": ours, "reference": reference}[args.memory_of]()
         print(peak.megabytes)
         return
-    difference = (ours() - reference()).abs().max().item()
+    scores = ours()
+    difference = (scores - reference()).abs().max().item()
     result = {"benchmark": "best_of_n_throughput", **conditions(args)}
     result |= summary(*alternate(reference, ours, args.rounds))
     packed = sum(map(packed_tokens, groups))
     padded = sum(padded_tokens([group]) for group in groups)
     result |= {"packed_tokens": packed, "padded_tokens": padded, "limit": round(padded / packed, 3)}
     result["ratio_over_limit"] = round(result["ratio"] / result["limit"], 3)
-    result["max_score_difference"] = difference
+    result |= {"max_score_difference": difference, "sd_of_scores": scores.std().item()}
     if not args.no_memory:
         for engine in ("reference", "ours"):
             result[f"peak_mb_{engine}"] = round(peak_memory(engine))

@@ -6,7 +6,7 @@ The reference does what rewardbench 0.1.4 does: chosen and rejected in separate 
 batches of 8 padded on the left, the chat template rendered to text and tokenised again. (Its own pipeline class sends
 its inputs to CUDA and its package imports fastchat, so the loop is written out.) Ours is `evaluate`: load, encode,
 score, metrics with 10,000 bootstrap samples, baselines, report on disk. Both score the same texts with the same
-weights, one after the other in every round; `share_outside_forward` is the part of our time that is not the model's.
+weights, none cut, one after the other in every round; `share_outside_forward` is the part of our time that is not the model's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ def parse_args() -> argparse.Namespace:
     arguments = parser(__doc__, rounds=3)
     arguments.add_argument("--data", choices=tuple(SOURCES), default="hh")
     arguments.add_argument("--rows", type=int, default=64, help="comparisons")
-    arguments.add_argument("--max-length", type=int, default=2048, help="longer texts count as wrong (both skip them)")
     arguments.add_argument("--max-num-batched-tokens", type=int, default=16384)
     return arguments.parse_args()
 
@@ -46,9 +45,7 @@ def main(args: argparse.Namespace) -> None:
     model, tokenizer = reward_model_and_tokenizer(args)
     standard = model.to_sequence_classifier()  # the same weights in transformers' own class
     standard.config.pad_token_id = tokenizer.pad_token_id
-    scorer = RewardScorer(
-        model, tokenizer, max_length=args.max_length, max_num_batched_tokens=args.max_num_batched_tokens
-    )
+    scorer = RewardScorer(model, tokenizer, max_num_batched_tokens=args.max_num_batched_tokens)
     name, path = SOURCES[args.data]
     source = shared_data() / path
     forward_seconds, reports, margins = [], [], []
@@ -93,16 +90,15 @@ def main(args: argparse.Namespace) -> None:
     seconds_reference, seconds_ours = alternate(reference, ours, args.rounds)
     last = reports[-1]
     pairs = np.array([scores[0] - scores[1] for scores in last.scores])
-    scored = np.isfinite(pairs)
     share = [1 - forward / total for forward, total in zip(forward_seconds[1:], seconds_ours, strict=True)]
     result = {
         "benchmark": "evaluate_throughput",
         **conditions(args),
-        "unscored": int((~scored).sum()),
         **summary(seconds_reference, seconds_ours),
         "share_outside_forward": round(float(np.median(share)), 3),
         "seconds_by_part": last.report["run"]["seconds"],
-        "largest_difference_of_margins": round(float(np.abs(pairs - margins[-1])[scored].max()), 5),
+        "largest_difference_of_margins": round(float(np.abs(pairs - margins[-1]).max()), 5),
+        "sd_of_margins": round(float(pairs.std()), 5),
     }
     report(result, args.save)
 

@@ -9,7 +9,7 @@ is RUNS/real_training.png and one JSON line with both accuracies, their interval
 
 Seconds are those of the steps, kept in RUNS/<engine>/steps.jsonl. Evaluation, saving and set-up are not counted, and
 neither is waiting for `--pause-file`: while that file is there a run rests between two steps, for machines that are
-shared.
+shared. Where other jobs ran beside a run, CPU seconds say what it cost.
 """
 
 from __future__ import annotations
@@ -73,10 +73,11 @@ def train(args: argparse.Namespace, engine: str) -> None:
         def on_step_begin(self, *_, **__):
             while args.pause_file is not None and args.pause_file.exists():
                 time.sleep(0.5)
-            self.start = time.perf_counter()
+            self.start, self.cpu_start = time.perf_counter(), time.process_time()
 
         def on_step_end(self, _, state, *__, **___):
-            line = {"step": state.global_step, "seconds": time.perf_counter() - self.start}
+            seconds, cpu_seconds = time.perf_counter() - self.start, time.process_time() - self.cpu_start
+            line = {"step": state.global_step, "seconds": seconds, "cpu_seconds": cpu_seconds}
             with (folder / "steps.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 

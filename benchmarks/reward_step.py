@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> None:
     ]
     packed, padded = sum(map(packed_tokens, groups)), padded_tokens(groups)
     result |= {"packed_tokens": packed, "padded_tokens": padded, "limit": round(padded / packed, 3)}
-    result["max_score_difference"] = (a - b).abs().max().item()
+    result |= {"max_score_difference": (a - b).abs().max().item(), "sd_of_scores": a.std().item()}
     result["same_ranking"] = bool((a.argsort(-1) == b.argsort(-1)).all())
     if not args.no_memory:
         for engine in ("reference", "ours"):
