@@ -5,8 +5,9 @@
 The reference does what rewardbench 0.1.4 does: chosen and rejected in separate passes, in the order of the file,
 batches of 8 padded on the left, the chat template rendered to text and tokenised again. (Its own pipeline class sends
 its inputs to CUDA and its package imports fastchat, so the loop is written out.) Ours is `evaluate`: load, encode,
-score, metrics with 10,000 bootstrap samples, baselines, report on disk. Both score the same texts with the same
-weights, none cut, one after the other in every round; `share_outside_forward` is the part of our time that is not the model's.
+score, metrics with 10,000 bootstrap samples, baselines, report on disk. Both score the same texts, none cut, with the
+same weights, one after the other in every round; `share_outside_forward` is the part of our time that is not the
+model's.
 """
 
 from __future__ import annotations
