@@ -350,6 +350,13 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     if bool(args.benchmark) == bool(args.data):
         raise UsageError("give either --benchmark NAME (see rm-plugin benchmarks) or --data FILE_OR_ID")
+    if args.data and args.source:
+        raise UsageError("--source is the place of a --benchmark, --data names its own; leave --source out")
+    if args.scores or (args.model and is_function(args.model)):
+        unused = _scorer_options(args) + ["--text-format"] * bool(args.scores and args.text_format != "auto")
+        what = "--scores, which run no model" if args.scores else f"the function {args.model}"
+        if unused:
+            raise UsageError(f"{', '.join(unused)} cannot be applied to {what}; leave it out")
     if args.truncation_mode == "error":
         raise ValueError("truncation_mode=error would stop the evaluation; use drop (counts as wrong) or keep_end")
     if not args.scores and not (args.model and args.output):
@@ -359,7 +366,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise UsageError("--scores holds the scores of one benchmark; give one --benchmark")
     how = {key: getattr(args, key) for key in ("split", "config", "subset", "limit", "on_bad_row")}
     loaded = [load_benchmark(name, source, **how) for name, source in jobs]  # bad data show before a model is loaded
-    options = {"split": args.split, "limit": args.limit, "name": args.name or args.model}
+    options = {"limit": args.limit, "name": args.name or args.model}
     if args.scores:
         print_report(evaluate_scores(args.scores, loaded[0], output=args.output, **options).report)
         return
@@ -372,6 +379,15 @@ def _evaluate(args: argparse.Namespace) -> None:
         if processes.rank == 0:
             print_report(report.report)
             print(f"report: {output / 'report.html'}\n")
+
+
+def _scorer_options(args: argparse.Namespace) -> list[str]:
+    """The options of [`add_scorer_arguments`] that were given another value than evaluate's default."""
+    plain = argparse.ArgumentParser()
+    add_scorer_arguments(plain)
+    plain.set_defaults(truncation_mode="drop")
+    defaults = vars(plain.parse_args([]))
+    return [f"--{name.replace('_', '-')}" for name, value in defaults.items() if getattr(args, name) != value]
 
 
 def _named_sources(benchmarks: list[str], sources: list[str]) -> list[tuple[str, str | None]]:
@@ -410,6 +426,7 @@ def _benchmarks(args: argparse.Namespace) -> None:
 
 def _leaderboard(args: argparse.Namespace) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from .evaluation.leaderboard import build_leaderboard, find_runs
@@ -430,9 +447,9 @@ def _leaderboard(args: argparse.Namespace) -> None:
         print(args.model_card)
     if not (args.html or args.csv or args.markdown or args.model_card):
         columns, rows, _ = board.overview()
-        table = Table(*columns)
+        table = Table(*map(escape, columns))
         for row in rows:
-            table.add_row(*(cell.replace("[", "\\[") for cell in row))
+            table.add_row(*map(escape, row))
         Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 

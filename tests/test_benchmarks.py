@@ -269,39 +269,118 @@ def test_benchmark_reads_its_original_schema(name, whole_folder, tmp_path):
 
 # ── loading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-HUB_CALLS = {
-    "rewardbench": [("allenai/reward-bench", None, "filtered", None, "d61ac5c97d0f2f7eb922da3c0b6bbaf614ae8d02")],
-    "rewardbench-2": [("allenai/reward-bench-2", None, "test", None, None)],
-    "judgebench-claude": [("ScalerLab/JudgeBench", None, "claude", None, None)],
-    "ppe-gpqa": [("lmarena-ai/PPE-GPQA-Best-of-K", None, "train", None, None)],
-    "hh-rlhf-harmless": [
-        ("Anthropic/hh-rlhf", None, "test", "harmless-base", "09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa")
+REWARD_BENCH = ("allenai/reward-bench", None, "filtered", None, "d61ac5c97d0f2f7eb922da3c0b6bbaf614ae8d02")
+PRIOR = ("allenai/preference-test-sets", "74d7c11476db2a6b48b93f5430b5911576eebf22")
+MULTILINGUAL = ("CohereLabsCommunity/multilingual-reward-bench", "19ab8c297a3e59a1d0efd42ae33cc14bf3febf63")
+HH = ("Anthropic/hh-rlhf", "09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa")
+# fmt: off
+LANGUAGES = [
+    "arb_Arab", "ces_Latn", "deu_Latn", "ell_Grek", "fra_Latn", "heb_Hebr", "hin_Deva", "ind_Latn", "ita_Latn",
+    "jpn_Jpan", "kor_Hang", "nld_Latn", "pes_Arab", "pol_Latn", "por_Latn", "ron_Latn", "rus_Cyrl", "spa_Latn",
+    "tur_Latn", "ukr_Cyrl", "vie_Latn", "zho_Hans", "zho_Hant",
+]
+HUB_CALLS = {  # id, configuration, split, folder, revision
+    "rewardbench": [REWARD_BENCH],
+    "rewardbench-with-prior": [
+        REWARD_BENCH,
+        (PRIOR[0], None, "anthropic_helpful", None, PRIOR[1]),
+        (PRIOR[0], None, "anthropic_hhh", None, PRIOR[1]),
+        (PRIOR[0], None, "shp", None, PRIOR[1]),
+        (PRIOR[0], None, "summarize", None, PRIOR[1]),
     ],
+    "rewardbench-2": [("allenai/reward-bench-2", None, "test", None, None)],
+    "rm-bench": [("THU-KEG/RM-Bench", None, "train", None, None)],
+    "judgebench": [("ScalerLab/JudgeBench", None, "gpt", None, None)],
+    "judgebench-claude": [("ScalerLab/JudgeBench", None, "claude", None, None)],
+    "ppe-human-preference": [("lmarena-ai/PPE-Human-Preference-V1", None, "test", None, None)],
+    "ppe-mmlu-pro": [("lmarena-ai/PPE-MMLU-Pro-Best-of-K", None, "train", None, None)],
+    "ppe-math": [("lmarena-ai/PPE-MATH-Best-of-K", None, "train", None, None)],
+    "ppe-gpqa": [("lmarena-ai/PPE-GPQA-Best-of-K", None, "train", None, None)],
+    "ppe-mbpp-plus": [("lmarena-ai/PPE-MBPP-Plus-Best-of-K", None, "train", None, None)],
+    "ppe-ifeval": [("lmarena-ai/PPE-IFEval-Best-of-K", None, "train", None, None)],
+    "m-rewardbench": [(MULTILINGUAL[0], language, "test", None, MULTILINGUAL[1]) for language in LANGUAGES],
+    "hh-rlhf-helpful": [(HH[0], None, "test", "helpful-base", HH[1])],
+    "hh-rlhf-harmless": [(HH[0], None, "test", "harmless-base", HH[1])],
+    "ultrafeedback-binarized": [
+        ("HuggingFaceH4/ultrafeedback_binarized", None, "test_prefs", None, "3949bf5f8c17c394422ccfab0c31ea9c20bdeb85")
+    ],
+    "helpsteer2": [("nvidia/HelpSteer2", None, "validation", None, "990b2711a36180dd19d9c94b8627844866f8982a")],
     "helpsteer3": [
         ("nvidia/HelpSteer3", "preference", "validation", None, "f6d145777bcbde96137596340fab89793acd1031")
     ],
+    "shp": [("stanfordnlp/SHP", None, "test", None, "0f0687d3379d3ac0c7dbd5020c9472fae0cb5cca")],
     "summarize-from-feedback": [
         ("openai/summarize_from_feedback", None, "validation", "comparisons", "refs/convert/parquet")
     ],
+    "pku-saferlhf-better": [("PKU-Alignment/PKU-SafeRLHF", None, "test", None, None)],
+    "pku-saferlhf-safer": [("PKU-Alignment/PKU-SafeRLHF", None, "test", None, None)],
 }
+# fmt: on
 
 
-@pytest.mark.parametrize("name", [name for name, benchmark in BENCHMARKS.items() if benchmark.parts])
-def test_without_a_source_the_hub_is_asked_for_split_and_revision(name, monkeypatch):
-    calls = []
+@pytest.fixture
+def hub(monkeypatch):
+    """`hub(name)` puts the rows of a benchmark's schema on the hub, and gives the list of calls for them."""
 
-    def load_dataset(hub, config=None, *, split=None, data_dir=None, revision=None):
-        calls.append((hub, config, split, data_dir, revision))
-        rows = SCHEMAS["rewardbench" if split == "filtered" else name][1]
-        return datasets.Dataset.from_list([{**row, "domain": "chat"} for row in rows] if name == "rm-bench" else rows)
+    def put(name):
+        calls = []
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        def load_dataset(hub, config=None, *, split=None, data_dir=None, revision=None):
+            calls.append((hub, config, split, data_dir, revision))
+            rows = SCHEMAS["rewardbench" if split == "filtered" else name][1]
+            more = {"domain": "chat"} if name == "rm-bench" else {}
+            return datasets.Dataset.from_list([{**row, **more} for row in rows])
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        return calls
+
+    return put
+
+
+def test_every_benchmark_on_the_hub_has_its_place_here():
+    assert set(HUB_CALLS) == {name for name, benchmark in BENCHMARKS.items() if benchmark.parts}
+
+
+@pytest.mark.parametrize("name", HUB_CALLS)
+def test_without_a_source_the_hub_is_asked_for_split_and_revision(name, hub):
+    calls = hub(name)
     data = load_benchmark(name)
-    assert len(calls) == len(BENCHMARKS[name].parts)
-    assert calls == HUB_CALLS.get(name, calls)
+    assert calls == HUB_CALLS[name]
     assert data.source.startswith(calls[0][0])
     assert data.revision == (calls[0][4] if "refs" not in str(calls[0][4]) else None)  # a branch is no pin
+    assert data.split == "+".join(dict.fromkeys(call[2] for call in calls))
     assert len({c.id for c in data.comparisons}) == len(data.comparisons)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "call", "read"),
+    [
+        ("judgebench", {"split": "claude"}, ("ScalerLab/JudgeBench", None, "claude", None, None), "claude"),
+        ("judgebench", {"split": "gpt[:2]"}, ("ScalerLab/JudgeBench", None, "gpt[:2]", None, None), "gpt[:2]"),
+        ("judgebench", {"config": "x"}, ("ScalerLab/JudgeBench", "x", "gpt", None, None), "gpt"),
+        (
+            "m-rewardbench",
+            {"config": "deu_Latn"},
+            (MULTILINGUAL[0], "deu_Latn", "test", None, MULTILINGUAL[1]),
+            "test",
+        ),
+        ("rewardbench-with-prior", {"split": "shp"}, (PRIOR[0], None, "shp", None, PRIOR[1]), "shp"),
+    ],
+)
+def test_the_split_and_configuration_asked_for_are_read_from_the_hub(name, asked, call, read, hub):
+    calls = hub(name)
+    data = load_benchmark(name, **asked)
+    assert calls == [call]
+    assert (data.source, data.split, data.revision) == (call[0], read, call[4])
+
+
+def test_a_table_that_a_benchmark_does_not_have_is_an_error_that_lists_those_it_has(hub):
+    calls = hub("m-rewardbench")
+    with pytest.raises(ValueError, match="m-rewardbench has no table of config='xho_Latn'; it has arb_Arab test, ces"):
+        load_benchmark("m-rewardbench", config="xho_Latn")
+    with pytest.raises(ValueError, match="has no table of split='dev'; it has filtered, anthropic_helpful, anthropic"):
+        load_benchmark("rewardbench-with-prior", split="dev")
+    assert calls == []
 
 
 def test_prior_sets_are_a_second_hub_data_set_of_four_splits():
@@ -418,6 +497,34 @@ def test_bad_rows_are_skipped_and_listed_on_request():
     assert len(data.bad_rows) == 1 and data.bad_rows[0].startswith("row 0: `chosen` equals `rejected`")
 
 
+def test_null_and_missing_cells_are_bad_rows():
+    good = {**VOTE, "question_id": "q1", "winner": "model_a"}
+    rows = [good, {**good, "response_2": None}, {key: good[key] for key in good if key != "prompt"}]
+    data = load_benchmark("ppe-human-preference", rows, on_bad_row="skip")
+    assert [c.id for c in data.comparisons] == ["q1"]
+    assert data.bad_rows == ["row 1: column 'response_2' is missing", "row 2: column 'prompt' is missing"]
+    with pytest.raises(ValueError, match="row 1: column 'response_2' is missing in a list .found: prompt, response_1"):
+        load_benchmark("ppe-human-preference", rows)
+    data = load_benchmark(
+        "hh-rlhf-helpful", [*SCHEMAS["hh-rlhf-helpful"][1], {"chosen": 1, "rejected": 2}], on_bad_row="skip"
+    )
+    assert len(data.comparisons) == 1 and data.bad_rows[0].startswith("row 1: another schema (")
+
+
+def test_a_null_prompt_of_helpsteer2_costs_its_own_row_and_its_neighbour():
+    first, second, *tie = SCHEMAS["helpsteer2"][1]
+    rows = [{**first, "prompt": None}, {**second, "prompt": None}, first, second, *tie]
+    data = load_benchmark("helpsteer2", rows, on_bad_row="skip")
+    assert [(c.prompt, c.chosen) for c in data.comparisons] == [("P", ["b"])]
+    assert data.bad_rows == ["row 0: column 'prompt' is missing", "row 1: column 'prompt' is missing"]
+    assert data.num_rows == 6 and data.no_preference == [3]
+
+
+def test_where_no_row_fits_skipping_is_an_error_about_the_schema():
+    with pytest.raises(ValueError, match="column 'num_correct' is missing in a list .found: prompt, chosen"):
+        load_benchmark("rewardbench-2", SCHEMAS["rewardbench"][1], on_bad_row="skip")
+
+
 def test_no_comparisons_is_an_error_with_the_counts():
     with pytest.raises(ValueError, match=r"no comparisons in a list \(1 rows, 1 without a preference, 0 bad\)"):
         load_benchmark("preference", [{"prompt": "P", "completions": ["a", "b"]}])
@@ -452,7 +559,46 @@ def test_of_a_folder_only_the_benchmarks_split_and_folder_are_read(tmp_path):
             write(tmp_path / folder / f"{split}.jsonl.gz", [{"chosen": start + " a", "rejected": start + " b"}])
     data = load_benchmark("hh-rlhf-helpful", tmp_path)
     assert [c.prompt for c in data.comparisons] == ["\n\nHuman: helpful-base test\n\nAssistant:"]
-    assert "train" in load_benchmark("hh-rlhf-helpful", tmp_path, split="train").comparisons[0].prompt
+    assert data.split == "test"
+    train = load_benchmark("hh-rlhf-helpful", tmp_path, split="train")
+    assert [c.prompt for c in train.comparisons] == ["\n\nHuman: helpful-base train\n\nAssistant:"]
+    assert train.split == "train"
+
+
+def test_a_folder_may_name_the_split(tmp_path):
+    for split in ("train", "validation"):
+        rows = [{**row, "info": {**POST, "post": split}} for row in SCHEMAS["summarize-from-feedback"][1][:1]]
+        write(tmp_path / "comparisons" / split / "0000.parquet", rows)
+    for asked, read in ((None, "validation"), ("train", "train")):
+        data = load_benchmark("summarize-from-feedback", tmp_path, split=asked)
+        assert [f"POST: {read}" in c.prompt for c in data.comparisons] == [True] and data.split == read
+
+
+def test_a_split_that_no_local_file_has_is_an_error(tmp_path):
+    row = SCHEMAS["hh-rlhf-helpful"][1][0]
+    file = write(tmp_path / "test.jsonl", [row])
+    write(tmp_path / "train.jsonl", [row])
+    with pytest.raises(
+        ValueError, match="split 'dev' is in no file name of .* .test.jsonl, train.jsonl.; name another"
+    ):
+        load_benchmark("hh-rlhf-helpful", tmp_path, split="dev")
+    with pytest.raises(ValueError, match="split 'dev' is not in .*test.jsonl, which has train"):
+        load_benchmark("hh-rlhf-helpful", file, split="dev")
+    assert load_benchmark("hh-rlhf-helpful", file, split="test").split == "test"
+    assert load_benchmark("judgebench", SCHEMAS["judgebench"][1], split="train[:1]").num_rows == 1
+    with pytest.raises(ValueError, match="split 'dev' is not in the Dataset, which has train"):
+        load_benchmark("judgebench", SCHEMAS["judgebench"][1], split="dev")
+    with pytest.raises(ValueError, match="config='x' is for hub data sets, which .*test.jsonl is not; leave it out"):
+        load_benchmark("hh-rlhf-helpful", file, config="x")
+
+
+def test_train_and_test_of_a_folder_of_preference_data_are_not_mixed(tmp_path):
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}.jsonl", [{"prompt": split, "chosen": "a", "rejected": "b"}])
+    with pytest.raises(ValueError, match="has the splits test, train; choose one"):
+        load_benchmark("preference", tmp_path)
+    data = load_benchmark("preference", tmp_path, split="test")
+    assert [c.prompt for c in data.comparisons] == ["test"] and data.split == "test"
 
 
 def test_llmbar_is_read_in_the_layout_of_its_repository(tmp_path):

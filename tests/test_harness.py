@@ -114,6 +114,81 @@ def test_a_folder_of_another_evaluation_is_refused_and_the_message_says_what_dif
     assert said in str(error.value) and "name another folder" in str(error.value)
 
 
+def test_a_folder_of_another_judge_is_refused(tmp_path, monkeypatch):
+    code = "def {}(prompts, completions):\n    return [float(len(text)) for text in completions]\n"
+    for name in ("judges_one", "judges_two"):
+        (tmp_path / f"{name}.py").write_text(code.format("longer") + code.format("shorter"))
+    monkeypatch.chdir(tmp_path)
+    evaluate("judges_one:longer", source=ROWS, output="run", num_samples=100)
+    for other, said in (
+        ("judges_one:shorter", "function was judges_one:longer and is now judges_one:shorter"),
+        ("judges_two:longer", "function was judges_one:longer and is now judges_two:longer"),
+        (lengths, "is now test_harness.lengths"),
+    ):
+        with pytest.raises(ValueError, match="holds another evaluation") as error:
+            evaluate(other, source=ROWS, output="run", num_samples=100)
+        assert said in str(error.value) and "name another folder" in str(error.value)
+    report = evaluate("judges_one:longer", source=ROWS, output="run", num_samples=100)
+    assert report.report["run"]["num_completions_computed"] == 0
+    Path("judges_one.py").write_text(code.format("longer").replace("float", "-float"))
+    with pytest.raises(ValueError, match="source_hash was "):
+        evaluate("judges_one:longer", source=ROWS, output="run", num_samples=100)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"lr": 0.1, "model": "gpt2"}', '{"schema_version": 1}', "\x00"])
+def test_a_run_json_of_another_tool_gets_one_line(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=r"run.json is not of rm-plugin evaluate, .*; name another folder$"):
+        evaluate(lengths, source=ROWS, output=tmp_path)
+    scores = write_lines(tmp_path / "scores.jsonl", [LINE, OTHER])
+    with pytest.raises(ValueError, match="not of rm-plugin evaluate, .*; put the scores into a folder of their own$"):
+        evaluate_scores(scores, "preference", [PAIR])
+    with pytest.raises(ValueError, match="not of rm-plugin evaluate, .*; name another folder$"):
+        evaluate_scores(scores, "preference", [PAIR], output=tmp_path)
+    assert (tmp_path / "run.json").read_text() == text
+
+
+def test_scores_do_not_overwrite_another_evaluation(tmp_path):
+    other = write_lines(tmp_path / "b.jsonl", [LINE, {**OTHER, "score": 2.0}])
+    scores = write_lines(tmp_path / "a.jsonl", [LINE, OTHER])
+    evaluate_scores(scores, "preference", [PAIR], output=tmp_path / "run", name="A")
+    evaluate_scores(scores, "preference", [PAIR], output=tmp_path / "run", name="A")  # the same once more
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(ValueError, match="run holds the evaluation of A on preference; name another folder"):
+        evaluate_scores(other, "preference", [PAIR], output=tmp_path / "run", name="B")
+    with pytest.raises(ValueError, match="run holds the evaluation of A on preference; name another folder"):
+        evaluate_scores(scores, "preference", [{**PAIR, "chosen": "four"}], output=tmp_path / "run", name="A")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    evaluate(lengths, source=ROWS, output=tmp_path / "model", num_samples=100)
+    beside = (tmp_path / "model" / "mine.jsonl").write_bytes((tmp_path / "model" / "scores.jsonl").read_bytes())
+    with pytest.raises(ValueError, match="model holds the evaluation of lengths on preference"):
+        evaluate_scores(tmp_path / "model" / "mine.jsonl", "preference", ROWS, output=tmp_path / "model")
+    own = tmp_path / "model" / "scores.jsonl"
+    assert beside and evaluate_scores(own, "preference", ROWS, output=tmp_path / "model", num_samples=100).score
+
+
+def test_the_report_says_which_split_was_read(tmp_path):
+    rows = {split: [{**PAIR, "prompt": split}] * 2 for split in ("train", "test")}
+    for split, lines in rows.items():
+        write_lines(tmp_path / f"{split}.jsonl", lines)
+    splits = [
+        evaluate(lengths, "preference", source, split=split, num_samples=10).report["benchmark"]["split"]
+        for source, split in ((tmp_path, "test"), (tmp_path / "test.jsonl", None), (rows["test"], None))
+    ]
+    assert splits == ["test", None, None]
+    data = load_benchmark("preference", tmp_path, split="train")
+    assert evaluate(lengths, data, num_samples=10).report["benchmark"]["split"] == "train"
+
+
+def test_a_lone_surrogate_in_a_subset_or_id_is_written_and_read(tmp_path):
+    rows = [{**row, "subset": "\ud800", "id": f"\udc00{n}"} for n, row in enumerate(ROWS)]
+    first = evaluate(lengths, source=rows, output=tmp_path, num_samples=100)
+    again = evaluate(lengths, source=rows, output=tmp_path, num_samples=100)
+    assert again.report["run"]["num_completions_computed"] == 0 and again.metrics == first.metrics
+    recomputed = evaluate_scores(tmp_path / "scores.jsonl", "preference", rows, num_samples=100)
+    assert recomputed.metrics == first.metrics
+
+
 def test_scores_of_unknown_origin_are_not_taken_over(scorer, tmp_path):
     write_lines(tmp_path / "scores.jsonl", [{"id": "0", "index": 0, "role": "chosen", "score": 9.0}])
     with pytest.raises(ValueError, match="unknown origin"):
@@ -317,10 +392,48 @@ def test_a_function_may_leave_texts_out_but_not_give_other_than_finite_numbers()
         (lambda p, c: [float("nan")] * len(c), "scores that are not finite (nan)"),
         (lambda p, c: [1.0], "gave 1 scores for 48 completions"),
         (lambda p, c: 1 / 0, "ZeroDivisionError"),
+        (lambda p, c: [[1.0]] * len(c), "<lambda> gave the score [1.0]; a score is a finite number, or None"),
+        (lambda p, c: ["x"] * len(c), "<lambda> gave the score 'x'; a score is a finite number, or None"),
     ):
         with pytest.raises(ValueError) as error:
             evaluate(result, source=ROWS)
         assert said in str(error.value)
+
+
+def test_an_adapter_and_a_4_bit_model_are_evaluated_by_their_own_scores(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    from rm_plugin import RewardModel, nf4_config
+    from rm_plugin.modeling import save_adapter
+
+    tokenizer = tiny_tokenizer("plain")
+    tiny_reward_model(hidden_size=64, head_dim=16, intermediate_size=64).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj"], init_lora_weights=False)
+    model = get_peft_model(RewardModel.from_pretrained(tmp_path / "base"), lora)
+    save_adapter(model, tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    prompts, chosen, rejected = ([row[key] for row in ROWS] for key in ("prompt", "chosen", "rejected"))
+    reports = {}
+    for name, folder, options in (
+        ("base", "base", {}),
+        ("adapter", "adapter", {}),
+        ("4-bit", "base", {"quantization_config": nf4_config()}),
+    ):
+        reports[name] = evaluate(
+            tmp_path / folder, source=ROWS, output=tmp_path / f"run-{name}", num_samples=100, **options
+        )
+        one = RewardScorer(tmp_path / folder, **options)
+        wanted = np.stack([one.score(prompts, chosen), one.score(prompts, rejected)], axis=1)
+        difference = np.abs(np.array(reports[name].scores) - wanted).max()
+        assert difference < (0.05 if name == "4-bit" else 1e-5) * max(1, wanted.std())  # bf16 inside the kernels
+    base, adapter, four_bit = (np.array(report.scores) for report in reports.values())
+    assert np.abs(adapter - base).max() > 1e-3 and np.abs(four_bit - base).max() > 1e-4
+    assert reports["4-bit"].report["model"]["quantization"]["load_in_4bit"] is True
+    assert reports["base"].report["model"]["quantization"] is None
+    for name in ("adapter", "4-bit"):
+        with pytest.raises(ValueError, match="holds another evaluation"):
+            evaluate(tmp_path / "base", source=ROWS, output=tmp_path / f"run-{name}")
 
 
 def test_a_model_with_two_labels_is_refused(tmp_path):
@@ -332,6 +445,8 @@ def test_a_model_with_two_labels_is_refused(tmp_path):
 
 
 # --- the command line
+
+DATA = ("--data", "pairs.jsonl", "--output", "o")
 
 
 @pytest.mark.parametrize(
@@ -351,6 +466,18 @@ def test_a_model_with_two_labels_is_refused(tmp_path):
         (["no.module:judge", "--data", "pairs.jsonl", "--output", "o"], "No module named 'no'"),
         (["json:judge", "--data", "pairs.jsonl", "--output", "o"], "json has no judge"),
         (["M", "--benchmark", "llmbar", "--benchmark", "rmb", "--source", "x", "--output", "o"], "NAME=PATH"),
+        (["M", "--data", "pairs.jsonl", "--source", "x", "--output", "o"], "leave --source out"),
+        (["json:dumps", *DATA, "--dtype", "float32"], "--dtype cannot be applied to the function json:dumps; leave"),
+        (["json:dumps", *DATA, "--max-length", "9"], "--max-length cannot be applied to the function json:dumps"),
+        (["json:dumps", *DATA, "--load-in-4bit", "--revision", "r"], "--load-in-4bit, --revision cannot be applied"),
+        (["json:dumps", *DATA, "--max-num-batched-tokens", "9"], "--max-num-batched-tokens cannot be applied to the"),
+        (
+            ["json:dumps", *DATA, "--truncation-mode", "keep_end"],
+            "--truncation-mode cannot be applied to the function",
+        ),
+        (["--scores", "s", *DATA, "--dtype", "float32"], "--dtype cannot be applied to --scores, which run no model"),
+        (["--scores", "s", *DATA, "--text-format", "as-is"], "--text-format cannot be applied to --scores"),
+        (["json:dumps", *DATA, "--split", "dev"], "split 'dev' is not in pairs.jsonl, which has train"),
     ],
 )
 def test_bad_usage_gets_exit_code_2_and_one_line(tmp_path, monkeypatch, capsys, words, said):

@@ -168,6 +168,30 @@ def test_a_report_of_another_version_is_refused(runs, tmp_path):
         build_leaderboard([tmp_path])
 
 
+@pytest.mark.parametrize("text", ["[]", "", '{"accuracy": 0.5}'])
+def test_a_report_of_another_tool_gets_one_line(tmp_path, text):
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(ValueError, match="report.json is not of rm-plugin evaluate, .*; name --output folders of"):
+        build_leaderboard([tmp_path])
+
+
+def test_compare_refuses_a_folder_with_several_runs_of_the_same_data(runs):
+    with pytest.raises(ValueError, match="has 3 runs of preference") as error:
+        compare_runs(runs, runs / "good", num_samples=100)
+    assert all(str(runs / name) in str(error.value) for name in ("good", "fair", "poor"))
+    with pytest.raises(ValueError, match="name one of them"):
+        compare_runs(runs / "good", runs, num_samples=100)
+
+
+def test_the_overview_prints_hostile_titles_as_they_are(tmp_path, capsys):
+    path = tmp_path / "[bold]x.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    evaluate(judge(50), source=path, output=tmp_path / "run", name="[blue]m[/x]", num_samples=100)
+    assert main(["leaderboard", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "[bold]x.jsonl" in out and "x]" in out
+
+
 def test_published_scores_of_no_benchmark_here_are_an_error(runs, tmp_path):
     path = tmp_path / "published.csv"
     path.write_text("model,benchmark,score\nx,rewardbench,0.9\n")

@@ -21,6 +21,7 @@ from rm_plugin.evaluation.report import (
     loss_curve_figure,
     margin_histogram,
     model_card_section,
+    model_index,
     reliability_figure,
     render_page,
     render_report,
@@ -174,6 +175,40 @@ def test_a_readme_keeps_everything_else(tmp_path, report):
     assert readme.read_text() == once
     assert once.startswith("---\nlicense: mit\nmodel-index:") and "# My model\n\nWords." in once
     assert once.count("## Evaluation") == 1
+
+
+def test_a_readme_keeps_the_results_of_others(tmp_path, report):
+    ours = model_index([report.report])[0]["results"][0]
+    other = {"task": {"type": "text-generation"}, "dataset": {"name": "GSM8K", "type": "gsm8k"}}
+    other["metrics"] = [{"type": "accuracy", "name": "Official score", "value": 12.5}]
+    mixed = {**ours, "metrics": [{**ours["metrics"][0], "value": 1.0}, {"type": "f1", "name": "F1", "value": 0.5}]}
+    old = [{"name": "mine", "results": [other, mixed]}, {"name": "second", "results": [other]}]
+    readme = tmp_path / "README.md"
+    readme.write_text(f"---\n{yaml.safe_dump({'model-index': old})}---\n\n# My model\n")
+    for _ in range(2):  # once more changes nothing
+        update_model_card(readme, [report.report])
+        mine, second = yaml.safe_load(readme.read_text().split("---\n")[1])["model-index"]
+        assert mine["name"] == "mine" and second == old[1]
+        assert mine["results"] == [other, {**mixed, "metrics": mixed["metrics"][1:]}, ours]
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("a: [", "the header is not YAML (while parsing"),
+        ("- a", "the header is a list, not `key: value` lines; correct it"),
+        ("model-index: words", "model-index has another form than the hub's (TypeError"),
+        ("model-index: [{name: x}]", "model-index has another form than the hub's (KeyError: 'results')"),
+    ],
+)
+def test_a_readme_with_a_broken_header_gets_one_line_and_stays(tmp_path, report, header, said):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"---\n{header}\n---\n\n# My model\n")
+    before = readme.read_bytes()
+    with pytest.raises(ValueError) as error:
+        update_model_card(readme, [report.report])
+    assert str(error.value).startswith(f"{readme}: ") and said in str(error.value) and "\n" not in str(error.value)
+    assert readme.read_bytes() == before
 
 
 # --- in a real browser

@@ -20,7 +20,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,7 @@ class LoadedBenchmark:
         num_rows (`int`): rows read.
         no_preference (`list[int]`): indices of rows that state no preference.
         bad_rows (`list[str]`): index and cause of rows that `on_bad_row="skip"` left out.
+        split (`str`, *optional*): split that was read (`+` between several); `None` where the source names none.
     """
 
     name: str
@@ -215,6 +216,7 @@ class LoadedBenchmark:
     num_rows: int = 0
     no_preference: list[int] = field(default_factory=list)
     bad_rows: list[str] = field(default_factory=list)
+    split: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -245,23 +247,23 @@ def load_benchmark(
             A local copy: a file or a folder of files (jsonl, json, parquet, text maybe with .gz), a folder of
             `save_to_disk`, an object; or the id of another copy on the hub. Left out: the benchmark's hub data set.
         split (`str`, *optional*):
-            Split of `source`, where it has several. By default the benchmark's.
+            Split to read. By default the benchmark's.
         config (`str`, *optional*):
-            Configuration of `source`, where that is a hub id.
+            Configuration of the hub data set.
         subset (`str`, *optional*):
             Name of the part that `source` holds, for schemas whose rows do not say it (RM-Bench's domain, LLMBar's
             set). By default the name of the file.
         limit (`int`, *optional*):
             Stop after so many comparisons.
         on_bad_row (`str`, *optional*, defaults to `"error"`):
-            `"skip"` leaves bad rows out, and lists them.
+            `"skip"` leaves bad rows out, and lists them; a row that lacks a column or has null in it is one of them.
 
     Returns:
         [`LoadedBenchmark`]
 
     Raises:
         ValueError: for an unknown name, a missing source, another schema (naming the missing column and those found),
-            a bad row, or no comparisons.
+            a split or configuration that is not there, a bad row, or no comparisons.
 
     Example:
     ```python
@@ -281,6 +283,7 @@ def load_benchmark(
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}, it must be at least 1; leave it out for all")
     if source is None:
+        benchmark = replace(benchmark, parts=_choose_parts(name, benchmark.parts, split, config))
         data = LoadedBenchmark(
             name, benchmark, " + ".join(dict.fromkeys(part.hub for part in benchmark.parts)), benchmark.revision
         )
@@ -289,20 +292,22 @@ def load_benchmark(
             name, benchmark, str(source) if isinstance(source, str | Path) else f"a {type(source).__name__}"
         )
     seen: Counter[str] = Counter()
+    misfit: ValueError | None = None
     for index, (origin, row) in enumerate(_iterate_rows(data, source, split, config)):
         try:
             comparison = benchmark.row(row, subset or origin)
-        except KeyError as missing:
-            raise _wrong_schema(data, missing, row, origin) from None
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            misfit = misfit or _wrong_schema(data, error, index, row, origin)
+            if on_bad_row == "error":
+                raise misfit from error
+            cause = f"column {error} is missing" if isinstance(error, KeyError) else f"another schema ({error})"
+            data.bad_rows.append(f"row {index}: {cause}")
+            continue
         except ValueError as error:
             if on_bad_row == "error":
                 raise ValueError(f"{name}: row {index}: {error}") from None
             data.bad_rows.append(f"row {index}: {error}")
             continue
-        except (TypeError, AttributeError, IndexError) as error:  # text where a list is expected, and the like
-            raise ValueError(
-                f"{name}: row {index} does not have the benchmark's schema ({error}); give the original data"
-            ) from error
         if comparison is None:
             data.no_preference.append(index)
             continue
@@ -313,6 +318,8 @@ def load_benchmark(
         data.comparisons.append(comparison)
         if len(data.comparisons) == limit:
             break
+    if misfit and not data.comparisons and not data.no_preference:
+        raise misfit
     if not data.comparisons:
         raise ValueError(
             f"{name}: no comparisons in {data.source} ({data.num_rows} rows, {len(data.no_preference)} without a "
@@ -338,12 +345,29 @@ class _Row(dict):
         return value
 
 
-def _wrong_schema(data: LoadedBenchmark, missing: KeyError, row: Row, origin: str) -> ValueError:
+def _wrong_schema(data: LoadedBenchmark, error: Exception, index: int, row: Row, origin: str) -> ValueError:
+    """A row without a column; or with text where a list is expected, and the like."""
+    if not isinstance(error, KeyError):
+        return ValueError(
+            f"{data.name}: row {index} does not have the benchmark's schema ({error}); give the original data"
+        )
     found = ", ".join(column for column in row if row.get(column) is not None)
     return ValueError(
-        f"{data.name}: column {missing} is missing in {origin or data.source} (found: {found}); "
+        f"{data.name}: row {index}: column {error} is missing in {origin or data.source} (found: {found}); "
         "give the data in the benchmark's original schema"
     )
+
+
+def _choose_parts(name: str, parts: tuple[Part, ...], split: str | None, config: str | None) -> tuple[Part, ...]:
+    """The tables of this split and configuration; of a benchmark of one table, any split and configuration of it."""
+    chosen = tuple(part for part in parts if split in (None, part.split) and config in (None, part.config))
+    if not chosen and len(parts) == 1:
+        return (replace(parts[0], split=split or parts[0].split, config=config or parts[0].config),)
+    if not chosen:
+        known = ", ".join(dict.fromkeys(" ".join(filter(None, (part.config, part.split))) for part in parts))
+        asked = ", ".join(f"{key}={value!r}" for key, value in (("config", config), ("split", split)) if value)
+        raise ValueError(f"{name} has no table of {asked}; it has {known}: choose one of these, or leave it out")
+    return chosen
 
 
 def _iterate_rows(
@@ -352,43 +376,49 @@ def _iterate_rows(
     """Every row with its origin; counts the rows read."""
     regroup = data.benchmark.regroup
     for origin, rows in _tables(data, source, split, config):
-        last: Row = {}
 
         def read(rows: Iterable[Row] = rows) -> Iterator[Row]:
-            nonlocal last
             for row in rows:
                 data.num_rows += 1
-                last = _Row(row)
-                yield last
+                yield _Row(row)
 
-        try:
-            for row in regroup(read()) if regroup else read():
-                yield origin, row
-        except KeyError as missing:
-            raise _wrong_schema(data, missing, last, origin) from None
+        for row in regroup(read()) if regroup else read():
+            yield origin, row
 
 
 def _tables(
     data: LoadedBenchmark, source: Any, split: str | None, config: str | None
 ) -> Iterator[tuple[str, Iterable[Row]]]:
-    """The tables of a benchmark, each with its origin: the name of its file, configuration or split."""
+    """
+    The tables of a benchmark, each with its origin: the name of its file, configuration or split. Notes in `data` what
+    split they are.
+    """
     benchmark = data.benchmark
     path = Path(source).expanduser() if isinstance(source, str | Path) else None
+    on_hub = path is not None and not path.exists()
+    data.split = split
+    if config is not None and source is not None and not on_hub:
+        raise ValueError(f"config={config!r} is for hub data sets, which {data.source} is not; leave it out")
     if source is None:
+        data.split = benchmark.split
         for part in benchmark.parts:
             yield part.config or part.split, _load_part(data.name, part)
-    elif isinstance(source, list):
+    elif isinstance(source, list) and split is None:
         yield "", source
     elif path is not None and path.is_file():
-        yield _origin_of(path), load_rows(path)
-    elif path is not None and path.is_dir() and not (_splits_on_disk(path) or (path / "state.json").exists()):
-        for file in _data_files(path, benchmark, split):
+        named = _named_splits(Path(path.name), benchmark, split)
+        data.split = split or "+".join(named) or None
+        yield _origin_of(path), load_rows(path, split=None if named else split)
+    elif path is not None and path.is_dir() and _has_origins(path, benchmark):
+        files, data.split = _data_files(path, benchmark, split)
+        for file in files:
             yield _origin_of(file), load_rows(file)
-    else:  # an object, a folder of save_to_disk, or an id on the hub
-        on_hub = path is not None and not path.exists()
+    else:  # an object, any preference data, a folder of save_to_disk, or an id on the hub
         there = _splits_on_disk(path) if path is not None else list(getattr(source, "keys", list)())
         wanted = [part.split for part in benchmark.parts if on_hub or part.split in there]
-        for one in [split] if split else list(dict.fromkeys(wanted)) or [None]:
+        splits = [split] if split else list(dict.fromkeys(wanted))
+        data.split = "+".join(splits) or None
+        for one in splits or [None]:
             yield one or "", load_rows(source, split=one, name=config)
 
 
@@ -418,8 +448,24 @@ def _splits_on_disk(folder: Path) -> list[str]:
     return json.loads(names.read_text())["splits"] if names.exists() else []
 
 
-def _data_files(folder: Path, benchmark: Benchmark, split: str | None) -> list[Path]:
-    """The data files of a folder; where some are named after the benchmark's folder, configuration or split, those."""
+def _has_origins(folder: Path, benchmark: Benchmark) -> bool:
+    """Whether the names of a folder's files matter: not those of `save_to_disk`, nor of any preference data."""
+    saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
+    return not saved and benchmark.row is not preference
+
+
+def _named_splits(file: Path, benchmark: Benchmark, split: str | None) -> list[str]:
+    """Which of the splits wanted, `split` or else the benchmark's, the name of a file or its folder says."""
+    wanted = [split] if split else list(dict.fromkeys(part.split for part in benchmark.parts))
+    path = file.as_posix()
+    return [w for w in wanted if re.search(f"(?:^|[^a-z0-9]){re.escape(w)}(?:[^a-z0-9]|$)", path, re.IGNORECASE)]
+
+
+def _data_files(folder: Path, benchmark: Benchmark, split: str | None) -> tuple[list[Path], str | None]:
+    """
+    The data files of a folder; where some are named after the benchmark's folder, configuration or split, those. And
+    the split that their names say.
+    """
     kinds = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
     files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.name.lower().endswith(kinds)}
     files = {inside: path for inside, path in files.items() if not any(part[0] == "." for part in inside.parts)}
@@ -427,10 +473,15 @@ def _data_files(folder: Path, benchmark: Benchmark, split: str | None) -> list[P
         raise ValueError(f"{folder} has no data file in it; it needs files of {', '.join(kinds)}")
     places = {name for part in benchmark.parts for name in (part.data_dir, part.config) if name}
     files = {inside: path for inside, path in files.items() if places & {*inside.parts[:-1]}} or files
-    splits = "|".join(re.escape(name) for name in ([split] if split else {part.split for part in benchmark.parts}))
-    named = re.compile(f"(?:^|[^a-z0-9])(?:{splits})(?:[^a-z0-9]|$)", re.IGNORECASE)
     whole = [path for path in files.values() if path.name == benchmark.whole]
-    return whole or [path for path in files.values() if splits and named.search(path.name)] or list(files.values())
+    if whole and not split:
+        return whole, None
+    named = {inside: names for inside in files if (names := _named_splits(inside, benchmark, split))}
+    if split and not named:
+        found = ", ".join(map(str, list(files)[:5])) + ", …" * (len(files) > 5)
+        raise ValueError(f"split {split!r} is in no file name of {folder} ({found}); name another, or leave it out")
+    read = "+".join(dict.fromkeys(name for names in named.values() for name in names)) or None
+    return [files[inside] for inside in named or files], read
 
 
 def _origin_of(file: Path) -> str:
@@ -668,10 +719,10 @@ def pair_up(rows: Iterable[Row]) -> Iterator[Row]:
     """HelpSteer2's rows are single responses; two neighbours with one prompt are a pair, `second` in the first."""
     waiting = None
     for row in rows:
-        prompt = row["prompt"]
+        prompt = row.get("prompt")
         if waiting is None:
             waiting = row
-        elif waiting["prompt"] == prompt:
+        elif prompt is not None and waiting.get("prompt") == prompt:
             yield _Row(waiting, second=row)
             waiting = None
         else:
@@ -683,11 +734,11 @@ def pair_up(rows: Iterable[Row]) -> Iterator[Row]:
 
 def helpsteer2(row: Row, origin: str) -> Comparison | None:
     """HelpSteer2: the more helpful of the two responses; equally helpful is no preference."""
-    second = row.get("second")
+    prompt, second = row["prompt"], row.get("second")
     if second is None:
         raise ValueError("no neighbour has the same prompt, HelpSteer2's rows come in twos; give the whole file")
     by = row["helpfulness"] - second["helpfulness"]
-    return _preferred(row["prompt"], row["response"], second["response"], by)
+    return _preferred(prompt, row["response"], second["response"], by)
 
 
 def helpsteer3(row: Row, origin: str) -> Comparison | None:
@@ -795,7 +846,8 @@ PRIOR_PARTS = tuple(
     Part("allenai/preference-test-sets", name, revision="74d7c11476db2a6b48b93f5430b5911576eebf22")
     for name in official.PRIOR_SETS
 )
-# huggingface.co/datasets/C4AI-Community/multilingual-reward-bench/commit/19ab8c297a3e59a1d0efd42ae33cc14bf3febf63
+# huggingface.co/datasets/C4AI-Community/multilingual-reward-bench/commit/19ab8c297a3e59a1d0efd42ae33cc14bf3febf63,
+# whose card has num_examples 2869 for a language.
 M_REWARDBENCH_PARTS = tuple(
     Part(
         "CohereLabsCommunity/multilingual-reward-bench",
@@ -902,6 +954,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         formula=official.rmb_formula,
         items=official.rmb_items,
         files="github.com/Zhou-Zoey/RMB-Reward-Model-Benchmark (folder RMB_dataset)",
+        num_rows=17131 + 3786,  # pairs + best-of-n: huggingface.co/datasets/dd101bb/RMB_dataset/commit/8ca9894
         notes="mean of pairwise and best-of-n, helpfulness and harmlessness",
     ),
     "m-rewardbench": Benchmark(
@@ -910,6 +963,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         items=official.m_rewardbench_items,
         parts=M_REWARDBENCH_PARTS,
         licence="odc-by",
+        num_rows=2869 * len(LANGUAGES),
         notes="mean over 23 languages of their micro accuracy; 2,869 rows a language",
     ),
     "hh-rlhf-helpful": Benchmark(

@@ -170,7 +170,7 @@ def evaluate(
     start = time.perf_counter()
     plan = ruler.plan(work)
     seconds["plan"] = time.perf_counter() - start
-    about_data = _about_data(data, split, limit, used_format)
+    about_data = _about_data(data, limit, used_format)
     about = {
         "schema_version": SCHEMA_VERSION,
         "benchmark": about_data,
@@ -245,9 +245,14 @@ def evaluate_scores(
     data = benchmark
     path = Path(scores)
     values = read_scores(path, data.comparisons, allow_others=limit is not None)
-    about_data = _about_data(data, split, limit, None)
+    about_data = _about_data(data, limit, None)
+    if output is not None:
+        _check_output(Path(output), path, data)
     origin = path.with_name("run.json")
-    model = json.loads(origin.read_text(encoding="utf-8"))["model"] if origin.exists() else {"kind": "scores"}
+    if origin.exists():
+        model = read_about(origin, "put the scores into a folder of their own")["model"]
+    else:
+        model = {"kind": "scores"}
     model = {**model, "name": name or model.get("name") or path.stem}
     results = measure(data, values, num_samples=num_samples, seed=seed)
     run = {
@@ -260,23 +265,41 @@ def evaluate_scores(
     report = _report({"schema_version": SCHEMA_VERSION, "benchmark": about_data, "model": model}, data, results, run)
     finished = EvaluationReport(report, results, data, values)
     if output is not None:
-        folder = Path(output)
-        other = folder / "run.json"
-        if other.exists():
-            found = json.loads(other.read_text(encoding="utf-8"))
-            if found["benchmark"]["fingerprint"] != data.fingerprint or folder.resolve() != path.parent.resolve():
-                raise ValueError(f"{folder} holds the evaluation of {_title(found)}; name another folder")
-        finished.save(folder)
+        finished.save(Path(output))
     return finished
 
 
-def _about_data(
-    data: LoadedBenchmark, split: str | None, limit: int | None, text_format: str | None
-) -> dict[str, Any]:
+def read_about(path: Path, fix: str) -> dict[str, Any]:
+    """What a `run.json` or `report.json` holds; a `ValueError` with this `fix` for one of another tool or version."""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        about = None
+    version = about.get("schema_version") if isinstance(about, dict) else None
+    if version is not None and version != SCHEMA_VERSION:
+        raise ValueError(f"{path}: schema_version={version!r}, this version reads {SCHEMA_VERSION}; {fix}")
+    if version is None or not {"model", "benchmark"} <= about.keys():
+        raise ValueError(f"{path} is not of rm-plugin evaluate, which keeps such a file in its folders; {fix}")
+    return about
+
+
+def _check_output(folder: Path, scores: Path, data: LoadedBenchmark) -> None:
+    """Refuse to write over another evaluation: one of these scores on these data is all that may be there."""
+    for found in (folder / "run.json", folder / "report.json"):
+        if not found.exists():
+            continue
+        about = read_about(found, "name another folder")
+        made_from = about.get("run", {}).get("scores", folder / "scores.jsonl")
+        same_data = about["benchmark"]["fingerprint"] == data.fingerprint
+        if not same_data or scores.resolve() not in (Path(made_from).resolve(), (folder / "scores.jsonl").resolve()):
+            raise ValueError(f"{folder} holds the evaluation of {_title(about)}; name another folder")
+
+
+def _about_data(data: LoadedBenchmark, limit: int | None, text_format: str | None) -> dict[str, Any]:
     return {
         "name": data.name,
         "source": data.source,
-        "split": split or data.benchmark.split,
+        "split": data.split,
         "revision": data.revision,
         "fingerprint": data.fingerprint,
         "limit": limit,
@@ -418,7 +441,7 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
             raise ValueError(f"{folder} holds scores of unknown origin (it has no run.json); name another folder")
         write_atomically(path, json.dumps(about, ensure_ascii=False, indent=1) + "\n")
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_about(path, "name another folder")
     about = json.loads(json.dumps(about))
     differences = []
     for part, names in {
@@ -430,7 +453,7 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
             if before != now:
                 word = {"fingerprint": "data", "name": "benchmark"}.get(key, key)
                 differences.append(f"{word} was {_short(before)} and is now {_short(now)}")
-    if not differences and found["plan"] != about["plan"]:
+    if not differences and found.get("plan") != about["plan"]:
         differences.append("the texts had other token ids (another tokenizer)")
     if differences:
         what = ", ".join(differences)
@@ -488,7 +511,7 @@ class _ScoreLog:
 
     def write(self, lines: Iterable[str]) -> None:
         if self.path is not None:
-            self.file.write("".join(lines).encode())
+            self.file.write("".join(lines).encode(errors="backslashreplace"))  # a lone surrogate, as JSON writes it
             if time.monotonic() - self.synced > 1:
                 os.fsync(self.file.fileno())
                 self.synced = time.monotonic()

@@ -24,7 +24,7 @@ import numpy as np
 
 from .benchmarks import get_benchmark
 from .figures import accuracy_bars
-from .harness import SCHEMA_VERSION
+from .harness import read_about
 from .page import Section, figure_html, figures_html, paragraph_html, render_page, table_html
 from .report import BASELINE_NAMES, bounds, data_title, markdown_table, percent, remarks
 from .results import official_arguments
@@ -65,12 +65,7 @@ class Run:
                 f"{folder} holds no report.json{started if (folder / 'run.json').exists() else ''}; "
                 "give the --output folder of an evaluation"
             )
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        if report.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(
-                f"{folder}: schema_version={report.get('schema_version')!r}, this version reads {SCHEMA_VERSION}; "
-                "recompute it with rm-plugin evaluate --scores"
-            )
+        report = read_about(folder / "report.json", "name --output folders of this version's rm-plugin evaluate")
         return cls(folder, report, json.loads((folder / "items.json").read_text(encoding="utf-8")))
 
 
@@ -364,16 +359,24 @@ def compare_runs(a: str | os.PathLike, b: str | os.PathLike, *, num_samples: int
         `detectable` (paired minimum detectable difference, or `None`), and `subsets`, with `p_holm` each.
 
     Raises:
-        ValueError: if the two have no benchmark on the same data in common.
+        ValueError: if the two have no benchmark on the same data in common, or one has several runs of it.
     """
-    runs_a, runs_b = ({run.data: run for run in find_runs([folder])} for folder in (a, b))
+    runs_a, runs_b = {}, {}
+    for runs, folder in ((runs_a, a), (runs_b, b)):
+        for run in find_runs([folder]):
+            runs.setdefault(run.data, []).append(run)
     common = [data for data in runs_a if data in runs_b]
     if not common:
         listed = ["; ".join(sorted(f"{n} ({f[:6]})" for n, f in runs)) for runs in (runs_a, runs_b)]
         raise ValueError(
             f"{a} has {listed[0]} and {b} has {listed[1]}; both need the same benchmark on the same data (and limit)"
         )
-    return [_compare(runs_a[data], runs_b[data], num_samples) for data in common]
+    for runs, folder in ((runs_a, a), (runs_b, b)):
+        for data in common:
+            if len(runs[data]) > 1:
+                found = ", ".join(str(run.folder) for run in runs[data])
+                raise ValueError(f"{folder} has {len(runs[data])} runs of {data[0]} ({found}); name one of them")
+    return [_compare(runs_a[data][0], runs_b[data][0], num_samples) for data in common]
 
 
 def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:

@@ -454,21 +454,34 @@ def model_card_section(reports: Sequence[Report]) -> str:
 
 def update_model_card(readme: str | Path, reports: Sequence[Report]) -> None:
     """
-    Put the evaluation into a README.md: `model-index` into its header, the table in place of an earlier one or at the
-    end. Everything else stays.
+    Put the evaluation into a README.md: its results into the `model-index` of the header, the table in place of an
+    earlier one or at the end. Everything else stays, other results in the `model-index` among it.
 
     Args:
         readme (`str` or `Path`): the file; made where it is missing.
         reports (`Sequence[dict]`): contents of `report.json`, all of one model.
+
+    Raises:
+        ValueError: if the header is no YAML mapping, or its `model-index` none that the hub takes.
     """
     import yaml
 
     readme = Path(readme)
     text = readme.read_text(encoding="utf-8") if readme.exists() else ""
     found = re.match(r"---\n(.*?\n)?---\n", text, flags=re.DOTALL)
-    metadata = (yaml.safe_load(found[1] or "") or {}) if found else {}
+    try:
+        metadata = (yaml.safe_load(found[1] or "") or {}) if found else {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{readme}: the header is not YAML ({' '.join(str(error).split())}); correct it") from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{readme}: the header is a {type(metadata).__name__}, not `key: value` lines; correct it")
     body = text[found.end() :] if found else text
-    metadata["model-index"] = model_index(reports)
+    try:
+        metadata["model-index"] = _merge_index(metadata.get("model-index"), model_index(reports))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{readme}: model-index has another form than the hub's ({type(error).__name__}: {error}); correct it"
+        ) from error
     table = _card_table(reports).strip()
     if CARD_START in body and CARD_END in body:
         start, end = body.index(CARD_START), body.index(CARD_END) + len(CARD_END)
@@ -477,6 +490,20 @@ def update_model_card(readme: str | Path, reports: Sequence[Report]) -> None:
         body = f"{body.rstrip()}\n\n{table}\n"
     header = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     write_atomically(readme, f"---\n{header}---\n{body if body.startswith(chr(10)) else chr(10) + body}")
+
+
+def _merge_index(old: list[dict] | None, new: list[dict]) -> list[dict]:
+    """The old `model-index`, with the results of the new one in place of those of equal data set and metric name."""
+    if not old:
+        return new
+    (ours,) = new
+    written = {(one["dataset"]["name"], metric["name"]) for one in ours["results"] for metric in one["metrics"]}
+    kept = []
+    for result in old[0]["results"]:
+        name = result["dataset"]["name"]
+        metrics = [metric for metric in result["metrics"] if (name, metric.get("name")) not in written]
+        kept += [{**result, "metrics": metrics}] if metrics else []
+    return [{**old[0], "results": kept + ours["results"]}, *old[1:]]
 
 
 def _card_table(reports: Sequence[Report]) -> str:

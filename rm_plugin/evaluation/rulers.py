@@ -101,9 +101,9 @@ class FunctionRuler:
     template = None
     device = None
 
-    def __init__(self, function: Callable, name: str):
+    def __init__(self, function: Callable, name: str, dotted: str | None = None):
         self.function = function
-        self.about = {"name": name, "kind": "function"}
+        self.about = {"name": name, "kind": "function", **_identity(function, dotted)}
 
     def plan(self, comparisons: list[Comparison]) -> list[Call]:
         """Whole comparisons in the order of the data, some `CALLS_OF` completions a call."""
@@ -128,7 +128,7 @@ class FunctionRuler:
             ) from error
         if len(result) != len(call.completions):
             raise ValueError(f"{name} gave {len(result)} scores for {len(call.completions)} completions; one each")
-        values = np.array([np.nan if value is None else float(value) for value in result])
+        values = np.array([np.nan if value is None else _as_float(value, name) for value in result])
         bad = [value for value in result if value is not None and not math.isfinite(float(value))]
         if bad:
             raise ValueError(
@@ -147,10 +147,9 @@ class FunctionRuler:
 def as_ruler(model: Any, name: str | None, scorer_kwargs: dict[str, Any]) -> ModelRuler | FunctionRuler:
     """The model as something that plans and runs. Over-long texts are left out, not an error."""
     if is_function(model):
-        model, name = _import(model), name or model
         if scorer_kwargs:
-            raise ValueError(f"{', '.join(scorer_kwargs)} cannot be applied to the function {name}; leave it out")
-        return FunctionRuler(model, name)
+            raise ValueError(f"{', '.join(scorer_kwargs)} cannot be applied to the function {model}; leave it out")
+        return FunctionRuler(_import(model), name or model, model)
     from ..scoring import RewardScorer
 
     if callable(model) and not isinstance(model, RewardScorer) and not hasattr(model, "parameters"):
@@ -196,6 +195,26 @@ def _import(dotted: str) -> Callable:
             f"{dotted} is a {type(found).__name__}; it must be callable: (prompts, completions) -> scores"
         )
     return found
+
+
+def _identity(function: Callable, dotted: str | None) -> dict[str, Any]:
+    """What tells one judge from another: where it is, and for a dotted path a hash of its module's source."""
+    if dotted is None:
+        named = function if hasattr(function, "__qualname__") else type(function)
+        return {"function": f"{named.__module__}.{named.__qualname__}", "source_hash": None}
+    file = getattr(sys.modules[dotted.partition(":")[0]], "__file__", None)  # None: built into Python
+    digest = file and hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    return {"function": dotted, "source_hash": digest}
+
+
+def _as_float(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} gave the score {repr(value)[:60]}; a score is a finite number, or None for a text that cannot be "
+            "scored"
+        ) from None
 
 
 def _weights_digest(model: Any) -> str:
