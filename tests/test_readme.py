@@ -1,23 +1,130 @@
-"""The README's Python example runs as it stands, and its commands and names exist."""
+"""The README's Python examples run as they stand, and its commands and names exist."""
 
 import re
 from pathlib import Path
 
 import pytest
+import torch
+import trl
+from datasets import Dataset
+from transformers import AutoModelForCausalLM
+
+from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer
+from rm_plugin.quickstart import build_model, build_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+FROM_PYTHON, GRPO, PPO, BEST_OF_N = SNIPPETS  # each has its test
+HAS_PPO = Path(trl.__file__).with_name("experimental").joinpath("ppo").is_dir()
+
+
+def run(snippet):
+    """The variables that a snippet leaves, run where the process stands."""
+    variables = {"__name__": "readme"}
+    exec(compile(snippet, "README.md", "exec"), variables)
+    return variables
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory):
+    """Where the first snippet has run, its variables, and a policy beside the reward model that it saved."""
+    folder = tmp_path_factory.mktemp("readme")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        variables = run(FROM_PYTHON)
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        policy = AutoModelForCausalLM.from_config(build_model(tokenizer).config)
+    policy.save_pretrained(folder / "my-policy")
+    tokenizer.save_pretrained(folder / "my-policy")
+    return folder, variables
+
+
+@pytest.fixture
+def here(first_run, tmp_path, monkeypatch):
+    """A new working directory with `my-reward-model` and `my-policy`."""
+    for name in ("my-reward-model", "my-policy"):
+        (tmp_path / name).symlink_to(first_run[0] / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    return tmp_path
+
+
+def records_of(trainer):
+    """The logs of the trainer with the callback's figures in them."""
+    return [record for record in trainer.state.log_history if "reward_scoring/mean" in record]
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["from_python", "grpo", "ppo", "best_of_n"])
+def test_a_python_example_has_at_most_twenty_lines(snippet):
+    assert len([line for line in snippet.splitlines() if line.strip()]) <= 20
 
 
 @pytest.mark.slow
-def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    example = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
-    assert len([line for line in example.splitlines() if line.strip()]) <= 20
-    exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
-    *_, accuracy, probability = capsys.readouterr().out.split()
-    assert float(accuracy) > 0.6
-    assert 0 <= float(probability) <= 1
+def test_the_first_example_runs_as_it_stands(first_run):
+    folder, variables = first_run
+    evaluations = [log["eval_accuracy"] for log in variables["trainer"].state.log_history if "eval_accuracy" in log]
+    assert evaluations[-1] > 0.6
+    prompt, one, other = "Which country owns Antarctica?", "The penguins own it.", "No country owns it."
+    score, other_score = variables["scorer"].score([prompt] * 2, [one, other])
+    assert score != other_score
+    assert (folder / "my-reward-model" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.trl112
+def test_the_grpo_example_runs_and_logs_the_rewards_figures(here):
+    records = records_of(run(GRPO)["trainer"])
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    for record in records:
+        assert record["reward_scoring/num_scores"] == 8
+        assert record["reward_scoring/std"] > 0
+        assert record["reward_scoring/mean"] == pytest.approx(record["reward"], abs=1e-5)
+        assert record["reward_scoring/mean"] == pytest.approx(record["rewards/my-reward-model/mean"], abs=1e-5)
+    assert (here / "grpo" / "reward_scoring" / "samples.jsonl").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.trl112
+@pytest.mark.skipif(not HAS_PPO, reason="PPO is in TRL up to 1.12; `make test` runs this on 1.12.0")
+def test_the_ppo_example_runs_and_logs_the_rewards_figures(here, capsys):
+    trainer = run(PPO)["trainer"]
+    records = records_of(trainer)
+    assert records == [record for record in trainer.state.log_history if "objective/scores" in record]
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6, 7, 8]
+    for record in records:
+        assert record["reward_scoring/num_scores"] == 8
+        assert record["reward_scoring/std"] > 0
+        assert record["reward_scoring/mean"] == pytest.approx(record["objective/scores"], abs=1e-5)
+    assert capsys.readouterr().out.splitlines()[-1] == str([record["reward_scoring/mean"] for record in records])
+
+
+@pytest.mark.slow
+def test_the_best_of_n_example_runs_and_its_pairs_train_dpo_and_a_reward_model(here):
+    variables = run(BEST_OF_N)
+    (result,) = variables["results"]
+    assert len(result.completions) == len(result.scores) == 16
+    assert result.scores[result.best] == max(result.scores)
+    scorer = variables["sampler"].scorer
+    scores = scorer.score([result.prompt] * 16, result.completions, allow_empty=True)
+    assert result.scores == pytest.approx(scores.tolist(), abs=1e-4)
+    assert len((here / "best.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    (pair,) = variables["pairs"]
+    assert pair["prompt"] == "Which country owns Antarctica?"
+    by_score = sorted((score, text) for score, text in zip(result.scores, result.completions, strict=True) if text)
+    assert (pair["rejected"], pair["chosen"]) == (by_score[0][1], by_score[-1][1])  # an empty one makes no pair
+
+    rows, tokenizer = Dataset.from_list(variables["pairs"]), scorer.processing_class
+    fields = {"max_steps": 1, "logging_steps": 1, "bf16": False, "use_cpu": True, "save_strategy": "no"}
+    dpo = trl.DPOTrainer("my-policy", None, trl.DPOConfig("dpo", **fields), train_dataset=rows)
+    dpo.train()
+    assert dpo.state.log_history[0]["loss"] == pytest.approx(0.693147, abs=1e-4)  # policy and reference are equal
+    margin = pair["score_chosen"] - pair["score_rejected"]
+    reward = PairwiseRewardTrainer(scorer.model, PairwiseRewardConfig("rm", **fields), None, rows, None, tokenizer)
+    reward.train()
+    assert reward.state.log_history[0]["margin"] == pytest.approx(margin, abs=1e-3)
 
 
 def test_commands_and_recipes_of_the_readme_exist(capsys):
