@@ -45,7 +45,9 @@ from .candidates import (
     to_sft,
 )
 from .data import Comparison, Text
-from .generation import count_occurrences, prompt_ids, sample_completions, sampling_config
+from .evaluation.rulers import FunctionRuler, ModelRuler, _weights_digest
+from .evaluation.scores import write_atomically
+from .generation import count_occurrences, prompt_ids, sample_completions, sampling_config, text_key
 from .scoring import RewardScorer
 
 logger = logging.getLogger(__name__)
@@ -185,7 +187,7 @@ class BestOfNSampler:
         prompts = [group.prompt for group in groups]
         occurrences = count_occurrences(prompts)
         ready = bool(groups[0].completions)
-        journal = _Journal(output, self._settings(ready), prompts)
+        journal = _Journal(output, {} if output is None else self._settings(groups), groups)
         waiting = [i for i in range(len(groups)) if i not in journal.results]
         if not ready:  # before the first batch, so that a bad prompt costs nothing
             for i in waiting:
@@ -259,12 +261,16 @@ class BestOfNSampler:
         for callback in self.callbacks:
             callback(prompts, completions, np.concatenate(scores), **context)
 
-    def _settings(self, ready: bool) -> dict[str, Any]:
-        """What a result depends on, as far as it has a name."""
-        settings = {"reward": _name(self.scorer), "gold": self.gold and _name(self.gold)}
-        if not ready:
+    def _settings(self, groups: list[Comparison]) -> dict[str, Any]:
+        """What a result depends on, besides its prompt and, where they are ready, its completions."""
+        settings = {**_identity("reward", self.scorer), **_identity("gold", self.gold)}
+        known = [[(group.metadata or {}).get(name) for name in ("answer", "gold", "systems")] for group in groups]
+        if any(value is not None for values in known for value in values):
+            settings["answers"] = text_key(json.dumps(known, default=str))
+        if not groups[0].completions:
             settings |= {
                 "policy": _name(self.policy),
+                "policy_weights": _weights_digest(self.policy),
                 "n": self.n,
                 "seed": self.seed,
                 "generation_config": {
@@ -343,7 +349,7 @@ class _Journal:
 
     output: str | os.PathLike | None
     settings: dict[str, Any]
-    prompts: list[Text]
+    groups: list[Comparison]
     results: dict[int, BestOfN] = field(default_factory=dict)
     generated: dict[int, dict[str, Any]] = field(default_factory=dict)
 
@@ -367,18 +373,24 @@ class _Journal:
             for line in _whole_lines(self.path):
                 self.results[line["index"]] = BestOfN(**line)
             self.generated = {line.pop("index"): line for line in _whole_lines(self.generated_path)}
-            for index, prompt in [
-                *((i, result.prompt) for i, result in self.results.items()),
-                *((i, line["prompt"]) for i, line in self.generated.items()),
+            for index, prompt, completions in [
+                *((i, result.prompt, result.completions) for i, result in self.results.items()),
+                *((i, line["prompt"], line["completions"]) for i, line in self.generated.items()),
             ]:
-                if index >= len(self.prompts) or self.prompts[index] != prompt:
+                group = self.groups[index] if index < len(self.groups) else None
+                if group is None or group.prompt != prompt:
                     raise ValueError(f"{self.path} holds another prompt {index}; name another file, or delete it")
-        settings_path.write_text(json.dumps(self.settings, indent=2), encoding="utf-8")
+                if group.completions and group.completions != completions:
+                    raise ValueError(
+                        f"{self.path} holds other completions of prompt {index}; name another file, or delete it"
+                    )
+        else:
+            write_atomically(settings_path, json.dumps(self.settings, indent=2))
 
     def write_generated(self, samples: Iterator) -> None:
         for index, group in samples:
             line = {
-                "prompt": self.prompts[index],
+                "prompt": self.groups[index].prompt,
                 "completions": [sample.completion for sample in group],
                 "truncated": [sample.truncated for sample in group],
                 "completion_ids": [sample.token_ids for sample in group],
@@ -463,6 +475,18 @@ def _name(thing: Any) -> str:
     """What a user calls a model, a scorer or a function."""
     config = getattr(getattr(thing, "model", thing), "config", None)
     return getattr(config, "_name_or_path", None) or getattr(thing, "__name__", None) or type(thing).__name__
+
+
+def _identity(role: str, function: Any) -> dict[str, Any]:
+    """What tells a reward from another one, as the harness has it; a model may lie anywhere."""
+    if function is None:
+        return {f"{role}_kind": None}
+    if isinstance(function, RewardScorer):
+        about = ModelRuler(function, None).about
+        del about["name"], about["max_num_batched_tokens"]  # neither changes a score
+    else:
+        about = FunctionRuler(function, _name(function)).about
+    return {f"{role}_{name}": value for name, value in about.items()}
 
 
 def _load_policy(name: str, processing_class: PreTrainedTokenizerBase | None) -> tuple[PreTrainedModel, Any]:

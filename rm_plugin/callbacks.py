@@ -10,6 +10,7 @@ Scores ► `monitoring.ScoreWindow` ► at every `trainer.log`: gathered over pr
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from accelerate.utils import gather_object
 from transformers import GenerationConfig, PreTrainedModel, Trainer, TrainerCallback
 
 from .data import Text
+from .encoding import template_hash, trim_template_tail
 from .evaluation.callback import EvaluationCallback  # noqa: F401 (all callbacks are found here)
 from .evaluation.statistics import bootstrap_interval, wilson_interval
 from .generation import count_occurrences, prompt_ids, sample_completions
@@ -44,7 +47,7 @@ from .scoring import RewardScorer
 
 logger = logging.getLogger(__name__)
 
-MAX_TABLES = 200  # sample tables of one run; with few samples each, their file stays small
+MAX_TABLES = 200  # sample tables of one kind in a run; with few samples each, their file stays small
 
 
 class RewardScoringCallback(TrainerCallback):
@@ -125,7 +128,7 @@ class RewardScoringCallback(TrainerCallback):
         self._start: dict[int, float] = {}  # score of each of the eval_prompts under the policy at the start
         self._detach: Callable[[], None] | None = None
         self._muted = False
-        self._next_table = 0
+        self._next_table: dict[str, int] = {}  # kind of table ► the first step that may have the next one
 
     # --- listening
 
@@ -153,7 +156,7 @@ class RewardScoringCallback(TrainerCallback):
         if truncated is None and completion_ids is not None and (ends := self._end_tokens()):
             truncated = [not len(ids) or ids[-1] not in ends for ids in completion_ids]
         evaluating = self.trainer is not None and (
-            not self.trainer.model.training or _caller_is("generate_completions")  # PPO's look at its evaluation set
+            not self.trainer.model.training or _caller("generate_completions")  # PPO's look at its evaluation set
         )
         self._windows["eval" if evaluating else "train"].add(prompts, completions, scores, lengths, truncated)
 
@@ -192,6 +195,9 @@ class RewardScoringCallback(TrainerCallback):
         self._detach = _listen(self.reward, self)
         for window in self._windows.values():
             window.clear()
+        self._next_table = {}
+        if isinstance(self.reward, RewardModel) and hasattr(trainer, "reward_model"):
+            _check_ppo_ids(self.reward, self._tokenizer())
         if self.eval_prompts is not None:
             self._read_start(state.global_step)
             self.trainer.log(self._evaluate(state.global_step))
@@ -274,10 +280,10 @@ class RewardScoringCallback(TrainerCallback):
         is_main = self.trainer is None or self.trainer.is_world_process_zero()
         if not is_main or self.output_dir is None or not any(samples.values()):
             return
-        if not prefix and self.trainer is not None:
-            if step < self._next_table:
+        if self.trainer is not None:
+            if step < self._next_table.get(prefix, 0):
                 return
-            self._next_table = step + math.ceil(max(self.trainer.state.max_steps, 1) / MAX_TABLES)
+            self._next_table[prefix] = step + math.ceil(max(self.trainer.state.max_steps, 1) / MAX_TABLES)
         rows = [
             {"step": step, "kind": prefix + kind, "score": float(score), "prompt": prompt, "completion": completion}
             for kind in SAMPLE_KINDS
@@ -457,7 +463,7 @@ def _listen_at_model(model: RewardModel, callback: Callable[..., None]) -> Calla
             if len(output) == len(ids_NL):
                 callback(None, _real(ids_NL, mask_NL), output[:, 0].detach().float().cpu().numpy())
             return
-        start = _from_callers("context_length", lambda value: isinstance(value, int))
+        start = ppo_context_length()
         if start is None:
             return
         response_mask = mask_NL[:, start:]
@@ -487,6 +493,19 @@ def _listen_at_model(model: RewardModel, callback: Callable[..., None]) -> Calla
             handle.remove()
 
     return detach
+
+
+def _check_ppo_ids(model: RewardModel, policy_tokenizer: Any) -> None:
+    """Warn where PPO, which hands over the policy's ids, shows a reward model other ids than it was trained on."""
+    trimmed = copy.deepcopy(policy_tokenizer)
+    trim_template_tail(trimmed)  # generated text has no tail, so a template that differs in that is the same
+    known = model.config.template_hash in (None, template_hash(policy_tokenizer), template_hash(trimmed))
+    if not known or len(policy_tokenizer) > model.get_input_embeddings().num_embeddings:
+        logger.warning(
+            "the reward model was trained with another chat template, special tokens or vocabulary than the policy's "
+            "tokenizer has, whose ids PPO shows it; hand over "
+            "rm_plugin.ppo.as_ppo_reward_model(RewardScorer(...), policy_tokenizer) instead"
+        )
 
 
 def _real(ids_NL: torch.Tensor, mask_NL: torch.Tensor) -> list[list[int]]:
@@ -529,10 +548,15 @@ def _from_callers(name: str, fits: Callable[[Any], bool]) -> Any:
     return None
 
 
-def _caller_is(function: str) -> bool:
+def ppo_context_length() -> int | None:
+    """The place at which responses start, which TRL's `get_reward` alone knows; None where nothing is called by it."""
+    frame = _caller("get_reward")
+    return None if frame is None else frame.f_locals.get("context_length")
+
+
+def _caller(function: str) -> FrameType | None:
+    """The nearest calling function of this name."""
     frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == function:
-            return True
+    while frame is not None and frame.f_code.co_name != function:
         frame = frame.f_back
-    return False
+    return frame

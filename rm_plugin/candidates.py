@@ -35,7 +35,7 @@ class BestOfN:
         best (`int`, *optional*): place of the chosen candidate, the first with rank 0; None if none is scored.
         gold (`list[float]`, *optional*): (n,) what each is truly worth, where that is known.
         truncated (`list[bool]`, *optional*): (n,) whether each was cut at the length limit, where that is known.
-        systems (`list[str]`, *optional*): (n,) who wrote each, where several systems did.
+        systems (`list[str]`, *optional*): (n,) who wrote each, where they are not samples of one policy.
     """
 
     index: int
@@ -68,7 +68,8 @@ def read_candidates(rows: Iterable[Comparison | Mapping[str, Any]]) -> list[Comp
             - `completions`, `outputs`, `choices` or `responses`: a list of texts, of message lists, or of what vLLM
               and OpenAI's protocol write (`{"text", "finish_reason"}`, `{"message": {"content"}, "finish_reason"}`);
             - `completion`: one of them; rows of one prompt become one group;
-            - `chosen` and `rejected`: any preference row, whose chosen ones are worth 1 and rejected ones 0;
+            - `chosen` and `rejected`: any preference row, whose chosen ones are worth 1 and rejected ones 0 (they are
+              not samples of one policy: their systems are "chosen" and "rejected");
             - the four solutions of a GSM8K row (`is_correct` is the gold value, the systems are named).
 
             Besides: `gold` (list of numbers or booleans, one a candidate), `answer`, `systems` (who wrote each).
@@ -155,10 +156,15 @@ def _read_candidate_row(row: Any) -> tuple[Comparison, bool]:
 
 
 def _from_comparison(comparison: Comparison, metadata: dict[str, Any]) -> Comparison:
-    """A labelled comparison as candidates: the best rank is worth 1, the others 0; where all are equal, rank 0 is."""
+    """
+    A labelled comparison as candidates: the best rank is worth 1, the others 0; where all are equal, rank 0 is.
+
+    Whoever wrote them, they are no samples of one policy, so they get systems.
+    """
     if comparison.ranks is not None:
         best = min(comparison.ranks) if len(set(comparison.ranks)) > 1 else 0  # GSM8K: four wrong ones have rank 1
         metadata["gold"] = [float(rank == best) for rank in comparison.ranks]
+        metadata.setdefault("systems", ["chosen" if rank == best else "rejected" for rank in comparison.ranks])
     return Comparison(comparison.prompt, comparison.completions, metadata=metadata)
 
 
@@ -206,7 +212,8 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
     What choosing by the reward brings.
 
     For n independent samples of one policy this is a curve over n, unbiased (every subset of the samples counts). For
-    candidates of several systems there is no policy and no KL: the best of all candidates is one number.
+    candidates of several systems, or of preference rows, there is no policy and no KL: the best of all candidates is
+    one number.
 
     Args:
         results (list of [`BestOfN`]): from [`best_of_n`].
@@ -287,7 +294,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     print(f"{summary['num_completions']} completions of {summary['num_prompts']} prompts: {', '.join(rates)}")
     if "best_of" in summary:
         best = summary["best_of"]
-        print(f"best of {best['n']} (several systems, one number): reward {best['reward']:.3f}")
+        print(f"best of {best['n']} (not samples of one policy, so one number): reward {best['reward']:.3f}")
         rows = [best]
     elif "curve" in summary:
         curve = summary["curve"]

@@ -114,7 +114,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         help='ready completions instead of POLICY and --prompts: lines {"prompt", "completions": […]}, '
         '{"prompt", "outputs": […]} as vLLM writes them, or {"prompt", "completion"}; perhaps with "gold" or "answer"',
     )
-    one.add_argument("-n", type=int, default=16, help="completions a prompt (default 16)")
+    one.add_argument("-n", type=int, help="completions a prompt (default 16)")
     one.add_argument(
         "--output", required=True, metavar="FILE", help="all candidates with scores; a killed run goes on"
     )
@@ -125,8 +125,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     one.add_argument("--max-new-tokens", type=int, help="most tokens of a completion (the policy's setting, else 256)")
     one.add_argument("--temperature", type=float, help="of the samples (the policy's setting if absent)")
     one.add_argument("--top-p", type=float, help="of the samples (the policy's setting if absent)")
-    one.add_argument("--seed", type=int, default=0, help="seed of the samples")
-    one.add_argument("--batch-size", type=int, default=16, help="sequences generated at once (default 16)")
+    one.add_argument("--seed", type=int, help="seed of the samples (default 0)")
+    one.add_argument("--batch-size", type=int, help="sequences generated at once (default 16)")
     add_scorer_arguments(one)
 
     one = command(
@@ -303,21 +303,24 @@ def _best_of_n(args: argparse.Namespace) -> None:
 
     if (args.candidates is None) == (args.policy is None) or (args.policy is None) != (args.prompts is None):
         raise UsageError("give POLICY with --prompts, or --candidates; see rm-plugin best-of-n --help")
+    fields = {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p")}
+    options = {name: getattr(args, name) for name in ("n", "seed", "batch_size")}
+    fields, options = ({k: v for k, v in given.items() if v is not None} for given in (fields, options))
+    if args.candidates is not None and (sampling := [*options, *fields]):
+        words = ", ".join("-n" if name == "n" else f"--{name.replace('_', '-')}" for name in sampling)
+        raise UsageError(f"{words}: --candidates are ready, nothing is sampled; leave it out")
     reward_model = argparse.Namespace(**{**vars(args), "model": args.reward_model})
     gold_model = argparse.Namespace(**{**vars(args), "model": args.gold_model, "revision": None})
-    sampling = {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p")}
     results = best_of_n(
         args.policy,
         None if args.prompts is None else load_rows(args.prompts),
         load_scorer(reward_model, progress=False),
-        args.n,
-        generation_config={name: value for name, value in sampling.items() if value is not None},
+        generation_config=fields,
         candidates=None if args.candidates is None else load_rows(args.candidates),
         gold=None if args.gold_model is None else load_scorer(gold_model, progress=False),
         output=args.output,
-        seed=args.seed,
-        batch_size=args.batch_size,
         progress=sys.stderr.isatty(),
+        **options,
     )
     summary = summarize(results)
     print_summary(summary)

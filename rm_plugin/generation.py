@@ -78,7 +78,7 @@ def sampling_config(policy: PreTrainedModel, config: GenerationConfig | dict | N
         config (`GenerationConfig` or `dict`, *optional*): all settings, or the fields to change in the policy's own.
 
     Raises:
-        ValueError: beams, or a field that is not known.
+        ValueError: beams, or a field that is not known or, as transformers sees it, not valid.
     """
     if isinstance(config, GenerationConfig):
         config = copy.deepcopy(config)
@@ -93,7 +93,8 @@ def sampling_config(policy: PreTrainedModel, config: GenerationConfig | dict | N
     if (config.num_beams or 1) > 1:
         raise ValueError(f"num_beams={config.num_beams}, samples of one policy need independent draws; use 1")
     config.num_return_sequences = 1
-    config.max_new_tokens = config.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
+    if config.max_new_tokens is None:
+        config.max_new_tokens = DEFAULT_MAX_NEW_TOKENS
     config.max_length = None
     return config
 

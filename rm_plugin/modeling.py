@@ -882,6 +882,9 @@ def _watch_ppo(backbone: PreTrainedModel, args: tuple, kwargs: dict[str, Any]) -
     before the response's pads (`get_reward` in TRL 1.12). With pad == EOS that is the token before EOS, and every end
     token of the prompt is masked too. Only the calls themselves show that to a reward model that was handed over as it
     is: a policy may say pad itself now and then, but 16 texts of which none is read at its end are no accident.
+
+    That is all that the calls show. Another chat template or vocabulary of the policy's tokenizer is told of by
+    [`RewardScoringCallback`], which sees both.
     """
     mask_NL, misread = kwargs.get("attention_mask"), getattr(backbone, "_ppo_misread", 0)
     if not (kwargs.get("output_hidden_states") and isinstance(mask_NL, torch.Tensor) and mask_NL.dtype == torch.bool):

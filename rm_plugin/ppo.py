@@ -26,6 +26,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
+from .callbacks import ppo_context_length
 from .data import Text
 from .scoring import RewardScorer
 
@@ -129,7 +130,7 @@ class PPORewardModel(nn.Module):
             )
         pad_token_id = self.reader.tokenizer.pad_token_id
         rows = input_ids.masked_fill(attention_mask == 0, pad_token_id).tolist()
-        prompts, completions, completion_ids = self.reader.split(rows)
+        prompts, completions, completion_ids = self.reader.split(rows, ppo_context_length())
         reward_N = torch.zeros(len(rows), dtype=torch.float32, device=input_ids.device)
         for scorer, weight in zip(self.scorers, self.weights, strict=True):
             scores = scorer.score(prompts, completions, allow_empty=True, completion_ids=completion_ids)
@@ -143,8 +144,8 @@ class PromptReader:
     """
     Rows of the policy's token ids ► prompts and completions as text.
 
-    TRL gives neither the prompt's length nor its text. All responses of a call start at one place, so it is the place
-    at which a known prompt (or the chat template's generation header) ends in every row.
+    All responses of a call start at one place. Where that is not given, it is the last place at which a known prompt
+    (or the chat template's generation header) ends in every row: a guess where responses repeat what ends a prompt.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the policy's.
@@ -174,10 +175,18 @@ class PromptReader:
                 "prompt ends; give prompts= the rows that PPOTrainer trains on (input_ids, and prompt if it is there)"
             )
 
-    def split(self, rows: list[list[int]]) -> tuple[list[Text], list[Text], list[list[int]]]:
-        """Prompts, completions (text up to the first EOS, without special tokens), completion ids of padded rows."""
+    def split(
+        self, rows: list[list[int]], context_length: int | None = None
+    ) -> tuple[list[Text], list[Text], list[list[int]]]:
+        """
+        Prompts, completions (text up to the first EOS, without special tokens), completion ids of padded rows.
+
+        Args:
+            rows (`list[list[int]]`): prompts padded on the left, responses on the right.
+            context_length (`int`, *optional*): the place at which the responses start, if it is known.
+        """
         starts = [len(row) - len(self._strip(row)) for row in rows]
-        end = self._prompt_end(rows, starts)
+        end = self._prompt_end(rows, starts, context_length)
         prompts, completions, completion_ids = [], [], []
         for row, start in zip(rows, starts, strict=True):
             prompt_ids, ids = row[start:end], self._up_to_end(row[end:])
@@ -187,10 +196,10 @@ class PromptReader:
             completion_ids.append(ids)
         return prompts, completions, completion_ids
 
-    def _prompt_end(self, rows: list[list[int]], starts: list[int]) -> int:
+    def _prompt_end(self, rows: list[list[int]], starts: list[int], context_length: int | None) -> int:
         """The last place at which every row has a prompt end; longer agreement beats a prompt that begins another."""
-        ends = self._ends(rows[0], starts[0])
-        for row, start in zip(rows[1:], starts[1:], strict=True):
+        ends = self._ends(rows[0], starts[0]) if context_length is None else [context_length]
+        for row, start in zip(rows, starts, strict=True):
             ends = [end for end in ends if self._ends_at(row, start, end)]
         if ends:
             return max(ends)
@@ -206,11 +215,10 @@ class PromptReader:
         )
 
     def _ends(self, row: list[int], start: int) -> list[int]:
+        """Places at which the prompt of a row may end."""
         if self.known:
-            candidates = [start + length for length in self.lengths if start + length <= len(row)]
-        else:
-            candidates = range(start + len(self.template.header), len(row) + 1)
-        return [end for end in candidates if self._ends_at(row, start, end)]
+            return [start + length for length in self.lengths if start + length <= len(row)]
+        return list(range(start + len(self.template.header), len(row) + 1))
 
     def _ends_at(self, row: list[int], start: int, end: int) -> bool:
         if self.known:

@@ -69,10 +69,9 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
     from accelerate import PartialState
     from datasets import Dataset
     from transformers import set_seed
-    from trl import get_peft_config
+    from trl import ScriptArguments, get_peft_config
     from trl.experimental.ppo import PPOTrainer
 
-    from .modeling import RewardModel
     from .ppo import as_ppo_reward_model
     from .scoring import RewardScorer
 
@@ -85,9 +84,16 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
             f"reward_model_path={training_args.reward_model_path!r} is not there; name a reward model's folder or hub "
             "id (rm-plugin quickstart writes quickstart-reward-model)"
         )
+    wants_eval = training_args.eval_strategy != "no"
+    if script_args.dataset_test_split != ScriptArguments.dataset_test_split and not wants_eval:
+        raise ValueError(
+            f"dataset_test_split={script_args.dataset_test_split!r} has no effect without an evaluation; set "
+            "eval_strategy, or leave it out"
+        )
     set_seed(training_args.seed)
     policy, tokenizer = _load_policy(training_args, model_args)
-    rows = prompt_rows(script_args, tokenizer)
+    rows = prompt_rows(script_args, tokenizer, script_args.dataset_train_split)
+    eval_rows = prompt_rows(script_args, tokenizer, script_args.dataset_test_split) if wants_eval else None
     batch_size = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
     batch_size *= PartialState().num_processes
     if len(rows) < batch_size:  # TRL drops the incomplete batch, and waits for a full one for ever
@@ -101,15 +107,16 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
         normalize=reward_args.reward_normalize,
         dtype=model_args.dtype if model_args.dtype is not None else "auto",
     )
-    value_model = RewardModel.from_backbone(_copy_of_backbone(policy))
+    value_model = _value_model(policy, tokenizer, training_args, model_args)
     trainer = PPOTrainer(
         training_args,
         tokenizer,
         policy,
         None,
-        as_ppo_reward_model(scorer, tokenizer, rows, reward_clip=reward_args.reward_clip),
+        as_ppo_reward_model(scorer, tokenizer, rows + (eval_rows or []), reward_clip=reward_args.reward_clip),
         Dataset.from_list([{"input_ids": row["input_ids"]} for row in rows]),
         value_model,
+        eval_dataset=eval_rows and Dataset.from_list([{"input_ids": row["input_ids"]} for row in eval_rows]),
         peft_config=get_peft_config(model_args),
     )
     gc.freeze()  # TRL collects garbage twice an update, a second each over what the imports have left
@@ -128,7 +135,7 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
     return trainer
 
 
-def prompt_rows(script_args, tokenizer) -> list[dict[str, Any]]:
+def prompt_rows(script_args, tokenizer, split: str) -> list[dict[str, Any]]:
     """Rows `{"prompt", "input_ids"}` of any data set that has a prompt or is a preference set; each prompt once."""
     from .data import to_comparison
 
@@ -136,7 +143,7 @@ def prompt_rows(script_args, tokenizer) -> list[dict[str, Any]]:
         raise ValueError("dataset_name is unset; name a hub id, a folder or a file (jsonl, json, parquet, csv)")
     options = {"name": script_args.dataset_config, "streaming": script_args.dataset_streaming}
     rows = {}
-    for index, row in enumerate(load_rows(script_args.dataset_name, script_args.dataset_train_split, **options)):
+    for index, row in enumerate(load_rows(script_args.dataset_name, split, **options)):
         prompt = row.get("prompt") or to_comparison(row, index).prompt
         if not prompt:
             raise ValueError(f"row {index} has no prompt; PPO needs one to complete")
@@ -152,28 +159,48 @@ def prompt_rows(script_args, tokenizer) -> list[dict[str, Any]]:
 
 def _load_policy(training_args, model_args):
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import get_quantization_config
 
     from .encoding import ensure_pad_token
 
-    name = training_args.sft_model_path
+    name, quantization = training_args.sft_model_path, get_quantization_config(model_args)
+    if quantization is not None and (name == QUICKSTART or not model_args.use_peft):
+        option = "load_in_4bit" if model_args.load_in_4bit else "load_in_8bit"
+        raise ValueError(
+            f"{option}=True, a quantised policy is trained by adapters and loaded from an sft_model_path; set "
+            f"use_peft=true, or leave {option} out"
+        )
     if name == QUICKSTART:
         return quickstart_policy(training_args.seed)
-    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
-    policy = AutoModelForCausalLM.from_pretrained(
-        name,
-        dtype=model_args.dtype if model_args.dtype is not None else "auto",
-        revision=model_args.model_revision,
-        attn_implementation=model_args.attn_implementation,
-    )
+    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", revision=model_args.model_revision)
+    policy = AutoModelForCausalLM.from_pretrained(name, **_load_options(model_args), quantization_config=quantization)
     ensure_pad_token(tokenizer, policy)
     return policy, tokenizer
 
 
-def _copy_of_backbone(policy):
-    """The policy's transformer without its head; PPO trains policy and value model apart, so they share no weight."""
+def _load_options(model_args) -> dict[str, Any]:
+    return {
+        "dtype": model_args.dtype if model_args.dtype is not None else "auto",
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+    }
+
+
+def _value_model(policy, tokenizer, training_args, model_args):
+    """
+    A fresh head on a transformer like the policy's. PPO trains the two apart, so they share no weight, and the value
+    model whole, so it is not quantised.
+    """
     import copy
 
-    return copy.deepcopy(getattr(policy, policy.base_model_prefix))
+    from .encoding import ensure_pad_token
+    from .modeling import RewardModel
+
+    if getattr(policy, "is_quantized", False):
+        value_model = RewardModel.from_backbone(training_args.sft_model_path, **_load_options(model_args))
+        ensure_pad_token(tokenizer, value_model)
+        return value_model
+    return RewardModel.from_backbone(copy.deepcopy(getattr(policy, policy.base_model_prefix)))
 
 
 def quickstart_policy(seed: int = 0):

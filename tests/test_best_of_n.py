@@ -1,6 +1,7 @@
 """Best-of-n: seeded samples, ready candidates, resumption, curve, pairs and winners, the command."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,13 +15,14 @@ from rm_plugin.best_of_n import (
     BestOfNSampler,
     answer_is_right,
     best_of_n,
+    print_summary,
     read_candidates,
     summarize,
     to_preferences,
     to_sft,
 )
 from rm_plugin.cli import main
-from rm_plugin.data import read_comparisons
+from rm_plugin.data import Comparison, read_comparisons
 from rm_plugin.generation import prompt_ids, sample_completions
 from rm_plugin.scoring import RewardScorer
 
@@ -245,6 +247,93 @@ def test_an_output_of_other_settings_is_not_continued(change, message, tmp_path,
         run(policy, tokenizer, scorer, tmp_path / "best.jsonl", **change)
 
 
+def another_model(tokenizer, folder):
+    return RewardScorer(tiny_reward_model(seed=9), tokenizer)
+
+
+def retrained_at_the_same_path(tokenizer, folder):
+    tiny_reward_model(seed=9).save_pretrained(folder)
+    return RewardScorer(folder, tokenizer)
+
+
+def shorter(tokenizer, folder):
+    return RewardScorer(tiny_reward_model(), tokenizer, max_length=128)
+
+
+def in_bfloat16(tokenizer, folder):
+    return RewardScorer(tiny_reward_model().to(torch.bfloat16), tokenizer)
+
+
+@pytest.mark.parametrize("role", ["scorer", "gold"])
+@pytest.mark.parametrize(
+    ("change", "setting"),
+    [
+        (another_model, "weights"),
+        (retrained_at_the_same_path, "weights"),
+        (shorter, "max_length"),
+        (in_bfloat16, "weights|dtype"),
+    ],
+)
+def test_an_output_of_another_reward_is_not_continued(role, change, setting, tmp_path, tokenizer):
+    tiny_reward_model().save_pretrained(tmp_path / "rm")
+    rewards = {"scorer": length_reward, role: RewardScorer(tmp_path / "rm", tokenizer)}
+
+    def rank(**rewards):
+        rows = [{"prompt": "2 + 2 =", "completions": [" 4", " 5"]}]
+        return best_of_n(None, None, candidates=rows, output=tmp_path / "best.jsonl", **rewards)
+
+    first = rank(**rewards)
+    assert rank(**rewards) == first
+    (tmp_path / "rm").rename(tmp_path / "elsewhere")  # the same model
+    same = RewardScorer(tmp_path / "elsewhere", tokenizer, max_num_batched_tokens=64)
+    assert rank(**{**rewards, role: same}) == first
+    with pytest.raises(ValueError, match=f"was made with {'reward' if role == 'scorer' else 'gold'}_({setting})="):
+        rank(**{**rewards, role: change(tokenizer, tmp_path / "rm")})
+
+
+def test_an_output_of_other_answers_or_of_another_policy_is_not_continued(tmp_path, policy, tokenizer):
+    def sample(answer=4, model=policy):
+        prompts = [{"prompt": "2 + 2 =", "answer": answer}]
+        return run(model, tokenizer, length_reward, tmp_path / "best.jsonl", prompts)
+
+    assert sample() == sample()
+    with pytest.raises(ValueError, match="was made with answers="):
+        sample(answer=5)
+    other = AutoModelForCausalLM.from_config(tiny_config("llama"))  # trained on, say
+    with pytest.raises(ValueError, match="was made with policy_weights="):
+        sample(model=other)
+
+
+def test_an_output_of_other_candidates_is_not_continued(tmp_path):
+    def rank(completions):
+        rows = [{"prompt": "p", "completions": completions}]
+        return best_of_n(None, None, length_reward, candidates=rows, output=tmp_path / "best.jsonl")
+
+    assert rank(["a", "bb"])[0].chosen == rank(["a", "bb"])[0].chosen == "bb"
+    with pytest.raises(ValueError, match="best.jsonl holds other completions of prompt 0; name another file, or"):
+        rank(["a", "ccc"])
+
+
+def test_a_run_that_is_killed_while_it_writes_its_settings_can_be_started_again(tmp_path, monkeypatch):
+    rows, output = [{"prompt": "p", "completions": ["a", "bb"]}], tmp_path / "best.jsonl"
+
+    def killed(*paths):
+        raise Killed
+
+    first = best_of_n(None, None, length_reward, candidates=rows, output=output)
+    settings = tmp_path / "best.jsonl.settings.json"
+    written = settings.stat()
+    assert best_of_n(None, None, length_reward, candidates=rows, output=output) == first
+    assert settings.stat().st_ino == written.st_ino and settings.stat().st_mtime_ns == written.st_mtime_ns
+    output.unlink()
+    monkeypatch.setattr(Path, "replace", killed)  # written aside, not there yet
+    with pytest.raises(Killed):
+        best_of_n(None, None, length_reward, candidates=rows, output=output)
+    monkeypatch.undo()
+    assert json.loads(settings.read_text("utf-8"))["reward_name"] == "length_reward"  # still whole
+    assert best_of_n(None, None, length_reward, candidates=rows, output=output) == first
+
+
 def test_a_file_that_is_no_output_is_not_touched(tmp_path, policy, tokenizer, scorer):
     (tmp_path / "mine.jsonl").write_text("precious\n", "utf-8")
     with pytest.raises(ValueError, match="is no output of best-of-n; name another file"):
@@ -283,7 +372,7 @@ def test_finish_reasons_gold_and_systems_are_kept():
     rows = [{"prompt": "p", "completion": c, "gold": c == "2", "system": c * 2} for c in "23"]
     assert read_candidates(rows)[0].metadata == {"gold": [1.0, 0.0], "systems": ["22", "33"]}
     [labelled] = read_candidates([{"prompt": "p", "chosen": "a", "rejected": ["b", "c"]}])
-    assert labelled.metadata == {"gold": [1.0, 0.0, 0.0]}
+    assert labelled.metadata == {"gold": [1.0, 0.0, 0.0], "systems": ["chosen", "rejected", "rejected"]}
 
 
 def test_a_conversations_candidates_become_messages(scorer):
@@ -303,6 +392,24 @@ def test_gsm8k_solutions_give_best_of_4_as_one_number(shared_data):
     assert best["random"] == pytest.approx(np.mean(correct))
     assert best["oracle"] == pytest.approx(np.mean([any(one) for one in correct]))
     assert best["gold_low"] < best["gold"] < best["gold_high"] and best["regret"] == best["oracle"] - best["gold"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "chosen": "long", "rejected": "no"},
+        Comparison("p", ["long", "no"], ranks=[0, 1]),
+    ],
+    ids=["row", "comparison"],
+)
+def test_preference_rows_are_no_samples_of_a_policy_and_give_one_number(row, capsys):
+    summary = summarize(best_of_n(None, None, length_reward, candidates=[row]))
+    assert "curve" not in summary
+    best = summary["best_of"]
+    assert (best["n"], best["reward"], best["gold"], best["random"], best["gain"]) == (2, 4.0, 1.0, 0.5, 0.5)
+    print_summary(summary)
+    out = capsys.readouterr().out
+    assert "not samples of one policy, so one number" in out and "KL" not in out
 
 
 # --- what it is worth
@@ -449,6 +556,7 @@ def test_the_command_writes_candidates_pairs_winners_and_the_curve(folders, tmp_
         (["--candidates", "x.jsonl"], "give POLICY with --prompts, or --candidates"),
         (["--max-new-tokens", "300"], "over the policy's context of 256"),
         (["--batch-size", "0"], "batch_size=0, it must be at least 1"),
+        (["--max-new-tokens", "0"], "`max_new_tokens` must be greater than 0, but is 0"),
     ],
 )
 def test_bad_usage_of_the_command_is_one_line(change, message, folders, tmp_path, capsys):
@@ -458,6 +566,25 @@ def test_bad_usage_of_the_command_is_one_line(change, message, folders, tmp_path
     assert main([*argv, *change]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("rm-plugin: ") and message in error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-n", "8"],
+        ["--seed", "0"],
+        ["--batch-size", "4"],
+        ["--max-new-tokens", "8"],
+        ["--temperature", "0.5"],
+        ["--top-p", "0.9"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_options_of_sampling_are_refused_with_ready_candidates(words, tmp_path, capsys):
+    argv = ["best-of-n", "--reward-model", "rm", "--candidates", "x.jsonl", "--output", str(tmp_path / "best.jsonl")]
+    assert main([*argv, *words]) == 2
+    expected = f"rm-plugin: {words[0]}: --candidates are ready, nothing is sampled; leave it out\n"
+    assert capsys.readouterr().err == expected
 
 
 # --- bad input

@@ -4,18 +4,23 @@ import copy
 import json
 import logging
 import math
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from models import tiny_config, tiny_reward_model, tiny_tokenizer
-from transformers import AutoModelForCausalLM
+from training_runs import classifier, make_trainer, preference_rows
+from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 
 from rm_plugin.best_of_n import BestOfNSampler
-from rm_plugin.callbacks import RewardScoringCallback
+from rm_plugin.callbacks import EvaluationCallback, RewardScoringCallback, _check_ppo_ids
+from rm_plugin.encoding import template_hash, trim_template_tail
 from rm_plugin.monitoring import HackingWatch, ScoreWindow, figures, log_table, merge, spearman
 from rm_plugin.scoring import RewardScorer
 
@@ -153,8 +158,9 @@ def test_windows_of_several_processes_are_merged_exactly():
         part.add(prompts[4 * i : 4 * i + 4], completions[4 * i : 4 * i + 4], scores[4 * i : 4 * i + 4])
     rows, kept = merge([(part.rows, part.samples) for part in parts], num_samples=1)
     assert figures(rows) == figures(whole.rows)
-    assert kept["best"][0][3] == whole.samples["best"][0][3] == "e" or kept["best"][0][0] == 9.0
-    assert kept["worst"][0][0] == 1.0 and len(kept["random"]) == 1
+    (best, *_, best_prompt, best_text), (worst, *_, worst_prompt, worst_text) = kept["best"][0], kept["worst"][0]
+    assert (best, best_prompt, best_text) == (9.0, "q", "e")
+    assert (worst, worst_prompt, worst_text) == (1.0, "q", "c") and len(kept["random"]) == 1
 
 
 def window_figures(mean, **others):
@@ -240,6 +246,65 @@ def test_a_reward_model_handed_to_grpo_as_it_is_is_heard(trained, tokenizer):
     assert "reward_scoring/zero_spread_rate" not in records[0]  # the model sees no groups
 
 
+# --- two processes
+
+
+def run_on_two_processes(folder, policy_folder):
+    """Two steps of GRPO; each process writes the scores it heard, the first one the record too."""
+    scorer, heard = RewardScorer(tiny_reward_model(), tiny_tokenizer("chatml")), []
+    scorer.listeners.append(
+        lambda prompts, completions, scores, completion_ids: heard.append(list(map(float, scores)))
+    )
+    trainer = GRPOTrainer(
+        model=policy_folder,
+        reward_funcs=scorer,
+        args=GRPOConfig(
+            output_dir=str(folder),
+            per_device_train_batch_size=4,
+            num_generations=4,
+            max_completion_length=4,
+            **{**COMMON, "use_cpu": "--use_cpu" in sys.argv},
+        ),
+        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]),
+        processing_class=tiny_tokenizer("chatml"),
+        callbacks=[with_eval_prompts(scorer)],
+    )
+    trainer.train()
+    found = {"heard": heard, "num_processes": trainer.accelerator.num_processes, "log": trainer.state.log_history}
+    (folder / f"rank{trainer.accelerator.process_index}.json").write_text(json.dumps(found), "utf-8")
+
+
+@pytest.mark.slow
+def test_figures_and_samples_are_of_all_processes(tmp_path, policy_folder):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    done = subprocess.run(
+        [*torchrun, "--rdzv_endpoint", "localhost:0", __file__, tmp_path, policy_folder, "--use_cpu"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    ranks = [json.loads((tmp_path / f"rank{i}.json").read_text("utf-8")) for i in range(2)]
+    assert [rank["num_processes"] for rank in ranks] == [2, 2]
+    records = [record for record in ranks[0]["log"] if "reward" in record]
+    rows = samples(tmp_path)
+    assert len(records) == 2
+    for step, record in enumerate(records):
+        own = [rank["heard"][step] for rank in ranks]
+        both = np.array(own).ravel()
+        assert len(both) == record["reward_scoring/num_scores"] == 8 and own[0] != own[1]
+        assert record["reward_scoring/mean"] == pytest.approx(both.mean(), abs=1e-6)
+        assert record["reward_scoring/mean"] == pytest.approx(record["reward"], abs=1e-5)  # TRL's own figures
+        assert record["reward_scoring/std"] == pytest.approx(both.std(ddof=1), abs=1e-6)
+        assert record["reward_scoring/q95"] == pytest.approx(np.quantile(both, 0.95), abs=1e-6)
+        kept = {row["kind"]: row["score"] for row in rows if row["step"] == step + 1}
+        assert kept["best"] == pytest.approx(both.max()) and kept["worst"] == pytest.approx(both.min())
+    start = [json.loads(line) for line in (tmp_path / "reward_scoring/start.jsonl").read_text("utf-8").splitlines()]
+    assert [row["prompt"] for row in start] == PROMPTS  # each process answered two of the four
+    assert ranks[0]["log"][0]["reward_scoring/policy_mean"] == pytest.approx(np.mean([row["score"] for row in start]))
+
+
 # --- SFT and DPO, which score nothing: eval_prompts
 
 
@@ -306,6 +371,59 @@ def test_training_is_the_same_with_and_without_eval_prompts(tmp_path, tokenizer,
         trainer.train()
         losses.append([r["loss"] for r in trainer.state.log_history if "loss" in r])
     assert losses[0] == losses[1] and len(losses[0]) == 2
+
+
+def test_tables_of_every_kind_are_bounded(tmp_path, tokenizer, scorer, monkeypatch):
+    monkeypatch.setattr("rm_plugin.callbacks.MAX_TABLES", 2)
+    callback = with_eval_prompts(scorer)
+    rows = Dataset.from_list([{"text": f"{prompt} Penguins."} for prompt in PROMPTS])
+    trainer = SFTTrainer(
+        model=tiny_policy(),
+        args=SFTConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=2,
+            max_length=64,
+            eval_strategy="steps",
+            eval_steps=1,
+            **{**COMMON, "max_steps": 4},
+        ),
+        train_dataset=rows,
+        eval_dataset=rows,
+        processing_class=tokenizer,
+        callbacks=[callback, ScoresAtEveryEvaluation(callback)],
+    )
+    trainer.train()
+    assert sum("reward_scoring/policy_mean" in record for record in trainer.state.log_history) == 5
+    steps = {
+        kind: [row["step"] for row in samples(tmp_path) if row["kind"] == kind]
+        for kind in ("policy_best", "eval_best")
+    }
+    assert steps == {"policy_best": [0, 2, 4], "eval_best": [1, 3]}
+
+
+class ScoresAtEveryEvaluation(TrainerCallback):
+    def __init__(self, callback):
+        self.callback = callback
+
+    def on_prediction_step(self, *args, **kwargs):
+        self.callback(["p"], ["a"], [1.0])
+
+
+def test_an_evaluation_leaves_the_training_records_as_they_are(tmp_path):
+    records = []
+    for every_steps in (None, 2):
+        trainer = make_trainer(tmp_path, classifier(), preference_rows(16), max_steps=4, logging_steps=2)
+        if every_steps is not None:
+            evaluation = EvaluationCallback(trainer, "preference", preference_rows(4, seed=1), every_steps=every_steps)
+            trainer.add_callback(evaluation)
+        trainer.train()
+        assert trainer.model.training
+        records.append([record for record in trainer.state.log_history if "loss" in record])
+        evaluations = [r["step"] for r in trainer.state.log_history if "eval_preference_score" in r]
+        assert evaluations == ([] if every_steps is None else [2, 4])
+    assert [record["step"] for record in records[0]] == [2, 4]
+    assert {"loss", "grad_norm", "learning_rate", "accuracy", "num_tokens"} <= records[0][0].keys()
+    assert records[1] == records[0]
 
 
 def test_after_a_resumption_the_win_rate_is_still_against_the_first_policy(tmp_path, tokenizer, scorer):
@@ -396,6 +514,38 @@ def test_a_reward_model_handed_to_ppo_as_it_is_is_heard(tmp_path, tokenizer):
     rows = [row for row in samples(tmp_path) if row["kind"] == "best"]
     assert rows[0]["prompt"] in PROMPTS  # token ids as text, the left padding gone
     assert [*reward_model.score._forward_hooks, *reward_model.model._forward_pre_hooks] == hooks_before
+
+
+@needs_ppo
+@pytest.mark.trl112
+def test_a_reward_model_of_another_template_or_vocabulary_is_warned_of_in_ppo(tmp_path, tokenizer, caplog):
+    reward_model = tiny_reward_model()
+    reward_model.config.template_hash = template_hash(tiny_tokenizer("llama3"))
+    with caplog.at_level(logging.WARNING, logger="rm_plugin"):
+        run_ppo(tmp_path, tokenizer, reward_model, RewardScoringCallback(reward_model))
+    warnings = [record.message for record in caplog.records if "another chat template" in record.message]
+    assert len(warnings) == 1 and "rm_plugin.ppo.as_ppo_reward_model(RewardScorer(...), policy_tok" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "policy", "vocab_size", "warned"),
+    [
+        (None, "chatml", 320, False),  # not said
+        ("chatml", "chatml", 320, False),
+        ("chatml", "pad_is_eos", 320, True),
+        ("llama3", "chatml", 320, True),
+        (None, "chatml", 300, True),
+    ],
+)
+def test_what_the_policys_tokenizer_shows_a_reward_model_is_compared(trained_with, policy, vocab_size, warned, caplog):
+    model = tiny_reward_model(vocab_size=vocab_size)
+    if trained_with is not None:
+        its_tokenizer = tiny_tokenizer(trained_with)
+        trim_template_tail(its_tokenizer)  # as our trainer does
+        model.config.template_hash = template_hash(its_tokenizer)
+    with caplog.at_level(logging.WARNING, logger="rm_plugin"):
+        _check_ppo_ids(model, tiny_tokenizer(policy))
+    assert ("as_ppo_reward_model" in caplog.text) == warned
 
 
 @needs_ppo
@@ -543,3 +693,7 @@ def test_a_conversation_for_a_policy_without_a_chat_template_is_refused_before_t
     )
     with pytest.raises(ValueError, match="has no chat template"):
         trainer.train()
+
+
+if __name__ == "__main__":  # torchrun, for the test of two processes
+    run_on_two_processes(Path(sys.argv[1]), sys.argv[2])

@@ -1,8 +1,9 @@
 """One text has one score: through the model, the scorer, GRPO's call, PPO's `get_reward`, best-of-n, the harness and
 plain transformers, in fp32 within 1e-5 × max(1, standard deviation of the scores), at batch 1 and batch 16.
 
-Tokenizers: SmolLM2's (pad == EOS, template with a tail; where it is there), one with its own pad and BOS, and one
-whose template prefills `<think>`, so that a completion begins inside the reasoning and holds an orphan `</think>`.
+Tokenizers: SmolLM2's (pad == EOS, template with a tail; where it is there), a tiny one of that kind, one with its own
+pad and BOS, and one whose template prefills `<think>`, so that a completion begins inside the reasoning and holds an
+orphan `</think>`.
 """
 
 import importlib
@@ -26,13 +27,13 @@ pytestmark = pytest.mark.trl112
 
 QUESTIONS = ["Which country owns Antarctica?", "What is 2 + 2?", "Who are you?", "Hello"]
 ANSWERS = [" None: the Treaty System governs it.", " 4, not 5", " I am fine.", " Penguins own it, all of it!"]
-TOKENIZERS = [pytest.param("smollm2", marks=pytest.mark.real_model), "llama3", "think"]
+TOKENIZERS = [pytest.param("smollm2", marks=pytest.mark.real_model), "pad_is_eos", "llama3", "think"]
 
 
 def load_tokenizer(kind, smollm2=None):
     if kind == "smollm2":
         return AutoTokenizer.from_pretrained(smollm2)
-    tokenizer = models.tiny_tokenizer("llama3" if kind == "llama3" else "chatml")
+    tokenizer = models.tiny_tokenizer("chatml" if kind == "think" else kind)
     if kind == "think":
         tokenizer.chat_template = models.CHATML.replace("assistant\n'", "assistant\n<think>\n'")
     return tokenizer
@@ -43,12 +44,14 @@ class Texts:
 
     def __init__(self, kind, form, smollm2=None):
         self.tokenizer = load_tokenizer(kind, smollm2)
-        trim_template_tail(self.tokenizer)
+        assert trim_template_tail(self.tokenizer) == (kind != "llama3")
         overrides = {} if kind != "smollm2" else {"vocab_size": len(self.tokenizer)}
         self.model = models.tiny_reward_model("llama", eos_token_id=self.tokenizer.eos_token_id, **overrides)
         ensure_pad_token(self.tokenizer, self.model)
-        self.policy_tokenizer = load_tokenizer(kind, smollm2)  # as it came: SmolLM2's pad is EOS
+        self.policy_tokenizer = load_tokenizer(kind, smollm2)  # as it came
         self.policy_tokenizer.padding_side = "left"
+        pad_is_eos = self.policy_tokenizer.pad_token_id == self.policy_tokenizer.eos_token_id
+        assert pad_is_eos == (kind in ("smollm2", "pad_is_eos"))
         self.scorer = RewardScorer(self.model, self.tokenizer)
         answers = ["it is a sum</think>" + a.strip() for a in ANSWERS] if kind == "think" else ANSWERS
         self.prompts = [question for question in QUESTIONS for _ in answers]

@@ -140,6 +140,36 @@ def test_a_known_prompt_that_begins_another_is_told_apart_by_the_other_rows(ppo)
 
 
 @needs_ppo
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_responses_that_hold_the_generation_header_are_not_read_as_prompts(batch_size, ppo):
+    tokenizer = policy_tokenizer("chatml")
+    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("chatml"))
+    answers = ["Yes<|im_start|>assistant\nNo, it is not."] * batch_size
+    conversations = [CONVERSATIONS[0]] * batch_size
+    expected = scorer.score(conversations, ["Yesassistant\nNo, it is not."] * batch_size)
+    for prompts in (None, [CONVERSATIONS[0]]):
+        module = ppo.as_ppo_reward_model(scorer, tokenizer, prompts)
+        np.testing.assert_allclose(rewards_of(module, tokenizer, conversations, answers), expected, atol=1e-6)
+
+
+@needs_ppo
+def test_a_known_prompt_that_begins_another_is_no_guess_in_trls_get_reward(ppo):
+    from trl.experimental.utils import get_reward
+
+    tokenizer = policy_tokenizer("chatml")
+    scorer = RewardScorer(models.tiny_reward_model(), tokenizer)
+    short, long = (tokenizer(text)["input_ids"] for text in ("Hello", "Hello world"))
+    assert long[: len(short)] == short
+    prompts = [{"prompt": CONVERSATIONS[0], "input_ids": short}, {"prompt": CONVERSATIONS[1], "input_ids": long}]
+    module = ppo.as_ppo_reward_model(scorer, tokenizer, prompts)
+    for length, prompt, answer in ((len(short), CONVERSATIONS[0], " world"), (len(long), CONVERSATIONS[1], "")):
+        ids = torch.tensor([[*long, *[tokenizer.eos_token_id] * (length == len(long))]])
+        expected = scorer.score([prompt], [answer], completion_ids=[ids[0, length:].tolist()], allow_empty=True)
+        rewards = get_reward(module, ids, tokenizer.pad_token_id, length)[1]
+        np.testing.assert_allclose(rewards.numpy(), expected, atol=1e-6)
+
+
+@needs_ppo
 def test_a_cut_response_and_pads_in_the_middle_of_the_prompt_are_read_right_where_pad_is_eos(ppo):
     tokenizer = policy_tokenizer("pad_is_eos")
     scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("chatml"))
@@ -499,12 +529,71 @@ def test_the_command_raises_the_mean_reward_and_saves_the_policy(ppo_folders, mo
 
 
 @needs_ppo
+def test_a_4_bit_policy_with_lora_and_a_test_split_reach_the_trainer(ppo_folders, monkeypatch, capsys):
+    from bitsandbytes.nn import Linear4bit
+
+    from rm_plugin import ppo_recipe
+
+    trainers = []
+    train = ppo_recipe.train_ppo
+    monkeypatch.setattr(ppo_recipe, "train_ppo", lambda *sections: trainers.append(train(*sections)))
+    fields = {
+        "total_episodes": 32,
+        "load_in_4bit": True,
+        "use_peft": True,
+        "dataset_train_split": "train[8:]",
+        "dataset_test_split": "train[:8]",
+        "eval_strategy": "steps",
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "num_sample_generations": 1,
+    }
+    words = [str(word) for name, value in fields.items() for word in (f"--{name}", value)]
+    words += ["--lora_target_modules", "q_proj", "v_proj"]
+    assert main(["ppo", "--config", str(ppo_folders / "recipe.yaml"), *words]) == 0
+    [trainer] = trainers
+    assert isinstance(trainer.policy_model.base_model.model.model.layers[0].mlp.up_proj, Linear4bit)
+    assert not any(isinstance(module, Linear4bit) for module in trainer.value_model.modules())
+    assert (len(trainer.train_dataset), len(trainer.eval_dataset)) == (24, 8)
+    assert len(logged_scores(trainer)) == 4
+
+
+@needs_ppo
+def test_the_policys_tokenizer_is_of_the_policys_revision(ppo_folders, monkeypatch):
+    from transformers import AutoTokenizer
+
+    from rm_plugin import ppo_recipe
+
+    seen = []
+    for auto in (AutoTokenizer, AutoModelForCausalLM):
+        load = auto.from_pretrained
+        monkeypatch.setattr(
+            auto, "from_pretrained", lambda *a, load=load, **k: seen.append(k["revision"]) or load(*a, **k)
+        )
+    _, training_args, model_args, _ = ppo_recipe.parse_ppo_recipe(
+        ppo_folders / "recipe.yaml", ["--model_revision", "v2"]
+    )
+    ppo_recipe._load_policy(training_args, model_args)
+    assert seen == ["v2", "v2"]
+
+
+@needs_ppo
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--kl_coeff", "0.1"], "unknown field '--kl_coeff' (did you mean kl_coef?)"),
         (["--reward_model_path", "nowhere"], "reward_model_path='nowhere' is not there"),
         (["--per_device_train_batch_size", "64"], "32 prompts do not fill one batch of 64"),
+        (
+            ["--dataset_test_split", "validation"],
+            "dataset_test_split='validation' has no effect without an evaluation",
+        ),
+        (["--load_in_4bit", "true"], "load_in_4bit=True, a quantised policy is trained by adapters"),
+        (
+            ["--load_in_8bit", "true", "--use_peft", "true", "--sft_model_path", "quickstart"],
+            "load_in_8bit=True, a quantised policy is trained by adapters and loaded from an sft_model_path",
+        ),
+        (["--eval_strategy", "steps"], "test"),
     ],
 )
 def test_bad_fields_get_one_line_and_exit_code_2(words, message, ppo_folders, capsys):

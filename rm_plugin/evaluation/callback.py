@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl
 
 from ..scoring import RewardScorer
 from .benchmarks import LoadedBenchmark, load_benchmark
@@ -79,13 +79,13 @@ class EvaluationCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.every_steps == 0:
-            self._evaluate(state.global_step)
+            self._evaluate(state.global_step, control)
 
     def on_train_end(self, args, state, control, **kwargs):
         if state.global_step != self.last_step:
-            self._evaluate(state.global_step)
+            self._evaluate(state.global_step, control)
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluate(self, step: int, control: TrainerControl) -> None:
         trainer = self.trainer
         scorer = RewardScorer(
             trainer.accelerator.unwrap_model(trainer.model),
@@ -105,4 +105,8 @@ class EvaluationCallback(TrainerCallback):
             "margin": metrics["margins"] and metrics["margins"]["mean"],
             "length_only": report.report["baselines"]["length"]["score"],
         }
+        # A log of a model in training takes the figures of its steps, and any log clears the wish for the next one.
+        should_log, training = control.should_log, trainer.model.training
+        trainer.model.training = False
         trainer.log({f"eval_{name}_{key}": value for key, value in figures.items() if value is not None})
+        control.should_log, trainer.model.training = should_log, training
