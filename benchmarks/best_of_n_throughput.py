@@ -80,6 +80,7 @@ def main(args: argparse.Namespace) -> None:
             {"ours": ours, "reference": reference}[args.memory_of]()
         print(peak.megabytes)
         return
+    memory = {} if args.no_memory else {f"peak_mb_{side}": round(peak_memory(side)) for side in ("reference", "ours")}
     scores = ours()
     difference = (scores - reference()).abs().max().item()
     result = {"benchmark": "best_of_n_throughput", **conditions(args)}
@@ -89,10 +90,7 @@ def main(args: argparse.Namespace) -> None:
     result |= {"packed_tokens": packed, "padded_tokens": padded, "limit": round(padded / packed, 3)}
     result["ratio_over_limit"] = round(result["ratio"] / result["limit"], 3)
     result |= {"max_score_difference": difference, "sd_of_scores": scores.std().item()}
-    if not args.no_memory:
-        for engine in ("reference", "ours"):
-            result[f"peak_mb_{engine}"] = round(peak_memory(engine))
-    report(result, args.save)
+    report({**result, **memory}, args.save)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,6 @@ def train(args: argparse.Namespace, engine: str) -> None:
             gradient_checkpointing=False,
             logging_steps=1,
             save_steps=25,
-            save_total_limit=2,
             seed=args.seed,
             use_cpu=not torch.accelerator.is_available(),
             report_to="none",

@@ -70,6 +70,7 @@ def main(args: argparse.Namespace) -> None:
             {"ours": ours, "reference": reference}[args.memory_of]()
         print(peak.megabytes)
         return
+    memory = {} if args.no_memory else {f"peak_mb_{side}": round(peak_memory(side)) for side in ("reference", "ours")}
     a, b = ours().view(-1, args.n), reference().view(-1, args.n)
     result = {"benchmark": "reward_step", **conditions(args)}
     result |= summary(*alternate(reference, ours, args.rounds))
@@ -81,10 +82,7 @@ def main(args: argparse.Namespace) -> None:
     result |= {"packed_tokens": packed, "padded_tokens": padded, "limit": round(padded / packed, 3)}
     result |= {"max_score_difference": (a - b).abs().max().item(), "sd_of_scores": a.std().item()}
     result["same_ranking"] = bool((a.argsort(-1) == b.argsort(-1)).all())
-    if not args.no_memory:
-        for engine in ("reference", "ours"):
-            result[f"peak_mb_{engine}"] = round(peak_memory(engine))
-    report(result, args.save)
+    report({**result, **memory}, args.save)
 
 
 def random_texts(tokenizer, args: argparse.Namespace) -> tuple[list[str], list[str]]:

@@ -115,6 +115,10 @@ def main(args: argparse.Namespace) -> None:
         print(peak.megabytes)
         return
 
+    memory = {}
+    if not args.no_memory:  # before this process holds two models
+        memory = {f"peak_mb_{name}": round(peak_memory(name)) for name in ("trl", "ours")}
+        memory["memory_ratio"] = round(memory["peak_mb_ours"] / memory["peak_mb_trl"], 3)
     trl, ours = build("trl"), build("ours")
     seconds_trl, seconds_ours, timed = [], [], []
     for round_ in range(args.rounds + 1):  # the first warms both up
@@ -130,11 +134,7 @@ def main(args: argparse.Namespace) -> None:
     result = {"benchmark": "train_throughput", **conditions(args), **summary(seconds_trl, seconds_ours)}
     result |= token_counts(timed, tokenizer)
     result["ratio_over_limit"] = round(result["ratio"] / result["limit"], 3)
-    if not args.no_memory:
-        for name in ("trl", "ours"):
-            result[f"peak_mb_{name}"] = round(peak_memory(name))
-        result["memory_ratio"] = round(result["peak_mb_ours"] / result["peak_mb_trl"], 3)
-    report(result, args.save)
+    report({**result, **memory}, args.save)
 
 
 def rows_to_run(args, tokenizer) -> list[dict]:
