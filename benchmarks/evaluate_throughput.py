@@ -29,7 +29,7 @@ BATCH = 8  # rewardbench's default
 def parse_args() -> argparse.Namespace:
     arguments = parser(__doc__, rounds=3)
     arguments.add_argument("--data", choices=tuple(SOURCES), default="hh")
-    arguments.add_argument("--rows", type=int, default=64, help="comparisons")
+    arguments.add_argument("--rows", type=int, default=64, help="comparisons, spread evenly over the file")
     arguments.add_argument("--max-num-batched-tokens", type=int, default=16384)
     return arguments.parse_args()
 
@@ -40,8 +40,10 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from rm_plugin import RewardScorer
+    from rm_plugin.encoding import EncodedGroup, encode
     from rm_plugin.evaluation import evaluate, load_benchmark
     from rm_plugin.evaluation.benchmarks import as_messages
+    from rm_plugin.packing import packed_tokens, padded_tokens
 
     model, tokenizer = reward_model_and_tokenizer(args)
     standard = model.to_sequence_classifier()  # the same weights in transformers' own class
@@ -60,10 +62,16 @@ def main(args: argparse.Namespace) -> None:
 
     scorer.run = timed_run
 
+    def load():
+        data = load_benchmark(name, source)
+        step = max(1, len(data.comparisons) // args.rows)
+        data.comparisons = data.comparisons[::step][: args.rows]
+        return data
+
     def ours() -> None:
         forward_seconds.append(0.0)
         with tempfile.TemporaryDirectory() as folder:
-            reports.append(evaluate(scorer, name, source, limit=args.rows, output=Path(folder, "run")))
+            reports.append(evaluate(scorer, load(), output=Path(folder, "run")))
 
     def text(comparison, completion) -> str:
         if not comparison.conversational:
@@ -72,8 +80,7 @@ def main(args: argparse.Namespace) -> None:
 
     @torch.no_grad()
     def reference() -> None:
-        data = load_benchmark(name, source, limit=args.rows)
-        comparisons = data.comparisons
+        comparisons = load().comparisons
         if tokenizer.chat_template is not None:
             comparisons = [as_messages(comparison) for comparison in comparisons]
         tokenizer.padding_side = "left"
@@ -90,12 +97,19 @@ def main(args: argparse.Namespace) -> None:
 
     seconds_reference, seconds_ours = alternate(reference, ours, args.rounds)
     last = reports[-1]
+    texts = [as_messages(comparison) for comparison in last.data.comparisons]
+    texts = texts if tokenizer.chat_template is not None else last.data.comparisons
+    groups = [encode(comparison, tokenizer) for comparison in texts]
+    sides = [[EncodedGroup([group.input_ids[side]]) for group in groups] for side in (0, 1)]
+    padded = sum(padded_tokens(side[i : i + BATCH]) for side in sides for i in range(0, len(groups), BATCH))
+    packed = sum(map(packed_tokens, groups))
     pairs = np.array([scores[0] - scores[1] for scores in last.scores])
     share = [1 - forward / total for forward, total in zip(forward_seconds[1:], seconds_ours, strict=True)]
     result = {
         "benchmark": "evaluate_throughput",
         **conditions(args),
         **summary(seconds_reference, seconds_ours),
+        **{"padded_tokens": padded, "packed_tokens": packed, "limit": round(padded / packed, 3)},
         "share_outside_forward": round(float(np.median(share)), 3),
         "seconds_by_part": last.report["run"]["seconds"],
         "largest_difference_of_margins": round(float(np.abs(pairs - margins[-1]).max()), 5),

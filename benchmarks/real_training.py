@@ -37,6 +37,7 @@ def parse_args() -> argparse.Namespace:
     arguments.add_argument("--learning-rate", type=float, default=2e-4)
     arguments.add_argument("--lora-r", type=int, default=16)
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--at-step", type=int, help="train no further; compare the checkpoints of this step")
     arguments.add_argument("--pause-file", type=Path, help="rest between steps while this file is there")
     return arguments.parse_args()
 
@@ -125,22 +126,25 @@ def evaluate(args: argparse.Namespace, engine: str) -> dict:
     from rm_plugin import RewardScorer
 
     folder = args.output / engine
-    file = folder / "heldout.json"
+    model = folder / f"checkpoint-{args.at_step}" if args.at_step else folder
+    file = model / "heldout.json"
     if not file.exists():
         rows = usable(hh_rows()[args.train_rows :])
-        scorer = RewardScorer(folder, dtype=torch.float32, progress=True)
+        scorer = RewardScorer(model, dtype=torch.float32, progress=True)
         texts = [row[side] for row in rows for side in ("chosen", "rejected")]
         parts = [text.rpartition(REPLY) for text in texts]
         scores = scorer.score([before + marker for before, marker, _ in parts], [reply for _, _, reply in parts])
         file.write_text(json.dumps(scores.reshape(-1, 2).tolist()), encoding="utf-8")
-    log = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    steps = {}
-    for line in (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines():  # a step done again counts once
-        steps[json.loads(line)["step"]] = json.loads(line)["seconds"]
+    log = json.loads((model / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    losses = [line["loss"] for line in log if "loss" in line]
+    lines = map(json.loads, (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines())
+    steps = {line["step"]: line for line in lines if line["step"] <= len(losses)}  # a step done again counts once
+    steps = [steps[step] for step in sorted(steps)]
     return {
         "scores": json.loads(file.read_text(encoding="utf-8")),
-        "losses": [line["loss"] for line in log if "loss" in line],
-        "seconds": [steps[step] for step in sorted(steps)],
+        "losses": losses,
+        "seconds": [step["seconds"] for step in steps],
+        "cpu_seconds": [step["cpu_seconds"] for step in steps],
     }
 
 
@@ -171,7 +175,7 @@ def plot(runs: dict[str, dict], path: Path) -> None:
 def main(args: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore")
     args.model = str(Path(args.model).resolve()) if Path(args.model).exists() else args.model
-    for engine in [args.engine] if args.engine else ENGINES:
+    for engine in [args.engine] if args.engine else ENGINES if args.at_step is None else ():
         train(args, engine)
     if args.engine:
         return
@@ -191,13 +195,15 @@ def main(args: argparse.Namespace) -> None:
             f"interval_{engine}": [round(low, 4), round(high, 4)],
             f"steps_{engine}": len(run["seconds"]),
             f"seconds_{engine}": round(sum(run["seconds"]), 1),
+            f"cpu_seconds_{engine}": round(sum(run["cpu_seconds"]), 1),
             f"last_50_losses_{engine}": round(float(np.mean(run["losses"][-50:])), 4),
         }
     result["heldout_pairs"] = len(right["ours"])
     result["difference_p_value"] = compare_models(right["ours"], right["trl"])["p_value"]
     losses = [np.array(runs[engine]["losses"]) for engine in ENGINES]
     result["mean_abs_loss_difference"] = round(float(np.abs(losses[0] - losses[1]).mean()), 4)
-    result["seconds_ratio"] = round(result["seconds_trl"] / result["seconds_ours"], 3)
+    for what in ("seconds", "cpu_seconds"):
+        result[f"{what}_ratio"] = round(result[f"{what}_trl"] / result[f"{what}_ours"], 3)
     plot(runs, args.output / "real_training.png")
     report(result, args.save)
     if args.save:
