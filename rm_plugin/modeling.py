@@ -760,6 +760,9 @@ def load_peft_model(path: str | os.PathLike, is_trainable: bool = False, **kwarg
         raise ValueError(
             f"{path}: no weights for {', '.join(sorted(missing)[:3])}; is {base} the base the adapter was trained on?"
         )
+    if not base_is_trained and hasattr(model.score, "modules_to_save"):
+        # The fresh head that PEFT keeps aside: random, another in every process, in use where adapters are disabled.
+        model.score.original_module.load_state_dict(model.score.modules_to_save["default"].state_dict())
     adapters_to_float32(peft_model)
     return peft_model.train(is_trainable)
 

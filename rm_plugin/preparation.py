@@ -232,8 +232,8 @@ class PackingCollator:
       [`rm_plugin.losses.comparison_loss`];
     - `rows` (`list` of G tuples): for each group the index of its data-set row, its number of completions, and the
       places of its pairs among them (ties left out), `(better, worse)`;
-    - `num_pairs`, `num_tokens`, `num_computed_tokens` (`int`): pairs that are no ties, tokens of the texts, tokens that
-      the model computes for them; `batch_size` (`int`): groups of the whole batch.
+    - `num_pairs`, `num_tokens`, `num_computed_tokens` (`int`): pairs that are no ties, tokens of the texts, tokens
+      that the model computes for them; `batch_size` (`int`): groups of the whole batch.
 
     Args:
         shared_prefix (`bool`): whether the model takes packed rows.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import tiny_reward_model, tiny_tokenizer
+from models import tiny_config, tiny_reward_model, tiny_tokenizer
 
 from rm_plugin import RewardScorer
 from rm_plugin.cli import main
@@ -436,6 +436,27 @@ def test_an_adapter_and_a_4_bit_model_are_evaluated_by_their_own_scores(tmp_path
             evaluate(tmp_path / "base", source=ROWS, output=tmp_path / f"run-{name}")
 
 
+def test_an_adapter_on_a_causal_model_is_the_same_model_in_every_process(tmp_path):
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from rm_plugin import RewardModel, lora_config
+    from rm_plugin.modeling import save_adapter
+
+    AutoModelForCausalLM.from_config(tiny_config("llama")).save_pretrained(tmp_path / "causal")
+    model = get_peft_model(RewardModel.from_backbone(tmp_path / "causal"), lora_config(r=2))
+    save_adapter(model, tmp_path / "adapter")
+    tiny_tokenizer("plain").save_pretrained(tmp_path / "adapter")
+    trained = model.get_base_model().score.modules_to_save["default"].weight
+    for seed, computed in ((1, 2 * len(ROWS)), (2, 0)):  # the second run goes on from the first
+        torch.manual_seed(seed)
+        report = evaluate(tmp_path / "adapter", source=ROWS, output=tmp_path / "run", num_samples=100)
+        assert report.report["run"]["num_completions_computed"] == computed
+    head = RewardModel.from_pretrained(tmp_path / "adapter").score
+    assert torch.equal(head.original_module.weight, trained), "the base had no head, none is made up"
+
+
 def test_a_model_with_two_labels_is_refused(tmp_path):
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
@@ -529,7 +550,7 @@ def test_the_terminal_table_prints_hostile_names_as_they_are(capsys):
 SHARED_RUN = """
 import json, sys
 sys.path.insert(0, {tests!r})
-from models import tiny_reward_model, tiny_tokenizer
+from models import tiny_config, tiny_reward_model, tiny_tokenizer
 from rm_plugin import RewardScorer
 from rm_plugin.evaluation import evaluate
 import test_harness
