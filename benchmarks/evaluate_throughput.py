@@ -40,6 +40,7 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from rm_plugin import RewardScorer
+    from rm_plugin.attention import IMPLEMENTATION
     from rm_plugin.encoding import EncodedGroup, encode
     from rm_plugin.evaluation import evaluate, load_benchmark
     from rm_plugin.evaluation.benchmarks import as_messages
@@ -69,6 +70,7 @@ def main(args: argparse.Namespace) -> None:
         return data
 
     def ours() -> None:
+        model.model.set_attn_implementation(IMPLEMENTATION)
         forward_seconds.append(0.0)
         with tempfile.TemporaryDirectory() as folder:
             reports.append(evaluate(scorer, load(), output=Path(folder, "run")))
@@ -80,6 +82,7 @@ def main(args: argparse.Namespace) -> None:
 
     @torch.no_grad()
     def reference() -> None:
+        standard.set_attn_implementation("sdpa")
         comparisons = load().comparisons
         if tokenizer.chat_template is not None:
             comparisons = [as_messages(comparison) for comparison in comparisons]

@@ -45,7 +45,7 @@ from .candidates import (
     to_sft,
 )
 from .data import Comparison, Text
-from .evaluation.rulers import FunctionRuler, ModelRuler, _weights_digest
+from .evaluation.rulers import FunctionRuler, ModelRuler, weights_digest
 from .evaluation.scores import write_atomically
 from .generation import count_occurrences, prompt_ids, sample_completions, sampling_config, text_key
 from .scoring import RewardScorer
@@ -270,7 +270,7 @@ class BestOfNSampler:
         if not groups[0].completions:
             settings |= {
                 "policy": _name(self.policy),
-                "policy_weights": _weights_digest(self.policy),
+                "policy_weights": weights_digest(self.policy),
                 "n": self.n,
                 "seed": self.seed,
                 "generation_config": {

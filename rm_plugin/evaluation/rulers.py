@@ -50,7 +50,7 @@ class ModelRuler:
             "kind": type(model).__name__,
             "revision": getattr(config, "_commit_hash", None),
             "base_revision": getattr(config, "base_revision", None),
-            "weights": _weights_digest(model),
+            "weights": weights_digest(model),
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "dtype": str(model.dtype).removeprefix("torch."),
             "quantization": quantization and {k: v for k, v in quantization.items() if "load_in" in k or "4bit" in k},
@@ -217,7 +217,7 @@ def _as_float(value: Any, name: str) -> float:
         ) from None
 
 
-def _weights_digest(model: Any) -> str:
+def weights_digest(model: Any) -> str:
     """A hash of names, shapes and some 4096 values of each tensor: another training, another digest; cheap at 70B."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
