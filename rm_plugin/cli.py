@@ -369,7 +369,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise UsageError("--scores holds the scores of one benchmark; give one --benchmark")
     how = {key: getattr(args, key) for key in ("split", "config", "subset", "limit", "on_bad_row")}
     loaded = [load_benchmark(name, source, **how) for name, source in jobs]  # bad data show before a model is loaded
-    options = {"limit": args.limit, "name": args.name or args.model}
+    options = {"name": args.name or args.model}
     if args.scores:
         print_report(evaluate_scores(args.scores, loaded[0], output=args.output, **options).report)
         return

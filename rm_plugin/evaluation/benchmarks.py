@@ -206,6 +206,7 @@ class LoadedBenchmark:
         no_preference (`list[int]`): indices of rows that state no preference.
         bad_rows (`list[str]`): index and cause of rows that `on_bad_row="skip"` left out.
         split (`str`, *optional*): split that was read (`+` between several); `None` where the source names none.
+        limit (`int`, *optional*): how many comparisons reading stopped at, if it was told to.
     """
 
     name: str
@@ -217,6 +218,7 @@ class LoadedBenchmark:
     no_preference: list[int] = field(default_factory=list)
     bad_rows: list[str] = field(default_factory=list)
     split: str | None = None
+    limit: int | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -291,6 +293,7 @@ def load_benchmark(
         data = LoadedBenchmark(
             name, benchmark, str(source) if isinstance(source, str | Path) else f"a {type(source).__name__}"
         )
+    data.limit = limit
     seen: Counter[str] = Counter()
     misfit: ValueError | None = None
     for index, (origin, row) in enumerate(_iterate_rows(data, source, split, config)):

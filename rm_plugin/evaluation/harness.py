@@ -118,7 +118,7 @@ def evaluate(
         benchmark (`str` or [`LoadedBenchmark`], *optional*, defaults to `"preference"`):
             A name in `BENCHMARKS`; `"preference"` is any preference data.
         source, split, config, subset, limit, on_bad_row:
-            As in [`load_benchmark`].
+            As in [`load_benchmark`], which is done with a [`LoadedBenchmark`].
         output (`str` or `os.PathLike`, *optional*):
             Folder of the run. A run that was cut off there goes on.
         text_format (`str`, *optional*, defaults to `"auto"`):
@@ -154,11 +154,8 @@ def evaluate(
     if text_format not in TEXT_FORMATS:
         raise ValueError(f"text_format={text_format!r} is unknown; use one of {', '.join(TEXT_FORMATS)}")
     seconds, start = {}, time.perf_counter()
-    if not isinstance(benchmark, LoadedBenchmark):
-        benchmark = load_benchmark(
-            benchmark, source, split=split, config=config, subset=subset, limit=limit, on_bad_row=on_bad_row
-        )
-    data = benchmark
+    how = {"split": split, "config": config, "subset": subset, "limit": limit, "on_bad_row": on_bad_row}
+    data = _loaded(benchmark, source, **how)
     seconds["load data"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -170,7 +167,7 @@ def evaluate(
     start = time.perf_counter()
     plan = ruler.plan(work)
     seconds["plan"] = time.perf_counter() - start
-    about_data = _about_data(data, limit, used_format)
+    about_data = _about_data(data, used_format)
     about = {
         "schema_version": SCHEMA_VERSION,
         "benchmark": about_data,
@@ -238,14 +235,11 @@ def evaluate_scores(
     Raises:
         ValueError: if a line is malformed, belongs to no comparison, or is missing.
     """
-    if not isinstance(benchmark, LoadedBenchmark):
-        benchmark = load_benchmark(
-            benchmark, source, split=split, config=config, subset=subset, limit=limit, on_bad_row=on_bad_row
-        )
-    data = benchmark
+    how = {"split": split, "config": config, "subset": subset, "limit": limit, "on_bad_row": on_bad_row}
+    data = _loaded(benchmark, source, **how)
     path = Path(scores)
-    values = read_scores(path, data.comparisons, allow_others=limit is not None)
-    about_data = _about_data(data, limit, None)
+    values = read_scores(path, data.comparisons, allow_others=data.limit is not None)
+    about_data = _about_data(data, None)
     if output is not None:
         _check_output(Path(output), path, data)
     origin = path.with_name("run.json")
@@ -295,14 +289,23 @@ def _check_output(folder: Path, scores: Path, data: LoadedBenchmark) -> None:
             raise ValueError(f"{folder} holds the evaluation of {_title(about)}; name another folder")
 
 
-def _about_data(data: LoadedBenchmark, limit: int | None, text_format: str | None) -> dict[str, Any]:
+def _loaded(benchmark: str | LoadedBenchmark, source: Any, **how: Any) -> LoadedBenchmark:
+    """The benchmark as [`load_benchmark`] reads it; one that is loaded already has been told how to be read."""
+    if not isinstance(benchmark, LoadedBenchmark):
+        return load_benchmark(benchmark, source, **how)
+    if given := [name for name, value in {"source": source, **how}.items() if value not in (None, "error")]:
+        raise ValueError(f"{', '.join(given)} cannot be applied to a loaded benchmark; hand it to load_benchmark")
+    return benchmark
+
+
+def _about_data(data: LoadedBenchmark, text_format: str | None) -> dict[str, Any]:
     return {
         "name": data.name,
         "source": data.source,
         "split": data.split,
         "revision": data.revision,
         "fingerprint": data.fingerprint,
-        "limit": limit,
+        "limit": data.limit,
         "text_format": text_format,
         "licence": data.benchmark.licence,
         "notes": data.benchmark.notes,
