@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from models import tiny_config, tiny_reward_model, tiny_tokenizer
 
 from rm_plugin import RewardScorer
@@ -102,7 +103,6 @@ def test_a_batch_that_is_there_in_part_runs_again_whole(scorer, tmp_path, monkey
     ],
 )
 def test_a_folder_of_another_evaluation_is_refused_and_the_message_says_what_differs(scorer, tmp_path, change, said):
-    import torch
 
     evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
     model = tiny_reward_model(seed=change.get("model", 0), dtype=getattr(torch, change.get("dtype", "float32")))
@@ -444,7 +444,6 @@ def test_an_adapter_and_a_4_bit_model_are_evaluated_by_their_own_scores(tmp_path
 
 
 def test_an_adapter_on_a_causal_model_is_the_same_model_in_every_process(tmp_path):
-    import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
