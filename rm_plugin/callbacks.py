@@ -27,7 +27,7 @@ from accelerate.utils import gather_object
 from transformers import GenerationConfig, PreTrainedModel, Trainer, TrainerCallback
 
 from .data import Text
-from .encoding import template_hash, trim_template_tail
+from .encoding import num_embeddings, template_hash, trim_template_tail
 from .evaluation.callback import EvaluationCallback  # noqa: F401 (all callbacks are found here)
 from .evaluation.statistics import bootstrap_interval, wilson_interval
 from .generation import count_occurrences, prompt_ids, sample_completions
@@ -500,7 +500,7 @@ def _check_ppo_ids(model: RewardModel, policy_tokenizer: Any) -> None:
     trimmed = copy.deepcopy(policy_tokenizer)
     trim_template_tail(trimmed)  # generated text has no tail, so a template that differs in that is the same
     known = model.config.template_hash in (None, template_hash(policy_tokenizer), template_hash(trimmed))
-    if not known or len(policy_tokenizer) > model.get_input_embeddings().num_embeddings:
+    if not known or len(policy_tokenizer) > num_embeddings(model):
         logger.warning(
             "the reward model was trained with another chat template, special tokens or vocabulary than the policy's "
             "tokenizer has, whose ids PPO shows it; hand over "

@@ -465,9 +465,8 @@ def _compare(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     import torch
-    from transformers import AutoTokenizer
 
-    from .modeling import RewardModel
+    from .modeling import RewardModel, load_tokenizer
     from .scoring import check_model_exists
 
     kwargs = {"revision": args.revision} if args.revision else {}
@@ -481,7 +480,7 @@ def _export(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.out} is not empty; name a new folder")
     model = RewardModel.from_pretrained(args.model, **kwargs)
     adapted = model._peft_model is not None
-    model = model.export(args.out, AutoTokenizer.from_pretrained(args.model, **kwargs), dtype)
+    model = model.export(args.out, load_tokenizer(args.model, model.config, **kwargs), dtype)
     if adapted and model.dtype in (torch.bfloat16, torch.float16):
         name = str(model.dtype).removeprefix("torch.")
         print(f"the adapters were rounded into {name} weights, which moves scores; --dtype float32 keeps them exact")

@@ -183,12 +183,15 @@ class BadRow(ValueError):
             Position of the row in its data set, from 0.
     """
 
-    def __init__(self, cause: str, fix: str, index: int | None = None) -> None:
-        super().__init__(cause, fix, index)  # all three, so that it survives pickling by `datasets.map(num_proc=2)`
+    def __init__(self, cause: str, fix: str = "", index: int | None = None) -> None:
+        # All three, so that it survives pickling by `datasets.map(num_proc=2)`. A worker of torch's DataLoader hands
+        # over one text, which has its fix in it.
+        super().__init__(cause, fix, index)
         self.cause, self.fix, self.index = cause, fix, index
 
     def __str__(self) -> str:
-        return ("" if self.index is None else f"row {self.index}: ") + f"{self.cause}; {self.fix}"
+        where = "" if self.index is None else f"row {self.index}: "
+        return f"{where}{self.cause}; {self.fix}" if self.fix else f"{where}{self.cause}"
 
 
 @dataclass

@@ -21,6 +21,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 from .data import Comparison, Text
 
 if TYPE_CHECKING:
@@ -96,7 +98,8 @@ def encode(
         tokenizer (`PreTrainedTokenizerBase`): the reward model's own.
         max_length (`int`, *optional*): the most tokens of prompt + completion.
         truncation_mode (`str`): for a completion over `max_length`: `"drop"` leaves it out (TRL's way), `"keep_end"`
-            cuts the start of the prompt, `"error"` raises. Decided for each completion alone, never by its company.
+            cuts the start of the prompt, behind its BOS or [CLS], `"error"` raises. Decided for each completion alone,
+            never by its company.
         reasoning (`str`): what happens to `<think>…</think>` in completions: `"keep"`, `"strip"` or `"error"`.
         pairs (`bool`): an encoder's form: prompt and completion as a pair of texts, where there is no chat template.
 
@@ -105,6 +108,7 @@ def encode(
 
     Raises:
         ValueError: over the length limit, unwanted reasoning, messages without a chat template, unknown mode.
+        jinja2.TemplateError: the chat template refuses the messages.
     """
     check_choice("truncation_mode", truncation_mode, TRUNCATION_MODES)
     check_choice("reasoning", reasoning, REASONING_MODES)
@@ -134,7 +138,7 @@ def encode(
             if truncation_mode == "drop":
                 num_dropped += 1
                 continue
-            ids = ids[-max_length:]
+            ids = cut_start(ids, max_length, tokenizer)
             num_truncated += 1
         sequences.append(ids)
         kept.append(i)
@@ -148,6 +152,13 @@ def encode(
         num_truncated=num_truncated,
         num_reasoning=num_reasoning,
     )
+
+
+def cut_start(ids: list[int], max_length: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The last `max_length` ids; a token that only starts texts ([CLS], BOS) stays where it is, as models expect."""
+    starts = {tokenizer.cls_token_id, tokenizer.bos_token_id} - {None}
+    start = ids[:1] if ids[0] in starts and ids.count(ids[0]) == 1 and max_length > 1 else []
+    return start + ids[len(ids) - max_length + len(start) :]
 
 
 def token_ids(
@@ -167,9 +178,11 @@ def token_ids(
             f"{type(tokenizer).__name__} has no chat template, a conversation needs one; set chat_template_path to a "
             "tokenizer or a .jinja file, or give plain text"
         )
-    rendered = tokenizer.apply_chat_template(
-        list(prompt) + list(completion), tokenize=True, return_dict=True, tools=tools, **(chat_template_kwargs or {})
-    )
+    messages, options = list(prompt) + list(completion), {"tools": tools, **(chat_template_kwargs or {})}
+    try:
+        rendered = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+    except (TypeError, KeyError) as error:  # what a template says of a content that is no text
+        raise TemplateError(f"{type(error).__name__}: {error}") from error
     return list(rendered["input_ids"])
 
 
@@ -272,9 +285,15 @@ def ensure_pad_token(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel 
         else:
             tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     if model is not None:
-        if tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
+        if tokenizer.pad_token_id >= num_embeddings(model):
             model.resize_token_embeddings(len(tokenizer))
         model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def num_embeddings(model: PreTrainedModel) -> int:
+    """Tokens that the model has embeddings for; PEFT may have wrapped the module that holds them."""
+    embeddings = model.get_input_embeddings()
+    return getattr(embeddings, "original_module", embeddings).num_embeddings
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -71,7 +71,7 @@ def bradley_terry_loss(
 
     ```
     """
-    _check_label_smoothing(label_smoothing)
+    check_label_smoothing(label_smoothing)
     margins_B = _margins(chosen_B, rejected_B, ("chosen", "rejected"))
     if margin is not None:
         margins_B = margins_B - _like_pairs(margin, margins_B, "margin")
@@ -398,7 +398,7 @@ def _check_indices(**indices: Tensor) -> None:
             )
 
 
-def _check_label_smoothing(label_smoothing: float) -> None:
+def check_label_smoothing(label_smoothing: float) -> None:
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(
             f"label_smoothing={label_smoothing}, it must lie in [0, 0.5); at 0.5 nothing is left to learn"

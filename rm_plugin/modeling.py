@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import re
+import types
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
@@ -38,7 +41,7 @@ from transformers.utils.hub import extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .attention import IMPLEMENTATION, SharedPrefixLayout
-from .encoding import EncodedGroup
+from .encoding import EncodedGroup, num_embeddings, template_hash
 from .packing import pack, pad
 
 logger = logging.getLogger(__name__)
@@ -172,6 +175,15 @@ class RewardHead(nn.Linear):
         with torch.autocast(hidden_states.device.type, enabled=False):
             return super().forward(hidden_states.to(self.weight.dtype))
 
+    def share(self, linear: nn.Linear) -> RewardHead:
+        """Take the weight of another head: the parameter itself, or a float32 copy of a 16-bit one."""
+        if linear.weight.dtype in (torch.float32, torch.float64):
+            self.weight = linear.weight
+        else:
+            copied = linear.weight.detach().to(self.weight.dtype)
+            self.weight = nn.Parameter(copied, requires_grad=linear.weight.requires_grad)
+        return self
+
     def _apply(self, fn, recurse=True):
         def keep_precision(tensor):
             moved = fn(tensor)
@@ -212,8 +224,10 @@ class RewardModel(PreTrainedModel):
         self.base_model_prefix = (standard_class or backbone).base_model_prefix or type(self).base_model_prefix
         setattr(self, self.base_model_prefix, backbone)
         backbone.register_forward_pre_hook(_watch_ppo, with_kwargs=True)
-        self.score = RewardHead(config.hidden_size)
+        text_config = config.backbone_config.get_text_config()  # OPT may end in a projection to another size
+        self.score = RewardHead(getattr(text_config, "word_embed_proj_dim", None) or config.hidden_size)
         self._peft_model = None  # the PeftModel around a model whose adapters were loaded; not a submodule
+        self._has_fresh_head = False  # drawn at random, and no training has begun
         self._shared_prefix_refusal: str | None = None
         self._shared_prefix_checked = False
         self.post_init()
@@ -399,7 +413,9 @@ class RewardModel(PreTrainedModel):
             has_head = isinstance(model, cls) or type(model).__name__.endswith("ForSequenceClassification")
             _check_headless_decoder("the model", type(model).__name__, model.config, has_head)
             backbone = getattr(model, model.base_model_prefix, model)
-            return cls._around(backbone, RewardModelConfig.from_backbone_config(model.config))
+            made = cls._around(backbone, RewardModelConfig.from_backbone_config(model.config))
+            made._has_fresh_head = True
+            return made
         path = os.fspath(model)
         config = kwargs.pop("config", None)
         if config is None:
@@ -415,6 +431,7 @@ class RewardModel(PreTrainedModel):
                 f"{path}: weights are missing ({', '.join(sorted(missing)[:3])}); "
                 f"is it a decoder of type {config.model_type}?"
             )
+        model._has_fresh_head = True
         return model
 
     @classmethod
@@ -478,24 +495,26 @@ class RewardModel(PreTrainedModel):
     def _around(
         cls, backbone: PreTrainedModel, config: RewardModelConfig, head: nn.Linear | None = None
     ) -> RewardModel:
-        """A reward model that shares the modules of a model in memory."""
+        """A reward model that shares the modules of a model in memory, and the weight of its head where precise."""
         with no_init_weights():
             model = cls(config, backbone=backbone)
         model.score.to(backbone.device)
         if backbone.dtype == torch.float64:
             model.score.double()
-        with torch.no_grad():
-            if head is None:
-                model.score.weight.normal_(std=config.initializer_range or 0.02)
-            else:
-                model.score.weight.copy_(head.weight)
+        if head is None:
+            nn.init.normal_(model.score.weight, std=config.initializer_range or 0.02)
+        else:
+            model.score.share(head)
         _copy_attributes(backbone, model, *QUANTIZATION_ATTRIBUTES, "hf_device_map")
         _use_trainable_4bit_kernels(model)
         return model.train(backbone.training)
 
     @classmethod
     def from_sequence_classifier(cls, model: PreTrainedModel) -> RewardModel:
-        """A decoder's `*ForSequenceClassification` in memory as a `RewardModel`: backbone shared, head copied."""
+        """A decoder's `*ForSequenceClassification` in memory as a `RewardModel`.
+
+        Backbone and head are shared, so what trains one trains the other; a 16-bit head is copied into float32.
+        """
         if isinstance(model, cls):
             return model
         if not type(model).__name__.endswith("ForSequenceClassification"):
@@ -542,7 +561,7 @@ class RewardModel(PreTrainedModel):
             if kwargs.pop("push_to_hub", False):
                 raise ValueError("push_to_hub=True while saving adapters is not supported; call push_to_hub(repo_id)")
             is_main_process = args[0] if args else kwargs.get("is_main_process", True)
-            save_adapter(self._wrapper("save it"), save_directory, is_main_process=is_main_process)
+            self._wrapper("save it").save_pretrained(save_directory, is_main_process=is_main_process)
             return
         standard = self.to_sequence_classifier() if format == "standard" else None
         if standard is not None:
@@ -732,7 +751,8 @@ def load_peft_model(path: str | os.PathLike, is_trainable: bool = False, **kwarg
         )
     if (revision := peft_config.revision or side.get("base_revision")) is not None:
         kwargs["revision"] = revision
-    if side.get("dtype") is not None and not {"dtype", "torch_dtype"} & set(kwargs):
+    if side.get("dtype") is not None and {kwargs.get("dtype"), kwargs.get("torch_dtype")} <= {None, "auto"}:
+        kwargs = {name: value for name, value in kwargs.items() if name != "torch_dtype"}
         kwargs["dtype"] = getattr(torch, side["dtype"])
     config, kwargs = _load_config(base, kwargs)
     if side.get("quantization_config") and getattr(config, "quantization_config", None) is None:
@@ -747,10 +767,11 @@ def load_peft_model(path: str | os.PathLike, is_trainable: bool = False, **kwarg
         )
     load = RewardModel.from_pretrained if base_is_trained else RewardModel.from_backbone
     model = load(base, config=config, **kwargs)
+    model._has_fresh_head = False
     for name in RewardModelConfig.EXTRAS:
         if name in side:
             setattr(model.config, name, side[name])
-    if side.get("vocab_size", 0) > model.get_input_embeddings().num_embeddings:
+    if side.get("vocab_size", 0) > num_embeddings(model):
         model.resize_token_embeddings(side["vocab_size"])
     if side.get("pad_token_id") is not None:
         model.config.pad_token_id = side["pad_token_id"]
@@ -764,7 +785,7 @@ def load_peft_model(path: str | os.PathLike, is_trainable: bool = False, **kwarg
         # The fresh head that PEFT keeps aside: random, another in every process, in use where adapters are disabled.
         model.score.original_module.load_state_dict(model.score.modules_to_save["default"].state_dict())
     adapters_to_float32(peft_model)
-    return peft_model.train(is_trainable)
+    return with_side_file(peft_model).train(is_trainable)
 
 
 def load_adapter(path: str | os.PathLike, **kwargs) -> RewardModel:
@@ -775,24 +796,35 @@ def load_adapter(path: str | os.PathLike, **kwargs) -> RewardModel:
     return model
 
 
-def save_adapter(peft_model, save_directory: str | os.PathLike, is_main_process: bool = True) -> None:
-    """The standard PEFT folder, and beside it `reward_model.json`: our extras and how the base was loaded."""
-    peft_model.save_pretrained(save_directory, is_main_process=is_main_process)
-    if is_main_process:
-        write_side_file(peft_model, save_directory)
+def with_side_file(peft_model):
+    """Let a `PeftModel` around a `RewardModel` write `reward_model.json` too, whoever calls its `save_pretrained`."""
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        save_adapter(self, save_directory, *args, **kwargs)
+
+    peft_model.save_pretrained = types.MethodType(save_pretrained, peft_model)  # a copy of the model binds its own
+    return peft_model
 
 
-def write_side_file(peft_model, save_directory: str | os.PathLike) -> None:
+def save_adapter(peft_model, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+    """The standard PEFT folder, and in it `reward_model.json`: our extras and how the base was loaded."""
+    type(peft_model).save_pretrained(peft_model, save_directory, *args, **kwargs)
+    if kwargs.get("is_main_process", True):
+        for name in kwargs.get("selected_adapters") or peft_model.peft_config:  # PEFT's folders
+            _write_side_file(peft_model, save_directory if name == "default" else Path(save_directory, name))
+
+
+def _write_side_file(peft_model, folder: str | os.PathLike) -> None:
     """Write `reward_model.json` into an adapter's folder: what its own files cannot say about the reward model."""
     model = peft_model.get_base_model()
     side = dict(model.config.extras)
     side["dtype"] = str(model.dtype).removeprefix("torch.")
     side["pad_token_id"] = model.config.pad_token_id
-    side["vocab_size"] = model.get_input_embeddings().num_embeddings
+    side["vocab_size"] = num_embeddings(model)
     quantization = getattr(model.config, "quantization_config", None)
     if quantization is not None:
         side["quantization_config"] = quantization if isinstance(quantization, dict) else quantization.to_dict()
-    Path(save_directory, SIDE_FILE).write_text(json.dumps(side, indent=2) + "\n", encoding="utf-8")
+    Path(folder, SIDE_FILE).write_text(json.dumps(side, indent=2) + "\n", encoding="utf-8")
 
 
 def merge_adapter(peft_model, dtype: torch.dtype | None = None) -> RewardModel:
@@ -867,6 +899,35 @@ def _use_trainable_4bit_kernels(model: nn.Module) -> None:
                 module.support_avx512bf16_for_cpu = False
                 if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
                     module.state_dict()  # unpacks in place
+
+
+def load_tokenizer(model: Any, config: PreTrainedConfig, **kwargs) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer that belongs to a model.
+
+    Args:
+        model (`str` or `PreTrainedModel`): folder or hub id, or a model in memory.
+        config (`PreTrainedConfig`): the model's; it names where a model in memory, or an adapter's base, came from.
+        kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `trust_remote_code`.
+
+    Raises:
+        ValueError: the model was trained with another chat template or special tokens than what is found.
+    """
+    place, hub = getattr(config, "_name_or_path", ""), _hub_arguments(kwargs)
+    if isinstance(model, str) and model != place:  # an adapter: most have a tokenizer of their own
+        file = cached_file(model, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **hub)
+        place = model if file else place
+    if not place:
+        raise ValueError("the model does not say where its tokenizer is; give processing_class")
+    if place != model:  # `revision` is that of the adapter
+        kwargs["revision"] = config.base_revision if getattr(config, "base_model", None) == place else None
+    tokenizer = AutoTokenizer.from_pretrained(place, **{k: v for k, v in kwargs.items() if v is not None})
+    if place != model and getattr(config, "template_hash", None) not in (None, template_hash(tokenizer)):
+        raise ValueError(
+            f"the tokenizer of {place} has another chat template or special tokens than the reward model was trained "
+            "with; give the one it was trained with as processing_class"
+        )
+    return tokenizer
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers

@@ -25,13 +25,13 @@ from transformers import PreTrainedTokenizerBase
 
 from . import data, encoding
 from .data import BadRow, to_comparison
-from .encoding import EncodedGroup, common_prefix_length, encode
+from .encoding import EncodedGroup, common_prefix_length, cut_start, encode
 from .losses import ranked_pairs
-from .packing import collate, cost, split_by_tokens
+from .packing import collate, cost, packed_tokens, split_by_tokens
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ["input_ids", "prefix_length", "ranks", "margin", "row"]  # what training reads
+COLUMNS = ["input_ids", "prefix_length", "ranks", "margin", "row", "length"]  # what training and its samplers read
 FEATURES = Features(  # given, not guessed from the first rows: those may lack a margin, or be bad
     {
         "input_ids": [[Value("int32")]],
@@ -39,10 +39,12 @@ FEATURES = Features(  # given, not guessed from the first rows: those may lack a
         "ranks": [Value("int32")],
         "margin": Value("float64"),
         "row": Value("int64"),
+        "length": Value("int32"),  # tokens that the row costs, for samplers that group or balance by length
         "cause": Value("string"),  # why the row cannot be used; "" if it can
         "num_dropped": Value("int32"),
         "num_truncated": Value("int32"),
         "num_reasoning": Value("int32"),
+        "num_equal": Value("int32"),  # completions whose ids another completion of the row has too
     }
 )
 OVER_LENGTH, NO_PREFERENCE = "over max_length", "without a preference"
@@ -121,7 +123,7 @@ class RowEncoder:
                     )
                 if self.truncation_mode == "drop":
                     continue
-                ids, num_truncated = ids[-self.max_length :], num_truncated + 1
+                ids, num_truncated = cut_start(ids, self.max_length, self.tokenizer), num_truncated + 1
             sequences.append(ids)
             kept.append(i)
         return EncodedGroup(
@@ -135,17 +137,27 @@ class RowEncoder:
         )
 
 
+def _distinct_texts(row: dict[str, Any]) -> tuple[EncodedGroup, list[int]]:
+    """The different texts of an encoded row, which the model computes, and for each completion the place of its."""
+    texts = [tuple(ids) for ids in row["input_ids"]]
+    places = {ids: place for place, ids in enumerate(dict.fromkeys(texts))}
+    return EncodedGroup([list(ids) for ids in places], row["prefix_length"]), [places[ids] for ids in texts]
+
+
 def _encoded_row(index: int, group: EncodedGroup, cause: str) -> dict[str, Any]:
+    places = {rank: place for place, rank in enumerate(sorted(set(group.ranks or [])))}
     return {
         "input_ids": group.input_ids,
         "prefix_length": group.prefix_length,
-        "ranks": group.ranks or [],
+        "ranks": [places[rank] for rank in group.ranks or []],  # of a source's own scale, maybe beyond int32
         "margin": group.margin,
         "row": index,
+        "length": packed_tokens(group),
         "cause": cause,
         "num_dropped": group.num_dropped,
         "num_truncated": group.num_truncated,
         "num_reasoning": group.num_reasoning,
+        "num_equal": len(group.input_ids) - len(set(map(tuple, group.input_ids))),
     }
 
 
@@ -183,9 +195,10 @@ def encode_dataset(dataset: Dataset, encoder: RowEncoder, name: str, num_proc: i
         "rows_over_length": causes.count(OVER_LENGTH),
         "rows_without_preference": causes.count(NO_PREFERENCE),
         "rows_bad": len(bad),
-        "completions_dropped": sum(encoded["num_dropped"]),
-        "completions_truncated": sum(encoded["num_truncated"]),
-        "completions_with_reasoning": sum(encoded["num_reasoning"]),
+        "completions_dropped": sum(encoded["num_dropped"][:]),
+        "completions_truncated": sum(encoded["num_truncated"][:]),
+        "completions_with_reasoning": sum(encoded["num_reasoning"][:]),
+        "completions_equal_to_another": sum(encoded["num_equal"][:]),
     }
     notable = {what: n for what, n in counts.items() if n and what not in ("rows", "rows_used")}
     if notable:
@@ -227,7 +240,9 @@ class PackingCollator:
     """
     Encoded rows ► `{"microbatches": [...]}`. A micro-batch has:
 
-    - `model` (`dict`): arguments of the model's forward, see [`rm_plugin.packing.collate`];
+    - `model` (`dict`): arguments of the model's forward, see [`rm_plugin.packing.collate`]; equal texts of a group are
+      computed once, as by the scorer, so that they tie;
+    - `text_of_completion` (N,) int64: for each completion the place of its text in the logits, or `None` for 0 … N−1;
     - `better`, `worse`, `group` (M,) int64, `tie` (M,) bool, `margin` (M,) float32: arguments of
       [`rm_plugin.losses.comparison_loss`];
     - `rows` (`list` of G tuples): for each group the index of its data-set row, its number of completions, and the
@@ -255,29 +270,35 @@ class PackingCollator:
         self.ties = ties
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, list[dict]]:
-        groups = [EncodedGroup(row["input_ids"], row["prefix_length"], ranks=row["ranks"]) for row in rows]
+        groups, places = zip(*map(_distinct_texts, rows), strict=True)
         runs = split_by_tokens(groups, self.max_tokens, self.shared_prefix, self.rope_switch)
         return {
             "microbatches": [
-                self._microbatch([rows[i] for i in run], [groups[i] for i in run], len(rows)) for run in runs
+                self._microbatch([rows[i] for i in run], [groups[i] for i in run], [places[i] for i in run], len(rows))
+                for run in runs
             ]
         }
 
-    def _microbatch(self, rows: list[dict], groups: list[EncodedGroup], batch_size: int) -> dict[str, Any]:
-        better, worse, tie, of_group, margin, row_pairs = [], [], [], [], [], []
-        start = 0
+    def _microbatch(
+        self, rows: list[dict], groups: list[EncodedGroup], places: list[list[int]], batch_size: int
+    ) -> dict[str, Any]:
+        better, worse, tie, of_group, margin, row_pairs, text_of_completion = [], [], [], [], [], [], []
+        start = num_texts = 0
         for g, (row, group) in enumerate(zip(rows, groups, strict=True)):
-            pairs = list(zip(*ranked_pairs(group.ranks, ties=self.ties), strict=True))
+            pairs = list(zip(*ranked_pairs(row["ranks"], ties=self.ties), strict=True))
             better += [start + b for b, _, _ in pairs]
             worse += [start + w for _, w, _ in pairs]
             tie += [is_tie for _, _, is_tie in pairs]
             of_group += [g] * len(pairs)
             margin += [row["margin"] or 0.0] * len(pairs)
             preferred = [(b, w) for b, w, is_tie in pairs if not is_tie]
-            row_pairs.append((row["row"], len(group.input_ids), preferred))
-            start += len(group.input_ids)
+            row_pairs.append((row["row"], len(row["input_ids"]), preferred))
+            text_of_completion += [num_texts + place for place in places[g]]
+            start += len(row["input_ids"])
+            num_texts += len(group.input_ids)
         return {
             "model": collate(groups, self.shared_prefix),
+            "text_of_completion": None if num_texts == start else torch.tensor(text_of_completion),
             "better": torch.tensor(better, dtype=torch.int64),
             "worse": torch.tensor(worse, dtype=torch.int64),
             "tie": torch.tensor(tie, dtype=torch.bool),
@@ -286,6 +307,6 @@ class PackingCollator:
             "rows": row_pairs,
             "batch_size": batch_size,
             "num_pairs": len(tie) - sum(tie),
-            "num_tokens": sum(len(ids) for group in groups for ids in group.input_ids),
+            "num_tokens": sum(len(ids) for row in rows for ids in row["input_ids"]),
             "num_computed_tokens": cost(groups, self.shared_prefix),
         }

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers.utils.peft_utils import find_adapter_config_file
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from .cli import nearest
@@ -142,6 +143,8 @@ def train(script_args, training_args: PairwiseRewardConfig, model_args, dataset_
         "dtype": model_args.dtype,
         **(training_args.model_init_kwargs or {}),
     }
+    if find_adapter_config_file(model_args.model_name_or_path, **revision) and model_args.dtype == ModelConfig.dtype:
+        model_init_kwargs.pop("dtype", None)  # nobody named one: an adapter is trained on in its base's own
     training_args.model_init_kwargs = model_init_kwargs
     train_rows, eval_rows = _load_data(script_args, dataset_args, wants_eval=training_args.eval_strategy != "no")
     trainer = PairwiseRewardTrainer(

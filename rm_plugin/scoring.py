@@ -27,7 +27,6 @@ from jinja2 import TemplateError
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -43,8 +42,9 @@ from .encoding import (
     check_choice,
     common_prefix_length,
     encode,
+    template_hash,
 )
-from .modeling import HUB_ARGUMENTS, RewardModel, RewardModelConfig
+from .modeling import HUB_ARGUMENTS, RewardModel, RewardModelConfig, load_tokenizer
 from .modeling import _sequence_classifier as sequence_classifier
 from .packing import collate, packed_tokens, split_by_tokens
 from .sources import HUB_ID
@@ -128,9 +128,9 @@ class RewardScorer:
             name = os.fspath(model)
             hub = {k: model_kwargs[k] for k in WHERE_ON_HUB if k in model_kwargs}
             check_model_exists(name, **hub)
-            if processing_class is None:
-                processing_class = AutoTokenizer.from_pretrained(name, **hub)
             model = _load(name, model_kwargs)
+            if processing_class is None:
+                processing_class = load_tokenizer(name, model.config, **hub)
         else:
             if model_kwargs:
                 raise ValueError(f"{', '.join(model_kwargs)} cannot be applied to a model in memory; give its folder")
@@ -147,10 +147,14 @@ class RewardScorer:
                 model = _as_reward_model(model)
             name = getattr(model.config, "_name_or_path", "") or type(model).__name__
             if processing_class is None:
-                processing_class = AutoTokenizer.from_pretrained(name)
+                processing_class = load_tokenizer(model, model.config)
         self.model = model
         self.processing_class = processing_class
         config = model.config
+        if getattr(config, "template_hash", None) not in (None, template_hash(processing_class)):
+            logger.warning(
+                "%s was trained with another chat template or special tokens than the tokenizer given has", name
+            )
         self.reasoning = reasoning or getattr(config, "reasoning", None) or "keep"
         check_choice("reasoning", self.reasoning, REASONING_MODES)
         text_config = getattr(config, "backbone_config", config).get_text_config()

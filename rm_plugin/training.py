@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -30,7 +31,6 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -38,7 +38,8 @@ from transformers import (
     set_seed,
 )
 from transformers.integrations.deepspeed import deepspeed_init
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
+from transformers.integrations.liger import apply_liger_kernel
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, HubStrategy, denumpify_detensorize
 from transformers.utils.peft_utils import find_adapter_config_file
 from trl import RewardConfig, RewardTrainer
 
@@ -51,7 +52,7 @@ from .encoding import (
     template_hash,
     trim_template_tail,
 )
-from .losses import comparison_loss, eta_from_raw, raw_from_eta
+from .losses import check_label_smoothing, comparison_loss, eta_from_raw, raw_from_eta
 from .model_card import model_card
 from .modeling import (
     SIDE_FILE,
@@ -61,9 +62,11 @@ from .modeling import (
     _has_trained_head,
     adapters_to_float32,
     load_peft_model,
-    write_side_file,
+    load_tokenizer,
+    with_side_file,
 )
 from .preparation import COLUMNS, PackingCollator, RowEncoder, code_version, encode_dataset, encode_stream
+from .sources import load_rows
 
 logger = logging.getLogger(__name__)
 
@@ -132,11 +135,20 @@ class PairwiseRewardConfig(RewardConfig):
     )
 
     def __post_init__(self):
+        if self.deepspeed and self.learning_rate is None:
+            raise ValueError(
+                "learning_rate is unset, and DeepSpeed's config is filled in before it is chosen; set it, such as "
+                f"{LEARNING_RATES['LoRA']:g} for LoRA or {LEARNING_RATES['full']:g} for full training"
+            )
         super().__post_init__()
         check_choice("truncation_mode", self.truncation_mode, TRUNCATION_MODES)
         check_choice("reasoning", self.reasoning, REASONING_MODES)
         check_choice("on_bad_row", self.on_bad_row, ("error", "skip"))
         check_choice("shared_prefix", self.shared_prefix, ("auto", "off"))
+        check_label_smoothing(self.label_smoothing_factor)
+        for name in ("max_length", "max_tokens_per_microbatch"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} leaves no token; give at least 1, or null for no limit")
         if self.tie_threshold is not None:
             raw_from_eta(self.tie_threshold)  # raises unless positive
             if self.label_smoothing_factor:
@@ -300,23 +312,21 @@ class PairwiseRewardTrainer(RewardTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = PairwiseRewardConfig(f"{name.split('/')[-1]}-Reward")
         args = PairwiseRewardConfig.from_reward_config(args)
-        _check_supported(args, data_collator, preprocess_logits_for_metrics)
+        _check_supported(args, data_collator, preprocess_logits_for_metrics, optimizers)
         if not isinstance(model, str):
-            given = {"quantization_config": quantization_config, "model_init_kwargs": args.model_init_kwargs}
-            for name in [name for name, value in given.items() if value is not None]:
+            unused = {"quantization_config": quantization_config, "model_init_kwargs": args.model_init_kwargs}
+            for name in [name for name, value in unused.items() if value is not None]:
                 logger.warning("%s has no effect: the model is in memory already", name)
 
         set_seed(args.seed)  # TRL's order: before a head is drawn
+        given = model
         model = _load_model(model, args, quantization_config) if isinstance(model, str) else _as_reward_model(model)
         reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
         config = reward_model.config
-        self._has_fresh_head = config.base_model is not None and config.template_hash is None
+        self._has_fresh_head = reward_model._has_fresh_head
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(
-                config._name_or_path,
-                revision=(args.model_init_kwargs or {}).get("revision"),
-                trust_remote_code=args.trust_remote_code,
-            )
+            hub = {"revision": (args.model_init_kwargs or {}).get("revision")} if isinstance(given, str) else {}
+            processing_class = load_tokenizer(given, config, **hub, trust_remote_code=args.trust_remote_code)
         ensure_pad_token(processing_class, reward_model)
         if peft_config is not None:
             peft_config = reward_peft_config(peft_config, config.backbone_config.model_type)
@@ -353,12 +363,21 @@ class PairwiseRewardTrainer(RewardTrainer):
         )
         args.model_init_kwargs = model_init_kwargs
         before.restore(self.model)
+        if isinstance(self.model, PeftModel):
+            with_side_file(self.model)
         ensure_pad_token(self.processing_class, self.reward_model)  # TRL may have set another EOS or template
+        if isinstance(given, PreTrainedModel) and given is not reward_model:  # shares its weights; so do its settings
+            given.config.pad_token_id = config.pad_token_id
+            given.config.get_text_config().vocab_size = config.vocab_size
+        if optimizers[0] is not None:
+            _check_optimizer(optimizers[0], self.model)
         config.reasoning = args.reasoning
         config.template_hash = template_hash(self.processing_class)
         config.tie_threshold = args.tie_threshold
         if args.learn_tie_threshold:
             self._tie_raw = nn.Parameter(torch.tensor(raw_from_eta(args.tie_threshold), device=self.args.device))
+        if args.use_liger_kernel:  # TRL's constructor has offered it the model as a whole, of a type that it knows not
+            apply_liger_kernel(self.reward_model.model, args.liger_kernel_config)
         collator.shared_prefix = self._shares_prefixes()
         if not self._is_sharded:  # where weights are sharded, all processes must make as many calls
             collator.rope_switch = self.reward_model.rope_switch
@@ -384,6 +403,13 @@ class PairwiseRewardTrainer(RewardTrainer):
         if not self.args.disable_dropout and (name := _attention_dropout(self.reward_model)):
             logger.warning("shared-prefix computation is off, batches are padded: disable_dropout=False and %s", name)
             return False
+        if self.args.neftune_noise_alpha is not None:
+            logger.warning(
+                "shared-prefix computation is off, batches are padded: neftune_noise_alpha=%s is a noise that falls "
+                "with the length of a row",
+                self.args.neftune_noise_alpha,
+            )
+            return False
         return self.reward_model.supports_shared_prefix()
 
     # --- data
@@ -393,10 +419,12 @@ class PairwiseRewardTrainer(RewardTrainer):
         columns = dataset.column_names or list(next(iter(dataset)))
         if set(COLUMNS) <= set(columns):
             return dataset
-        if self._has_fresh_head and args.trim_template_tail and trim_template_tail(processing_class):
-            logger.info("the chat template's tail is trimmed: conversations end at their last special token")
         if "chosen_input_ids" in columns and "chosen_ids" not in columns:  # TRL's legacy names
             dataset = dataset.rename_columns({"chosen_input_ids": "chosen_ids", "rejected_input_ids": "rejected_ids"})
+            columns = dataset.column_names
+        trims = self._has_fresh_head and args.trim_template_tail and "chosen_ids" not in columns  # those have a tail
+        if trims and trim_template_tail(processing_class):
+            logger.info("the chat template's tail is trimmed: conversations end at their last special token")
         encoder = RowEncoder(
             processing_class,
             args.max_length,
@@ -409,7 +437,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         if isinstance(dataset, IterableDataset):
             if dataset_name == "train":
                 return encode_stream(dataset, encoder, dataset_name)
-            dataset = Dataset.from_list(list(dataset))  # an evaluation has an end, and counts every row once
+            dataset = load_rows(list(dataset))  # an evaluation has an end, and counts every row once
         encoded, self._data_counts[dataset_name] = encode_dataset(
             dataset, encoder, dataset_name, args.dataset_num_proc
         )
@@ -468,7 +496,7 @@ class PairwiseRewardTrainer(RewardTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Loss of one micro-batch: the sum over its groups ÷ the number of groups of the whole batch."""
         outputs = model(**inputs["model"], use_cache=False)
-        scores_N = outputs.logits.squeeze(-1)
+        scores_N = _scores(outputs, inputs)
         loss = self._group_losses(scores_N, inputs).sum() / inputs["batch_size"]
         if self.model.training:
             self._window = (self._window or _Window()).add(scores_N.detach(), inputs)
@@ -573,7 +601,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         for batch in dataloader:
             for inputs in self._prepare_inputs(batch)["microbatches"]:
                 with torch.no_grad(), self.compute_loss_context_manager():
-                    scores_N = model(**inputs["model"], use_cache=False).logits.squeeze(-1)
+                    scores_N = _scores(model(**inputs["model"], use_cache=False), inputs)
                     losses_G = self._group_losses(scores_N, inputs)
                 scores_N, start = scores_N.float().cpu().numpy(), 0
                 for loss, (row, num_completions, pairs) in zip(losses_G.tolist(), inputs["rows"], strict=True):
@@ -621,6 +649,7 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """As transformers' `train`; `resume_from_checkpoint=True` takes the newest complete checkpoint, if any."""
+        self.reward_model._has_fresh_head = False
         if resume_from_checkpoint is True:
             resume_from_checkpoint = newest_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
@@ -665,10 +694,13 @@ class PairwiseRewardTrainer(RewardTrainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
-            model = self.accelerator.unwrap_model(self.model)
-            if isinstance(model, PeftModel):
-                write_side_file(model, folder)
             (folder / "README.md").write_text(self._model_card(folder.resolve().name), encoding="utf-8")
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        side = Path(checkpoint_folder, SIDE_FILE)  # not among the names that transformers copies
+        if side.exists() and self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            shutil.copy(side, self.args.output_dir)
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
         """Write README.md into the output folder: how to load and score, and the figures measured."""
@@ -767,7 +799,13 @@ class _Window:
 # --- helpers
 
 
-def _check_supported(args: PairwiseRewardConfig, data_collator, preprocess_logits_for_metrics) -> None:
+def _scores(outputs, inputs: dict[str, Any]) -> torch.Tensor:
+    """(N,) float32, of all completions of a micro-batch; those of equal text have one score."""
+    scores, text_of_completion = outputs.logits.squeeze(-1), inputs["text_of_completion"]
+    return scores if text_of_completion is None else scores[text_of_completion]
+
+
+def _check_supported(args: PairwiseRewardConfig, data_collator, preprocess_logits_for_metrics, optimizers) -> None:
     """TRL's options that have no meaning here are refused, or, where nothing is lost, named in the log."""
     if data_collator is not None:
         raise ValueError("data_collator is given, PairwiseRewardTrainer packs its own batches; leave it unset")
@@ -777,8 +815,33 @@ def _check_supported(args: PairwiseRewardConfig, data_collator, preprocess_logit
         )
     if args.batch_eval_metrics:
         raise ValueError("batch_eval_metrics=True, metrics here are over all pairs at once; set it to False")
+    if args.learn_tie_threshold and optimizers[1] is not None:
+        raise ValueError(
+            "learn_tie_threshold adds a learning rate of its own, which the scheduler given does not know; leave the "
+            "scheduler to the trainer: optimizers=(optimizer, None)"
+        )
+    if args.include_for_metrics:
+        raise ValueError(
+            f"include_for_metrics={args.include_for_metrics}, compute_metrics gets scores of pairs and their rows; "
+            "leave it empty"
+        )
+    if args.length_column_name != "length":
+        logger.warning("length_column_name=%s has no effect: lengths are those of our tokens", args.length_column_name)
+        args.length_column_name = "length"
     if args.pad_to_multiple_of is not None:
         logger.warning("pad_to_multiple_of=%s has no effect: batches are packed", args.pad_to_multiple_of)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Say what a ready optimizer leaves as it is: a head in float32, adapters, embeddings that have grown."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    left = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    if left:
+        logger.warning(
+            "the optimizer given does not hold %d of the parameters to train (%s, …), which stay as they are; make it "
+            "from the parameters of a RewardModel, or give optimizer_cls_and_kwargs",
+            *(len(left), ", ".join(left[-3:])),
+        )
 
 
 def _attention_dropout(model: RewardModel) -> str | None:
@@ -826,7 +889,9 @@ def _as_reward_model(model: PreTrainedModel | PeftModel) -> RewardModel | PeftMo
     if isinstance(model, RewardModel) and model._peft_model is not None:
         model = model._peft_model
     if not isinstance(model, PeftModel):
-        return RewardModel.from_sequence_classifier(model)
+        reward_model = RewardModel.from_sequence_classifier(model)
+        model.score = reward_model.score  # where that is a copy in float32, training must not pass the original by
+        return reward_model
     if not any(parameter.requires_grad for parameter in model.parameters()):  # loaded to score with
         model.set_adapter(model.active_adapter)
     base = model.get_base_model()
@@ -848,10 +913,7 @@ def _as_reward_model(model: PreTrainedModel | PeftModel) -> RewardModel | PeftMo
 
 
 def _reward_head(linear: nn.Linear) -> RewardHead:
-    head = RewardHead(linear.in_features).to(linear.weight.device)
-    head.weight.data.copy_(linear.weight.data)
-    head.weight.requires_grad_(linear.weight.requires_grad)
-    return head
+    return RewardHead(linear.in_features).share(linear)
 
 
 def _trained_linear(head: nn.Module) -> nn.Linear:

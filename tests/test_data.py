@@ -443,7 +443,9 @@ def test_without_an_index_the_error_has_none():
 
 
 def test_a_bad_row_survives_pickling():
-    bad_row = pickle.loads(pickle.dumps(BadRow("`chosen` is empty", "write it", 3)))
+    bad_row = BadRow("`chosen` is empty", "write it", 3)
+    assert str(BadRow(str(bad_row))) == str(bad_row)  # as torch makes the error of a DataLoader's worker again
+    bad_row = pickle.loads(pickle.dumps(bad_row))
     assert (str(bad_row), bad_row.index) == ("row 3: `chosen` is empty; write it", 3)
 
 

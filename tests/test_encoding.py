@@ -410,6 +410,16 @@ def test_keep_end_cuts_the_start_of_the_prompt_of_each_completion_over_the_limit
     assert group.input_ids[1][-1] == tokenizer.eos_token_id
 
 
+def test_keep_end_cuts_behind_a_token_that_only_starts_texts():
+    for kind, keeps in (("bos", True), ("plain", False), ("pad_is_eos", False)):  # <|im_start|> is a BOS in name only
+        tokenizer = tiny_tokenizer(kind)
+        comparison = LONG if tokenizer.chat_template is None else CHAT
+        whole = encode(comparison, tokenizer).input_ids[0]
+        cut = encode(comparison, tokenizer, max_length=len(whole) - 2, truncation_mode="keep_end").input_ids[0]
+        assert cut == ([*whole[:1], *whole[3:]] if keeps else whole[2:])
+        assert encode(comparison, tokenizer, max_length=1, truncation_mode="keep_end").input_ids[0] == whole[-1:]
+
+
 @pytest.mark.parametrize("mode", ["drop", "keep_end"])
 def test_length_is_decided_for_each_completion_and_never_by_its_company(mode):
     tokenizer = tiny_tokenizer("plain")

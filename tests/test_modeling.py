@@ -878,6 +878,41 @@ def test_adapter_whose_weights_are_not_all_there_is_refused(saved, tmp_path):
         RewardModel.from_pretrained(tmp_path)
 
 
+def test_dtype_auto_of_an_adapter_is_the_one_recorded(tmp_path):
+    """A checkpoint in bf16, as most are, and an adapter trained over it in float32, as TRL does by default."""
+    AutoModelForCausalLM.from_config(tiny_config("llama")).bfloat16().save_pretrained(tmp_path / "base")
+    peft_model = lora_around(RewardModel.from_backbone(tmp_path / "base", dtype=torch.float32))
+    save_adapter(peft_model, tmp_path / "adapter")
+    for kwargs in ({}, {"dtype": "auto"}, {"torch_dtype": "auto"}):
+        loaded = RewardModel.from_pretrained(tmp_path / "adapter", **kwargs)
+        assert loaded.dtype == torch.float32
+        assert_equal_scores(scores(loaded), scores(peft_model))
+    assert RewardModel.from_pretrained(tmp_path / "adapter", dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_adapter_of_another_name_is_in_its_own_folder_with_its_side_file(causal, tmp_path):
+    model = seeded(RewardModel.from_backbone, causal("llama"))
+    config = LoraConfig(task_type="SEQ_CLS", modules_to_save=["score"], target_modules="all-linear")
+    peft_model = get_peft_model(model, config, "reward").eval()
+    save_adapter(peft_model, tmp_path)
+    assert not (tmp_path / "reward_model.json").exists()
+    assert_equal_scores(scores(RewardModel.from_pretrained(tmp_path / "reward")), scores(peft_model))
+    assert json.loads((tmp_path / "reward" / "reward_model.json").read_text())["dtype"] == "float32"
+
+
+def test_head_reads_what_the_backbone_ends_in(tmp_path):
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 48, "num_hidden_layers": 2, "init_std": 0.3}
+    config = AutoConfig.for_model(
+        "opt", vocab_size=320, num_attention_heads=4, max_position_embeddings=256, do_layer_norm_before=False, **sizes
+    )
+    model = seeded(lambda: RewardModel.from_backbone(AutoModel.from_config(config))).eval()  # as OPT-350m
+    model.score.weight.data.mul_(20)
+    assert model.score.in_features == 16
+    assert model.supports_shared_prefix()
+    model.save_pretrained(tmp_path)
+    assert_equal_scores(scores(RewardModel.from_pretrained(tmp_path)), scores(model))
+
+
 def test_adapter_without_a_base_is_refused(tmp_path):
     save_adapter(lora_around(tiny_reward_model()), tmp_path)
     with pytest.raises(ValueError, match="the adapter names no base model; set base_model_name_or_path"):

@@ -206,6 +206,21 @@ def test_unmodified_recipe_of_trl_runs(trl_recipe, tmp_path):
     assert json.loads((tmp_path / "output" / "trainer_state.json").read_text())["global_step"] == 1
 
 
+def test_an_adapter_is_trained_on_in_its_own_dtype(stand_in, tmp_path):
+    rows = write_rows(tmp_path / "rows", conversation)
+    fields = {"dataset_name": rows, "max_steps": 1, "use_cpu": True, "bf16": False, "report_to": "none"}
+
+    def run(model, output, **more):
+        options = {"model_name_or_path": model, "output_dir": output, **fields, **more}
+        assert run_recipe(None, [word for name, value in options.items() for word in (f"--{name}", str(value))]) == 0
+        return json.loads((output / "reward_model.json").read_text())["dtype"]
+
+    first = tmp_path / "first"
+    assert run(stand_in("qwen3", "chatml"), first, use_peft=True, dtype="bfloat16") == "bfloat16"
+    assert run(first, tmp_path / "on") == "bfloat16"
+    assert run(first, tmp_path / "other", dtype="float16") == "float16"
+
+
 def test_mixture_of_datasets_runs(trl_recipe, tmp_path, caplog):
     rows = write_rows(tmp_path / "rows", conversation)
     mixture = f"""\

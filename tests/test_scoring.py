@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rm_plugin import Comparison, RewardModel, RewardScorer, nf4_config
-from rm_plugin.encoding import token_ids
+from rm_plugin.encoding import template_hash, token_ids
 from rm_plugin.modeling import save_adapter
 from rm_plugin.packing import MIN_TOKEN_RATIO, cost
 
@@ -357,6 +357,17 @@ def test_trained_adapter_in_memory_and_its_folder_score_alike(tmp_path):
     loaded = RewardScorer(tmp_path / "adapter")
     assert loaded.__name__ == "adapter" and hasattr(loaded.model, "peft_config")
     assert_equal(loaded.score(prompts, completions), expected)
+
+
+def test_a_tokenizer_unlike_the_one_trained_with_is_told_of(caplog):
+    model, tokenizer = tiny_reward_model(), tiny_tokenizer("chatml")
+    model.config.template_hash = template_hash(tokenizer)
+    RewardScorer(model, tokenizer)
+    assert not caplog.records
+    RewardScorer(model, tiny_tokenizer("llama3"))
+    assert "trained with another chat template or special tokens than the tokenizer given has" in caplog.text
+    with pytest.raises(ValueError, match="does not say where its tokenizer is; give processing_class"):
+        RewardScorer(model)
 
 
 def test_trl_style_classifier_and_its_adapter_are_taken_from_memory():

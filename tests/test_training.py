@@ -7,13 +7,16 @@ import copy
 import gc
 import json
 import math
+import sys
+import types
+from pathlib import Path
 
 import bitsandbytes
 import numpy as np
 import pytest
 import torch
 import trl
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from models import CHATML, tiny_config, tiny_reward_model, tiny_tokenizer
 from peft import AutoPeftModelForSequenceClassification, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from training_runs import (
@@ -28,6 +31,7 @@ from training_runs import (
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 
 from rm_plugin import RewardModel, RewardScorer, preparation
+from rm_plugin.data import load_rows
 from rm_plugin.modeling import load_peft_model
 from rm_plugin.preparation import PackingCollator, RowEncoder, code_version, encode_dataset
 from rm_plugin.training import (
@@ -371,6 +375,45 @@ def test_a_peft_model_around_a_transformers_classifier_follows_trl(tmp_path):
     assert run(PairwiseRewardTrainer) == pytest.approx(run(trl.RewardTrainer), abs=1e-4)
 
 
+@pytest.mark.trl112
+def test_a_classifier_in_memory_is_trained_itself(tmp_path):
+    def run(cls, **options):
+        model = classifier(pad_token_id=None)
+        if options.pop("own_optimizer", False):
+            options["optimizers"] = (torch.optim.AdamW(model.parameters(), lr=1e-2), None)
+        trainer = make_trainer(tmp_path, model, preference_rows(), cls=cls, max_steps=4, **options)
+        start = model.score.weight.detach().clone()
+        trainer.train()
+        return model, (model.score.weight - start).abs().max().item(), history(trainer), trainer
+
+    for options in ({}, {"own_optimizer": True}):
+        theirs, ours = run(trl.RewardTrainer, **options), run(PairwiseRewardTrainer, **options)
+        assert ours[1] == pytest.approx(theirs[1], abs=1e-4)
+        assert ours[1] > 1e-3
+        assert ours[2] == pytest.approx(theirs[2], abs=1e-4)
+        assert ours[0].config.pad_token_id == theirs[0].config.pad_token_id == 0
+    ours[0].save_pretrained(tmp_path / "saved")
+    ours[3].processing_class.save_pretrained(tmp_path / "saved")
+    text = ["Which country owns Antarctica?"], [" four"]
+    mine, saved = RewardScorer(ours[3].model, ours[3].processing_class), RewardScorer(str(tmp_path / "saved"))
+    np.testing.assert_allclose(saved.score(*text), mine.score(*text), atol=1e-6)
+
+
+def test_a_16_bit_head_in_memory_becomes_a_float32_one_and_is_trained(tmp_path, caplog):
+    model = classifier().bfloat16()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    trainer = make_trainer(tmp_path, model, preference_rows(8), max_steps=1, optimizers=(optimizer, None))
+    assert model.score is trainer.reward_model.score
+    assert model.score.weight.dtype == torch.float32
+    assert "does not hold 1 of the parameters to train (score.weight" in caplog.text
+
+
+def test_a_frozen_head_in_memory_stays_frozen(tmp_path):
+    model = classifier()
+    model.score.requires_grad_(False)
+    assert not make_trainer(tmp_path, model, preference_rows(8)).reward_model.score.weight.requires_grad
+
+
 def test_a_peft_model_with_a_frozen_head_is_refused(tmp_path):
     model = get_peft_model(classifier(), LoraConfig(r=4, target_modules=["q_proj"]))
     with pytest.raises(ValueError, match="`score` of the PeftModel is frozen"):
@@ -392,9 +435,54 @@ def test_arguments_without_effect_are_named(tmp_path, caplog):
     )
     assert "quantization_config has no effect: the model is in memory already" in caplog.text
     assert "model_init_kwargs has no effect" in caplog.text
-    for options in ({"batch_eval_metrics": True}, {"label_smoothing_factor": 0.1, "tie_threshold": 0.5}):
-        with pytest.raises(ValueError, match=next(iter(options))):
+    refused = [
+        {"batch_eval_metrics": True},
+        {"include_for_metrics": ["loss"]},
+        {"label_smoothing_factor": 0.1, "tie_threshold": 0.5},
+        {"label_smoothing_factor": 0.7},
+        {"max_length": 0},
+        {"max_tokens_per_microbatch": -3},
+        {"learning_rate": None, "deepspeed": {"optimizer": {"params": {"lr": "auto"}}}},
+    ]
+    for options in refused:
+        with pytest.raises(ValueError, match=next(iter(options)).removesuffix("_factor")):
             make_trainer(tmp_path, classifier(), preference_rows(), **options)
+    model = classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizers = optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    with pytest.raises(ValueError, match=r"learn_tie_threshold .* optimizers=\(optimizer, None\)"):
+        make_trainer(
+            tmp_path, model, ranked_rows(), optimizers=optimizers, tie_threshold=0.5, learn_tie_threshold=True
+        )
+
+
+def test_samplers_by_length_see_the_tokens_of_a_row(tmp_path):
+    trainer = make_trainer(
+        tmp_path, classifier(), preference_rows(), train_sampling_strategy="group_by_length", length_column_name="size"
+    )
+    lengths = trainer._get_train_sampler().lengths
+    texts = trainer.train_dataset["input_ids"][:], trainer.train_dataset["prefix_length"][:]
+    assert lengths == [sum(map(len, ids)) - prefix for ids, prefix in zip(*texts, strict=True)]
+
+
+def test_liger_kernels_are_offered_the_backbone_whose_type_they_know(tmp_path, monkeypatch):
+    offered = []
+    kernels = types.ModuleType("liger_kernel.transformers")
+    kernels._apply_liger_kernel_to_instance = lambda model, **options: offered.append(
+        (model.config.model_type, options)
+    )
+    monkeypatch.setitem(sys.modules, "liger_kernel", types.ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", kernels)
+    monkeypatch.setattr("transformers.integrations.liger.is_liger_kernel_available", lambda: True)
+    options = {"use_liger_kernel": True, "liger_kernel_config": {"rope": False}}
+    make_trainer(tmp_path, classifier(), preference_rows(8), peft_config=lora_config(r=2), **options)
+    assert offered[-1] == ("llama", {"rope": False})
+
+
+def test_noise_on_embeddings_is_that_of_padded_rows(tmp_path, caplog):
+    trainer = make_trainer(tmp_path, classifier(), preference_rows(), max_steps=1, neftune_noise_alpha=5)
+    assert not trainer.data_collator.shared_prefix
+    assert "batches are padded: neftune_noise_alpha=5" in caplog.text
 
 
 @pytest.mark.parametrize("disable_dropout", [True, False])
@@ -487,6 +575,30 @@ def test_evaluation_counts_every_pair_once_and_ties_apart(tmp_path):
 
 
 @pytest.mark.trl112
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+@pytest.mark.parametrize("shared_prefix", ["auto", "off"])
+def test_completions_of_equal_ids_tie(architecture, shared_prefix, tmp_path):
+    def row(words):
+        return {"prompt": "hello", "chosen": f"<think>a</think>{words}", "rejected": f"<think>b</think>{words}"}
+
+    model = RewardModel.from_sequence_classifier(classifier(architecture, attn_implementation="eager"))
+    rows = [row(" world" * n) for n in range(1, 9)]
+    options = {"reasoning": "strip", "max_steps": 1, "shared_prefix": shared_prefix, "per_device_eval_batch_size": 3}
+    trainer = make_trainer(tmp_path, model, [*rows, *preference_rows(8)], **options)
+    assert counts(trainer)["completions_equal_to_another"] == 8
+    metrics = trainer.evaluate(Dataset.from_list(rows))
+    assert (metrics["eval_tie_rate"], metrics["eval_accuracy"], metrics["eval_num_pairs"]) == (1, 0.5, 8)
+    assert metrics["eval_loss"] == pytest.approx(math.log(2))
+    trainer.train()
+    three = [f"<think>{thought}</think>{words}" for thought, words in ("xa", "xb", "ya")]
+    metrics = trainer.evaluate(Dataset.from_list([{"prompt": "hello", "completions": three, "ranks": [0, 1, 2]}]))
+    ((a, b),) = score_lists(trainer, [{"prompt": "hello", "completions": ["a", "b"]}])
+    z = a - b
+    expected = np.mean([np.log1p(np.exp(-z)), np.log1p(np.exp(z)), np.log(2)])
+    assert metrics["eval_loss"] == pytest.approx(expected, abs=1e-5)
+    assert metrics["eval_tie_rate"] == pytest.approx(1 / 3)
+
+
 def test_prediction_takes_raw_rows(tmp_path):
     rows = preference_rows(9, seed=3)
     trainer = make_trainer(tmp_path, classifier(), preference_rows())
@@ -711,6 +823,13 @@ def test_trains_on_a_stream(tmp_path, caplog):
     assert "train dataset: 1 rows left out so far, the last is row 20: `chosen` is empty" in caplog.text
     assert trainer.evaluate()["eval_num_pairs"] == 20
     assert trainer.evaluate(stream)["eval_num_pairs"] == 20
+    one_has_a_margin = [GOOD, {**GOOD, "margin": 1.0}]
+    one_is_a_list = [GOOD, {"prompt": "hello", "completions": [" a", " b", " c"], "ranks": [0, 1, 5_000_000_000]}]
+    for rows in (one_has_a_margin, one_is_a_list):
+        unlike = IterableDataset.from_generator(lambda rows=rows: iter(rows))
+        metrics = [trainer.evaluate(data) for data in (unlike, load_rows(rows))]
+        assert metrics[0]["eval_loss"] == metrics[1]["eval_loss"]
+        assert metrics[0]["eval_num_pairs"] == metrics[1]["eval_num_pairs"]
     assert "eval dataset: 20 of 22 rows are used (rows over length: 1, rows bad: 1" in caplog.text
 
 
@@ -761,7 +880,8 @@ CONVERSATION = {
 
 
 @pytest.mark.trl112
-def test_a_chat_template_may_come_from_a_jinja_file_or_another_tokenizer(base_folder, tmp_path):
+@pytest.mark.parametrize("peft_config", [None, lora_config(r=2)], ids=["full", "LoRA"])
+def test_a_chat_template_may_come_from_a_jinja_file_or_another_tokenizer(peft_config, base_folder, tmp_path):
     with pytest.raises(ValueError, match="row 0: .* has no chat template.* chat_template_path") as error:
         make_trainer(tmp_path, base_folder, [CONVERSATION])
     assert "\n" not in str(error.value)
@@ -775,13 +895,20 @@ def test_a_chat_template_may_come_from_a_jinja_file_or_another_tokenizer(base_fo
     )  # no special tokens here
     tiny_tokenizer("chatml").save_pretrained(tmp_path / "other")
     trainer = make_trainer(
-        tmp_path, base_folder, [CONVERSATION], chat_template_path=str(tmp_path / "other"), max_steps=1
+        tmp_path,
+        base_folder,
+        [CONVERSATION],
+        chat_template_path=str(tmp_path / "other"),
+        max_steps=1,
+        peft_config=peft_config,  # PEFT wraps the embeddings, which get tokens of the template's
     )
     text = trainer.processing_class.decode(trainer.train_dataset[0]["input_ids"][0])
     assert text == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nworld<|im_end|>"  # trimmed
     trainer.train()
     trainer.save_model(tmp_path / "saved")
-    RewardScorer(str(tmp_path / "saved")).score([CONVERSATION["prompt"]], [CONVERSATION["chosen"]])
+    text = [CONVERSATION["prompt"]], [CONVERSATION["chosen"]]
+    before = RewardScorer(trainer.model, trainer.processing_class).score(*text)
+    np.testing.assert_allclose(RewardScorer(str(tmp_path / "saved")).score(*text), before, atol=1e-6)
 
 
 def test_the_tail_of_a_template_is_trimmed_for_a_fresh_head_only(base_folder, tmp_path):
@@ -790,9 +917,65 @@ def test_the_tail_of_a_template_is_trimmed_for_a_fresh_head_only(base_folder, tm
         return trainer.processing_class.decode(trainer.train_dataset[0]["input_ids"][0])[-11:]
 
     assert end(base_folder) == "d<|im_end|>"
-    assert end(RewardModel.from_backbone(base_folder)) == "d<|im_end|>"
+    fresh = RewardModel.from_backbone(base_folder)
+    assert end(fresh) == end(fresh) == "d<|im_end|>"
+    assert end(RewardModel.from_backbone(AutoModelForCausalLM.from_pretrained(base_folder))) == "d<|im_end|>"
     assert end(base_folder, trim_template_tail=False) == "<|im_end|>\n"
     assert end(classifier()) == "<|im_end|>\n"  # trained elsewhere, for all that is known
+
+
+def test_token_ids_keep_the_tail_that_they_have(base_folder, tmp_path):
+    tokenizer = tiny_tokenizer("chatml")
+    rows = [{"chosen_ids": [5, 6, 7], "rejected_ids": [5, 6]}]
+    make_trainer(tmp_path, RewardModel.from_backbone(base_folder), rows, tokenizer=tokenizer)
+    assert tokenizer.chat_template == CHATML
+
+
+@pytest.mark.trl112
+def test_an_adapter_trains_on_with_the_tokenizer_beside_it(base_folder, tmp_path):
+    tiny_tokenizer("chatml").save_pretrained(tmp_path / "chatml")
+    options = {"chat_template_path": str(tmp_path / "chatml"), "max_steps": 1, "peft_config": lora_config(r=2)}
+    first = make_trainer(tmp_path, base_folder, [CONVERSATION], **options)
+    first.train()
+    first.save_model(tmp_path / "adapter")
+    again = make_trainer(tmp_path, str(tmp_path / "adapter"), [CONVERSATION], tokenizer=None)
+    assert again.train_dataset["input_ids"][:] == first.train_dataset["input_ids"][:]
+    with pytest.raises(ValueError, match="another chat template or special tokens than the reward model was trained"):
+        RewardScorer(first.model)  # by name that is the base's
+    for file in (tmp_path / "adapter").glob("*token*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="another chat template or special tokens than the reward model was trained"):
+        make_trainer(tmp_path, str(tmp_path / "adapter"), [CONVERSATION], tokenizer=None)
+
+
+@pytest.mark.trl112
+def test_an_adapter_is_whole_whoever_saves_it(base_folder, tmp_path, monkeypatch):
+    options = {"peft_config": lora_config(r=2), "quantization_config": nf4_config(), "reasoning": "strip"}
+    trainer = make_trainer(tmp_path / "run", base_folder, preference_rows(8), max_steps=1, **options)
+    trainer.train()
+    text = ["Which country owns Antarctica?"], ["<think>hello</think> four"]
+    scores = RewardScorer(trainer.model, trainer.processing_class).score(*text)
+    trainer.model.save_pretrained(tmp_path / "direct")
+    copy.deepcopy(trainer.model).save_pretrained(tmp_path / "copied")
+    load_peft_model(tmp_path / "direct", is_trainable=True).save_pretrained(tmp_path / "again")
+    for name in ("direct", "copied", "again"):
+        loaded = RewardModel.from_pretrained(tmp_path / name)
+        assert loaded.is_loaded_in_4bit
+        assert loaded.config.reasoning == "strip"
+        np.testing.assert_allclose(RewardScorer(loaded, trainer.processing_class).score(*text), scores, atol=1e-5)
+
+    pushed = []
+
+    class Hub:
+        def upload_folder(self, folder_path, **options):
+            pushed.append({path.name for path in Path(folder_path).iterdir()})
+
+    trainer.save_model(tmp_path / "checkpoint-1")
+    monkeypatch.setattr("transformers.trainer.hf_api", Hub)
+    monkeypatch.setattr("transformers.trainer.PushInProgress", lambda jobs: None)
+    trainer.args.hub_strategy, trainer.hub_model_id, trainer.push_in_progress = "every_save", "me/model", None
+    trainer._push_from_checkpoint(str(tmp_path / "checkpoint-1"))
+    assert {"adapter_model.safetensors", "reward_model.json"} <= pushed[0]
 
 
 def test_a_template_that_refuses_a_row_names_it(tmp_path):
@@ -800,6 +983,9 @@ def test_a_template_that_refuses_a_row_names_it(tmp_path):
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ValueError, match="row 0: the chat template refuses it: roles must alternate"):
         make_trainer(tmp_path, classifier(), [CONVERSATION], tokenizer=tokenizer)
+    parts = {**CONVERSATION, "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "world"}]}]}
+    with pytest.raises(ValueError, match="row 0: the chat template refuses it: TypeError: can only concatenate str"):
+        make_trainer(tmp_path, classifier(), [parts], tokenizer=tiny_tokenizer("chatml"))
 
 
 def test_the_saved_pad_token_is_not_eos(tmp_path):
