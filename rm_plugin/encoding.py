@@ -293,7 +293,9 @@ def ensure_pad_token(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel 
 def num_embeddings(model: PreTrainedModel) -> int:
     """Tokens that the model has embeddings for; PEFT may have wrapped the module that holds them."""
     embeddings = model.get_input_embeddings()
-    return getattr(embeddings, "original_module", embeddings).num_embeddings
+    for inner in ("original_module", "base_layer"):
+        embeddings = getattr(embeddings, inner, embeddings)
+    return embeddings.num_embeddings
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -301,6 +303,7 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     described = json.dumps(
         [tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token], sort_keys=True, ensure_ascii=False
     )
+    described = described.replace(r"\r\n", r"\n")  # as a saved template is read
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 

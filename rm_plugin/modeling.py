@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import re
-import types
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ from transformers.utils.hub import extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .attention import IMPLEMENTATION, SharedPrefixLayout
-from .encoding import EncodedGroup, num_embeddings, template_hash
+from .encoding import EncodedGroup, num_embeddings, template_hash, trim_template_tail
 from .packing import pack, pad
 
 logger = logging.getLogger(__name__)
@@ -177,6 +176,11 @@ class RewardHead(nn.Linear):
 
     def share(self, linear: nn.Linear) -> RewardHead:
         """Take the weight of another head: the parameter itself, or a float32 copy of a 16-bit one."""
+        if not linear.weight.is_floating_point():
+            raise ValueError(
+                "the head `score` is quantised, a RewardModel's is float32; load the model with "
+                "llm_int8_skip_modules=['score'] in its quantization_config"
+            )
         if linear.weight.dtype in (torch.float32, torch.float64):
             self.weight = linear.weight
         else:
@@ -465,6 +469,7 @@ class RewardModel(PreTrainedModel):
             config = RewardModelConfig.from_backbone_config(config)
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = cls._load(path, config, fresh_head=False, **kwargs)
+        model._has_fresh_head = config.base_model is not None and config.template_hash is None  # saved untrained
         if missing := _missing(info):
             raise ValueError(
                 f"{path}: no weights for {', '.join(sorted(missing, reverse=True)[:3])}, so it is no trained reward "
@@ -798,19 +803,44 @@ def load_adapter(path: str | os.PathLike, **kwargs) -> RewardModel:
 
 def with_side_file(peft_model):
     """Let a `PeftModel` around a `RewardModel` write `reward_model.json` too, whoever calls its `save_pretrained`."""
-
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        save_adapter(self, save_directory, *args, **kwargs)
-
-    peft_model.save_pretrained = types.MethodType(save_pretrained, peft_model)  # a copy of the model binds its own
+    peft_model.save_pretrained = _SaveAdapter(peft_model)
     return peft_model
 
 
-def save_adapter(peft_model, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-    """The standard PEFT folder, and in it `reward_model.json`: our extras and how the base was loaded."""
-    type(peft_model).save_pretrained(peft_model, save_directory, *args, **kwargs)
-    if kwargs.get("is_main_process", True):
-        for name in kwargs.get("selected_adapters") or peft_model.peft_config:  # PEFT's folders
+class _SaveAdapter:
+    """[`save_adapter`] of one model; copies and pickles go with those of the model, which a closure would not."""
+
+    def __init__(self, peft_model):
+        self.peft_model = peft_model
+
+    def __call__(self, *args, **kwargs) -> None:
+        save_adapter(self.peft_model, *args, **kwargs)
+
+
+def save_adapter(
+    peft_model,
+    save_directory: str | os.PathLike,
+    safe_serialization: bool = True,
+    selected_adapters: list[str] | None = None,
+    save_embedding_layers: str | bool = "auto",
+    is_main_process: bool = True,
+    **kwargs,
+) -> None:
+    """The standard PEFT folder, and in it `reward_model.json`: our extras and how the base was loaded.
+
+    Arguments are those of `PeftModel.save_pretrained`.
+    """
+    type(peft_model).save_pretrained(
+        peft_model,
+        save_directory,
+        safe_serialization,
+        selected_adapters,
+        save_embedding_layers,
+        is_main_process,
+        **kwargs,
+    )
+    if is_main_process:
+        for name in selected_adapters or peft_model.peft_config:  # PEFT's folders
             _write_side_file(peft_model, save_directory if name == "default" else Path(save_directory, name))
 
 
@@ -921,8 +951,15 @@ def load_tokenizer(model: Any, config: PreTrainedConfig, **kwargs) -> PreTrained
         raise ValueError("the model does not say where its tokenizer is; give processing_class")
     if place != model:  # `revision` is that of the adapter
         kwargs["revision"] = config.base_revision if getattr(config, "base_model", None) == place else None
-    tokenizer = AutoTokenizer.from_pretrained(place, **{k: v for k, v in kwargs.items() if v is not None})
-    if place != model and getattr(config, "template_hash", None) not in (None, template_hash(tokenizer)):
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    # The config is at hand; an adapter's repository has none.
+    tokenizer = AutoTokenizer.from_pretrained(place, config=getattr(config, "backbone_config", config), **kwargs)
+    wanted = getattr(config, "template_hash", None)
+    if place == model or wanted is None or getattr(model, "_has_fresh_head", False):
+        return tokenizer
+    if template_hash(tokenizer) != wanted:
+        trim_template_tail(tokenizer)  # as training does by default
+    if template_hash(tokenizer) != wanted:
         raise ValueError(
             f"the tokenizer of {place} has another chat template or special tokens than the reward model was trained "
             "with; give the one it was trained with as processing_class"

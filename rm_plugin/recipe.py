@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers.utils.peft_utils import find_adapter_config_file
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from .cli import nearest
@@ -25,7 +24,21 @@ from .training import PairwiseRewardConfig, PairwiseRewardTrainer
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = (ScriptArguments, PairwiseRewardConfig, ModelConfig, DatasetMixtureConfig)
+
+@dataclasses.dataclass
+class RewardModelArguments(ModelConfig):
+    """[`trl.ModelConfig`], in which `dtype` may be unset: an adapter is trained on in the dtype that it has."""
+
+    dtype: str | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "dtype of the weights. Unset: float32 (TRL's default), for an adapter the one it was trained in.",
+            "choices": ["auto", "bfloat16", "float16", "float32"],
+        },
+    )
+
+
+SECTIONS = (ScriptArguments, PairwiseRewardConfig, RewardModelArguments, DatasetMixtureConfig)
 
 
 def parse_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> tuple[Any, ...]:
@@ -40,7 +53,7 @@ def parse_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> t
         arguments (`list[str]`): `--field value` words.
 
     Returns:
-        `(ScriptArguments, PairwiseRewardConfig, ModelConfig, DatasetMixtureConfig)`
+        `(ScriptArguments, PairwiseRewardConfig, RewardModelArguments, DatasetMixtureConfig)`
 
     Raises:
         ValueError: a field that none of the four has (the nearest name is told), a value that does not fit, or a file
@@ -143,8 +156,6 @@ def train(script_args, training_args: PairwiseRewardConfig, model_args, dataset_
         "dtype": model_args.dtype,
         **(training_args.model_init_kwargs or {}),
     }
-    if find_adapter_config_file(model_args.model_name_or_path, **revision) and model_args.dtype == ModelConfig.dtype:
-        model_init_kwargs.pop("dtype", None)  # nobody named one: an adapter is trained on in its base's own
     training_args.model_init_kwargs = model_init_kwargs
     train_rows, eval_rows = _load_data(script_args, dataset_args, wants_eval=training_args.eval_strategy != "no")
     trainer = PairwiseRewardTrainer(

@@ -325,8 +325,11 @@ class PairwiseRewardTrainer(RewardTrainer):
         config = reward_model.config
         self._has_fresh_head = reward_model._has_fresh_head
         if processing_class is None:
-            hub = {"revision": (args.model_init_kwargs or {}).get("revision")} if isinstance(given, str) else {}
-            processing_class = load_tokenizer(given, config, **hub, trust_remote_code=args.trust_remote_code)
+            hub = {"trust_remote_code": args.trust_remote_code}
+            if isinstance(given, str):
+                names = ("revision", "token", "cache_dir", "local_files_only")
+                hub |= {name: value for name, value in (args.model_init_kwargs or {}).items() if name in names}
+            processing_class = load_tokenizer(given, config, **hub)
         ensure_pad_token(processing_class, reward_model)
         if peft_config is not None:
             peft_config = reward_peft_config(peft_config, config.backbone_config.model_type)
@@ -366,7 +369,8 @@ class PairwiseRewardTrainer(RewardTrainer):
         if isinstance(self.model, PeftModel):
             with_side_file(self.model)
         ensure_pad_token(self.processing_class, self.reward_model)  # TRL may have set another EOS or template
-        if isinstance(given, PreTrainedModel) and given is not reward_model:  # shares its weights; so do its settings
+        if isinstance(given, PreTrainedModel) and given is not reward_model:  # shares its weights, and what is new
+            given.score = self.reward_model.score  # a float32 copy, or PEFT's wrapper
             given.config.pad_token_id = config.pad_token_id
             given.config.get_text_config().vocab_size = config.vocab_size
         if optimizers[0] is not None:
@@ -377,7 +381,9 @@ class PairwiseRewardTrainer(RewardTrainer):
         if args.learn_tie_threshold:
             self._tie_raw = nn.Parameter(torch.tensor(raw_from_eta(args.tie_threshold), device=self.args.device))
         if args.use_liger_kernel:  # TRL's constructor has offered it the model as a whole, of a type that it knows not
-            apply_liger_kernel(self.reward_model.model, args.liger_kernel_config)
+            # Liger's fused loss would replace the forward of what it takes for a causal language model.
+            kernels = {**(args.liger_kernel_config or {}), "fused_linear_cross_entropy": False}
+            apply_liger_kernel(self.reward_model.model, kernels)
         collator.shared_prefix = self._shares_prefixes()
         if not self._is_sharded:  # where weights are sharded, all processes must make as many calls
             collator.rope_switch = self.reward_model.rope_switch
@@ -501,7 +507,10 @@ class PairwiseRewardTrainer(RewardTrainer):
         if self.model.training:
             self._window = (self._window or _Window()).add(scores_N.detach(), inputs)
             self._total_train_tokens += inputs["num_tokens"]
-        return (loss, outputs) if return_outputs else loss
+        if not return_outputs:
+            return loss
+        outputs.logits = scores_N[:, None]  # of all completions, as `better` and `worse` count them
+        return loss, outputs
 
     def _group_losses(self, scores_N: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         eta = self._eta
@@ -889,9 +898,7 @@ def _as_reward_model(model: PreTrainedModel | PeftModel) -> RewardModel | PeftMo
     if isinstance(model, RewardModel) and model._peft_model is not None:
         model = model._peft_model
     if not isinstance(model, PeftModel):
-        reward_model = RewardModel.from_sequence_classifier(model)
-        model.score = reward_model.score  # where that is a copy in float32, training must not pass the original by
-        return reward_model
+        return RewardModel.from_sequence_classifier(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):  # loaded to score with
         model.set_adapter(model.active_adapter)
     base = model.get_base_model()

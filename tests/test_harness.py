@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from models import tiny_config, tiny_reward_model, tiny_tokenizer
@@ -185,6 +186,8 @@ def test_a_loaded_benchmark_keeps_how_it_was_read_and_takes_no_second_say():
     assert evaluate(lengths, data, num_samples=10).report["benchmark"]["limit"] == 3
     with pytest.raises(ValueError, match="source, limit cannot be applied to a loaded benchmark; hand it to"):
         evaluate(lengths, data, ROWS, limit=2, num_samples=10)
+    with pytest.raises(ValueError, match="source, on_bad_row cannot be applied"):
+        evaluate_scores("scores.jsonl", data, pd.DataFrame(ROWS), on_bad_row="skip")
 
 
 def test_a_lone_surrogate_in_a_subset_or_id_is_written_and_read(tmp_path):

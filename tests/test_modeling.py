@@ -896,6 +896,11 @@ def test_adapter_of_another_name_is_in_its_own_folder_with_its_side_file(causal,
     peft_model = get_peft_model(model, config, "reward").eval()
     save_adapter(peft_model, tmp_path)
     assert not (tmp_path / "reward_model.json").exists()
+    peft_model.add_adapter("second", config)
+    save_adapter(peft_model, tmp_path / "one", True, ["reward"])
+    assert [path.name for path in (tmp_path / "one").glob("*/reward_model.json")] == ["reward_model.json"]
+    save_adapter(peft_model, tmp_path / "none", True, None, "auto", False)  # not the main process
+    assert not list((tmp_path / "none").glob("**/reward_model.json"))
     assert_equal_scores(scores(RewardModel.from_pretrained(tmp_path / "reward")), scores(peft_model))
     assert json.loads((tmp_path / "reward" / "reward_model.json").read_text())["dtype"] == "float32"
 
@@ -911,6 +916,20 @@ def test_head_reads_what_the_backbone_ends_in(tmp_path):
     assert model.supports_shared_prefix()
     model.save_pretrained(tmp_path)
     assert_equal_scores(scores(RewardModel.from_pretrained(tmp_path)), scores(model))
+
+
+def test_adapter_on_embeddings_is_saved_and_loaded(causal, tmp_path):
+    model = seeded(RewardModel.from_backbone, causal("llama"))
+    peft_model = lora_around(model, target_modules=["embed_tokens", "q_proj"])
+    save_adapter(peft_model, tmp_path, save_embedding_layers=False)
+    assert_equal_scores(scores(RewardModel.from_pretrained(tmp_path)), scores(peft_model))
+
+
+def test_quantised_head_in_memory_is_refused(causal):
+    model = AutoModelForSequenceClassification.from_pretrained(causal("llama"), num_labels=1)
+    model.score.weight = torch.nn.Parameter(torch.zeros(16, 1, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(ValueError, match="head `score` is quantised, .* llm_int8_skip_modules"):
+        RewardModel.from_sequence_classifier(model)
 
 
 def test_adapter_without_a_base_is_refused(tmp_path):

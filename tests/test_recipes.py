@@ -218,7 +218,8 @@ def test_an_adapter_is_trained_on_in_its_own_dtype(stand_in, tmp_path):
     first = tmp_path / "first"
     assert run(stand_in("qwen3", "chatml"), first, use_peft=True, dtype="bfloat16") == "bfloat16"
     assert run(first, tmp_path / "on") == "bfloat16"
-    assert run(first, tmp_path / "other", dtype="float16") == "float16"
+    assert run(first, tmp_path / "other", dtype="float32") == "float32"
+    assert run(first, tmp_path / "more", model_init_kwargs='{"dtype": "float16"}') == "float16"
 
 
 def test_mixture_of_datasets_runs(trl_recipe, tmp_path, caplog):

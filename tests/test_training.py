@@ -7,6 +7,7 @@ import copy
 import gc
 import json
 import math
+import pickle
 import sys
 import types
 from pathlib import Path
@@ -386,15 +387,21 @@ def test_a_classifier_in_memory_is_trained_itself(tmp_path):
         trainer.train()
         return model, (model.score.weight - start).abs().max().item(), history(trainer), trainer
 
-    for options in ({}, {"own_optimizer": True}):
+    text = ["Which country owns Antarctica?"], [" four"]
+    for options in ({"peft_config": lora_config(r=2)}, {}, {"own_optimizer": True}):
         theirs, ours = run(trl.RewardTrainer, **options), run(PairwiseRewardTrainer, **options)
-        assert ours[1] == pytest.approx(theirs[1], abs=1e-4)
-        assert ours[1] > 1e-3
+        if "peft_config" not in options:
+            assert ours[1] == pytest.approx(theirs[1], abs=1e-4)
+            assert ours[1] > 1e-3
+        ids = torch.tensor([ours[3].processing_class(" four</s>")["input_ids"]])
+        with torch.no_grad():
+            handed_over = ours[0].eval()(ids).logits
+            torch.testing.assert_close(handed_over, ours[3].model.eval()(ids).logits)
+            torch.testing.assert_close(handed_over, theirs[0].eval()(ids).logits, atol=1e-4, rtol=1e-4)
         assert ours[2] == pytest.approx(theirs[2], abs=1e-4)
         assert ours[0].config.pad_token_id == theirs[0].config.pad_token_id == 0
     ours[0].save_pretrained(tmp_path / "saved")
     ours[3].processing_class.save_pretrained(tmp_path / "saved")
-    text = ["Which country owns Antarctica?"], [" four"]
     mine, saved = RewardScorer(ours[3].model, ours[3].processing_class), RewardScorer(str(tmp_path / "saved"))
     np.testing.assert_allclose(saved.score(*text), mine.score(*text), atol=1e-6)
 
@@ -476,7 +483,8 @@ def test_liger_kernels_are_offered_the_backbone_whose_type_they_know(tmp_path, m
     monkeypatch.setattr("transformers.integrations.liger.is_liger_kernel_available", lambda: True)
     options = {"use_liger_kernel": True, "liger_kernel_config": {"rope": False}}
     make_trainer(tmp_path, classifier(), preference_rows(8), peft_config=lora_config(r=2), **options)
-    assert offered[-1] == ("llama", {"rope": False})
+    # With that loss Liger gives the backbone the forward of a causal language model, which it is not.
+    assert offered[-1] == ("llama", {"rope": False, "fused_linear_cross_entropy": False})
 
 
 def test_noise_on_embeddings_is_that_of_padded_rows(tmp_path, caplog):
@@ -597,6 +605,15 @@ def test_completions_of_equal_ids_tie(architecture, shared_prefix, tmp_path):
     expected = np.mean([np.log1p(np.exp(-z)), np.log1p(np.exp(z)), np.log(2)])
     assert metrics["eval_loss"] == pytest.approx(expected, abs=1e-5)
     assert metrics["eval_tie_rate"] == pytest.approx(1 / 3)
+
+
+def test_outputs_of_the_loss_are_of_all_completions(tmp_path):
+    rows = [{"prompt": "a", "chosen": "<think>1</think> b", "rejected": "<think>2</think> b"}, *preference_rows(3)]
+    trainer = make_trainer(tmp_path, classifier(), rows, reasoning="strip")
+    inputs = batch_of(trainer, 4)
+    _, outputs = trainer.compute_loss(trainer.model.eval(), inputs, return_outputs=True)
+    assert outputs.logits.shape == (8, 1)
+    assert outputs.logits[0] == outputs.logits[1]
 
 
 def test_prediction_takes_raw_rows(tmp_path):
@@ -918,6 +935,8 @@ def test_the_tail_of_a_template_is_trimmed_for_a_fresh_head_only(base_folder, tm
 
     assert end(base_folder) == "d<|im_end|>"
     fresh = RewardModel.from_backbone(base_folder)
+    fresh.save_pretrained(tmp_path / "untrained")
+    assert end(str(tmp_path / "untrained")) == "d<|im_end|>"
     assert end(fresh) == end(fresh) == "d<|im_end|>"
     assert end(RewardModel.from_backbone(AutoModelForCausalLM.from_pretrained(base_folder))) == "d<|im_end|>"
     assert end(base_folder, trim_template_tail=False) == "<|im_end|>\n"
@@ -942,10 +961,38 @@ def test_an_adapter_trains_on_with_the_tokenizer_beside_it(base_folder, tmp_path
     assert again.train_dataset["input_ids"][:] == first.train_dataset["input_ids"][:]
     with pytest.raises(ValueError, match="another chat template or special tokens than the reward model was trained"):
         RewardScorer(first.model)  # by name that is the base's
+    cache = tmp_path / "cache" / "models--org--adapter"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("a" * 40)
+    (cache / "snapshots").mkdir()
+    (cache / "snapshots" / ("a" * 40)).symlink_to(tmp_path / "adapter", target_is_directory=True)
+    where = {"cache_dir": str(tmp_path / "cache"), "local_files_only": True}
+    hub = make_trainer(tmp_path, "org/adapter", [CONVERSATION], tokenizer=None, model_init_kwargs=where)
+    assert hub.train_dataset["input_ids"][:] == first.train_dataset["input_ids"][:]
+    assert RewardScorer("org/adapter", **where).processing_class.chat_template.startswith("{% set rendered %}")
     for file in (tmp_path / "adapter").glob("*token*"):
         file.unlink()
     with pytest.raises(ValueError, match="another chat template or special tokens than the reward model was trained"):
         make_trainer(tmp_path, str(tmp_path / "adapter"), [CONVERSATION], tokenizer=None)
+
+
+@pytest.mark.trl112
+def test_an_adapter_without_a_tokenizer_takes_the_base_s_as_training_did(tmp_path):
+    base = tmp_path / "base"
+    AutoModelForCausalLM.from_config(tiny_config("llama", **SMALL_WEIGHTS)).save_pretrained(base)
+    tiny_tokenizer("chatml").save_pretrained(base)
+    options = {"tokenizer": None, "peft_config": lora_config(r=2), "max_steps": 1}
+    trainer = make_trainer(tmp_path, str(base), [CONVERSATION], **options)
+    trainer.train()
+    trainer.model.save_pretrained(tmp_path / "adapter")  # as push_to_hub of PEFT's does, without a tokenizer
+    text = [CONVERSATION["prompt"]], [CONVERSATION["chosen"]]
+    expected = RewardScorer(trainer.model, trainer.processing_class).score(*text)
+    for model in (trainer.model, str(tmp_path / "adapter")):
+        np.testing.assert_allclose(RewardScorer(model).score(*text), expected, atol=1e-6)
+    fresh = RewardModel.from_backbone(base)
+    for eos in ("<|endoftext|>", None):  # a first try with another end, then the one that counts
+        trainer = make_trainer(tmp_path, fresh, [CONVERSATION], tokenizer=None, eos_token=eos)
+    assert trainer.train_dataset[0]["input_ids"][0][-1] == trainer.processing_class.eos_token_id
 
 
 @pytest.mark.trl112
@@ -957,8 +1004,9 @@ def test_an_adapter_is_whole_whoever_saves_it(base_folder, tmp_path, monkeypatch
     scores = RewardScorer(trainer.model, trainer.processing_class).score(*text)
     trainer.model.save_pretrained(tmp_path / "direct")
     copy.deepcopy(trainer.model).save_pretrained(tmp_path / "copied")
+    pickle.loads(pickle.dumps(trainer.model)).save_pretrained(tmp_path / "pickled")
     load_peft_model(tmp_path / "direct", is_trainable=True).save_pretrained(tmp_path / "again")
-    for name in ("direct", "copied", "again"):
+    for name in ("direct", "copied", "pickled", "again"):
         loaded = RewardModel.from_pretrained(tmp_path / name)
         assert loaded.is_loaded_in_4bit
         assert loaded.config.reasoning == "strip"

@@ -224,6 +224,7 @@ DISTRIBUTED = {
         {"peft_config": lora_config(r=4), "gradient_checkpointing": True, "gradient_accumulation_steps": 2},
     ),
     "micro-batches": (preference_rows, {"max_tokens_per_microbatch": 40}),
+    "stream": (lambda: Dataset.from_list(preference_rows()).to_iterable_dataset(), {}),
     "learned tie threshold": (ranked_rows, {"tie_threshold": 0.5, "learn_tie_threshold": True}),
 }
 

@@ -293,7 +293,9 @@ def _loaded(benchmark: str | LoadedBenchmark, source: Any, **how: Any) -> Loaded
     """The benchmark as [`load_benchmark`] reads it; one that is loaded already has been told how to be read."""
     if not isinstance(benchmark, LoadedBenchmark):
         return load_benchmark(benchmark, source, **how)
-    if given := [name for name, value in {"source": source, **how}.items() if value not in (None, "error")]:
+    unset = {**dict.fromkeys(how), "on_bad_row": "error"}
+    given = ["source"] * (source is not None) + [name for name, value in how.items() if value != unset[name]]
+    if given:
         raise ValueError(f"{', '.join(given)} cannot be applied to a loaded benchmark; hand it to load_benchmark")
     return benchmark
 
