@@ -14,6 +14,7 @@ gain (over n = 1) and regret (to a choice by the gold value itself) where gold v
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
@@ -44,10 +45,10 @@ from .candidates import (
     to_preferences,
     to_sft,
 )
-from .data import Comparison, Text
+from .data import Comparison, Text, template_arguments
 from .evaluation.rulers import FunctionRuler, ModelRuler, weights_digest
 from .evaluation.scores import write_atomically
-from .generation import count_occurrences, prompt_ids, sample_completions, sampling_config, text_key
+from .generation import asked, check_prompt, count_occurrences, sample_completions, sampling_config, text_key
 from .scoring import RewardScorer
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,8 @@ class BestOfNSampler:
 
         Args:
             prompts (list of `str`, of `list[dict]`, or of rows): texts, conversations, or rows with `prompt` and
-                perhaps `answer`.
+                perhaps `answer`, `tools`, `chat_template_kwargs`. Where a conversation ends with the assistant's
+                words, the policy continues them, and they are part of the completions.
             output (`str`, *optional*):
                 A jsonl file that takes the results as they come. Where it holds some already (a run that was killed),
                 the run goes on behind them; what was generated is never generated again.
@@ -191,7 +193,14 @@ class BestOfNSampler:
         waiting = [i for i in range(len(groups)) if i not in journal.results]
         if not ready:  # before the first batch, so that a bad prompt costs nothing
             for i in waiting:
-                prompt_ids(prompts[i], self.processing_class, i)
+                check_prompt(
+                    prompts[i],
+                    self.processing_class,
+                    self.policy,
+                    self.generation_config,
+                    i,
+                    **_template_arguments(groups[i]),
+                )
         if journal.results:
             logger.info("%s holds %d of %d prompts, going on behind them", output, len(journal.results), len(groups))
         for chunk in self._chunks(waiting, groups_per_chunk):
@@ -205,6 +214,7 @@ class BestOfNSampler:
                     self.generation_config,
                     seed=self.seed,
                     occurrences=[occurrences[i] for i in fresh],
+                    template_arguments=[_template_arguments(groups[i]) for i in fresh],
                     batch_size=self.batch_size,
                 )
                 journal.write_generated(zip(fresh, samples, strict=True))
@@ -234,6 +244,7 @@ class BestOfNSampler:
             listed = [None if math.isnan(v) else float(v) for v in values]
             result = BestOfN(index, group.prompt, group.completions, listed, ranks, best)
             result.gold, result.truncated, result.systems = (meta.get(k) for k in ("gold", "truncated", "systems"))
+            result.tools, result.chat_template_kwargs = group.tools, group.chat_template_kwargs
             results.append(result)
         for result, values in zip(results, self._gold_values(groups), strict=True):
             result.gold = values if values is not None else result.gold
@@ -246,10 +257,11 @@ class BestOfNSampler:
             return [
                 [None if math.isnan(v) else float(v) for v in values] for values in _values(self.gold, groups, answers)
             ]
-        return [
-            None if answer is None else [float(answer_is_right(text, answer)) for text in group.completions]
+        right = [
+            [None if answer is None else answer_is_right(text, answer) for text in group.completions]
             for group, answer in zip(groups, answers, strict=True)
         ]
+        return [None if None in values else list(map(float, values)) for values in right]
 
     def _call_back(self, groups: list[Comparison], scores: list[np.ndarray]) -> None:
         prompts = [group.prompt for group in groups for _ in group.completions]
@@ -267,6 +279,8 @@ class BestOfNSampler:
         known = [[(group.metadata or {}).get(name) for name in ("answer", "gold", "systems")] for group in groups]
         if any(value is not None for values in known for value in values):
             settings["answers"] = text_key(json.dumps(known, default=str))
+        if any(any(_template_arguments(group).values()) for group in groups):
+            settings["template_arguments"] = text_key(json.dumps(list(map(_template_arguments, groups)), default=str))
         if not groups[0].completions:
             settings |= {
                 "policy": _name(self.policy),
@@ -364,21 +378,23 @@ class _Journal:
             if not settings_path.exists():
                 raise ValueError(f"{self.path} exists and is no output of best-of-n; name another file")
             earlier = json.loads(settings_path.read_text(encoding="utf-8"))
+            for line in _whole_lines(self.path):
+                self.results[line["index"]] = BestOfN(**line)
+            self.generated = {line.pop("index"): line for line in _whole_lines(self.generated_path)}
             for name in [*self.settings, *earlier]:
-                if self.settings.get(name) != earlier.get(name):
+                if self._differs(name, earlier):
                     raise ValueError(
                         f"{self.path} was made with {name}={earlier.get(name)!r}, now it is "
                         f"{self.settings.get(name)!r}; name another file, or delete it"
                     )
-            for line in _whole_lines(self.path):
-                self.results[line["index"]] = BestOfN(**line)
-            self.generated = {line.pop("index"): line for line in _whole_lines(self.generated_path)}
+            if self.settings != earlier:
+                write_atomically(settings_path, json.dumps(self.settings, indent=2))
             for index, prompt, completions in [
                 *((i, result.prompt, result.completions) for i, result in self.results.items()),
                 *((i, line["prompt"], line["completions"]) for i, line in self.generated.items()),
             ]:
                 group = self.groups[index] if index < len(self.groups) else None
-                if group is None or group.prompt != prompt:
+                if group is None or group.prompt != prompt and asked(group.prompt) != prompt:
                     raise ValueError(f"{self.path} holds another prompt {index}; name another file, or delete it")
                 if group.completions and group.completions != completions:
                     raise ValueError(
@@ -386,6 +402,19 @@ class _Journal:
                     )
         else:
             write_atomically(settings_path, json.dumps(self.settings, indent=2))
+
+    def _differs(self, name: str, earlier: dict[str, Any]) -> bool:
+        """Whether what is there was made with another setting, so that it cannot be gone on with."""
+        before, now = earlier.get(name), self.settings.get(name)
+        role, _, setting = name.partition("_")
+        if before == now or (role in ("reward", "gold") and not self.results):  # samples do not depend on the reward
+            return False
+        if earlier.get(f"{role}_truncation_mode") == "error" and now is not None:  # no text that was scored was long
+            if setting == "truncation_mode":
+                return False
+            if setting == "max_length":
+                return before is None or now < before
+        return True
 
     def write_generated(self, samples: Iterator) -> None:
         for index, group in samples:
@@ -414,7 +443,7 @@ class _Journal:
 def _append(path: Path, lines: list[dict[str, Any]]) -> None:
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     with path.open("ab") as file:  # one write, so that a kill leaves whole lines, or one that is cut at the end
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))  # lone surrogates, as JSON writes them
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
@@ -430,39 +459,60 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
 
 def _read_prompt(row: Any, place: int) -> Comparison:
     """A comparison that still has no completions."""
-    answer = None
+    answer, arguments = None, {}
     if isinstance(row, Mapping):
         prompt = next((row[name] for name in PROMPT_COLUMNS if row.get(name)), None)
-        answer = row.get("answer")
+        answer, arguments = row.get("answer"), template_arguments(row)
     else:
         prompt = row
     if not prompt:
         raise ValueError(f"prompt {place} is empty, a policy needs words to continue; give it text or leave it out")
-    group = Comparison(prompt, [prompt], metadata={} if answer is None else {"answer": answer})
+    group = Comparison(prompt, [prompt], **arguments, metadata={} if answer is None else {"answer": answer})
     group.completions = []
     return group
 
 
 def _with_samples(group: Comparison, line: dict[str, Any]) -> Comparison:
     metadata = {**(group.metadata or {}), "truncated": line["truncated"], "completion_ids": line["completion_ids"]}
-    return Comparison(group.prompt, line["completions"], metadata=metadata)
+    return Comparison(asked(group.prompt), line["completions"], **_template_arguments(group), metadata=metadata)
+
+
+def _template_arguments(group: Comparison) -> dict[str, Any]:
+    return {"tools": group.tools, "chat_template_kwargs": group.chat_template_kwargs}
 
 
 def _values(function: Any, groups: list[Comparison], answers: list[Any] | None = None) -> list[np.ndarray]:
     """One value a candidate: (n,) float32 a group, NaN where there is none. A scorer computes each group at once."""
     if isinstance(function, RewardScorer):
-        comparisons = [function.comparison(g.prompt, g.completions, allow_empty=True) for g in groups]
+        comparisons = [
+            function.comparison(g.prompt, g.completions, allow_empty=True, **_template_arguments(g)) for g in groups
+        ]
         return function.score_comparisons(comparisons)
     sizes = [len(group.completions) for group in groups]
-    columns = {} if answers is None else {"answer": [a for a, k in zip(answers, sizes, strict=True) for _ in range(k)]}
+    columns = {} if answers is None else {"answer": answers}
+    for name in ("tools", "chat_template_kwargs"):
+        if any(getattr(group, name) is not None for group in groups):
+            columns[name] = [getattr(group, name) for group in groups]
+    columns = {
+        name: [value for value, size in zip(column, sizes, strict=True) for _ in range(size)]
+        for name, column in columns.items()
+    }
     values = function(
         prompts=[group.prompt for group in groups for _ in group.completions],
         completions=[text for group in groups for text in group.completions],
         **columns,
     )
+    if inspect.iscoroutine(values):
+        values.close()
+        raise ValueError(f"{_name(function)} is asynchronous; best-of-n takes plain reward functions")
     if len(values) != sum(sizes):
         raise ValueError(f"{_name(function)} gave {len(values)} values for {sum(sizes)} completions; give one each")
     flat = np.array([math.nan if value is None else value for value in values], dtype=np.float32)
+    if bad := [value for value in values if value is not None and not math.isfinite(value)]:
+        raise ValueError(
+            f"{_name(function)} gave {len(bad)} of {len(values)} values that are not finite ({bad[0]}); give finite "
+            "numbers, or None where there is none"
+        )
     return np.split(flat, np.cumsum(sizes)[:-1])
 
 

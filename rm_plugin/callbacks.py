@@ -30,7 +30,7 @@ from .data import Text
 from .encoding import num_embeddings, template_hash, trim_template_tail
 from .evaluation.callback import EvaluationCallback  # noqa: F401 (all callbacks are found here)
 from .evaluation.statistics import bootstrap_interval, wilson_interval
-from .generation import count_occurrences, prompt_ids, sample_completions
+from .generation import asked, check_prompt, count_occurrences, sample_completions, sampling_config
 from .modeling import RewardModel
 from .monitoring import (
     SAMPLE_KINDS,
@@ -43,7 +43,7 @@ from .monitoring import (
     merge,
     shorten,
 )
-from .scoring import RewardScorer
+from .scoring import RewardScorer, own_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -152,8 +152,11 @@ class RewardScoringCallback(TrainerCallback):
         """
         if self._muted or not len(completions):
             return
+        ends = self._end_tokens()
+        if completion_ids is not None:
+            completion_ids = [own_tokens(ids, ends) for ids in completion_ids]
         lengths = None if completion_ids is None else list(map(len, completion_ids))
-        if truncated is None and completion_ids is not None and (ends := self._end_tokens()):
+        if truncated is None and completion_ids is not None and ends:
             truncated = [not len(ids) or ids[-1] not in ends for ids in completion_ids]
         evaluating = self.trainer is not None and (
             not self.trainer.model.training or _caller("generate_completions")  # PPO's look at its evaluation set
@@ -274,6 +277,10 @@ class RewardScoringCallback(TrainerCallback):
             return set()
         tokenizer = self._tokenizer()
         ends = [tokenizer.eos_token_id, tokenizer.pad_token_id, *(getattr(self.trainer, "eos_token_ids", None) or [])]
+        ends += [
+            getattr(self.trainer, "stop_token_id", None),
+            getattr(self.trainer.args, "stop_token_id", None),
+        ]  # PPO
         return {end for end in ends if end is not None}
 
     def _write_samples(self, samples: dict[str, list], prefix: str, step: int) -> None:
@@ -315,7 +322,7 @@ class RewardScoringCallback(TrainerCallback):
                     occurrences=[occurrences[i] for i in shares],
                 )
                 completions = [samples[0].completion for samples in answers]
-            scores = self._score([self.eval_prompts[i] for i in shares], completions)
+            scores = self._score([asked(self.eval_prompts[i]) for i in shares], completions)
         finally:
             self._muted = False
         own = list(zip(shares, completions, map(float, scores), strict=True))
@@ -360,8 +367,11 @@ class RewardScoringCallback(TrainerCallback):
 
     def _read_start(self, step: int) -> None:
         """After a resumption the policy at the start is gone, its scores are in a file."""
-        for place, prompt in enumerate(self.eval_prompts):
-            prompt_ids(prompt, self._tokenizer(), place)  # a bad prompt is refused before anything runs
+        with _unwrapped(self.trainer) as policy:  # a bad prompt is refused before anything runs
+            policy = getattr(policy, "policy", policy)
+            config = sampling_config(policy, self.generation_config)
+            for place, prompt in enumerate(self.eval_prompts):
+                check_prompt(prompt, self._tokenizer(), policy, config, place)
         self._start = {}
         if step == 0:
             return

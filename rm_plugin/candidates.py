@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .data import BadRow, Comparison, Text, to_comparison
+from .data import BadRow, Comparison, Text, template_arguments, to_comparison
 from .generation import text_key
 
 PROMPT_COLUMNS = ("prompt", "messages", "question", "instruction", "query")
@@ -36,6 +36,8 @@ class BestOfN:
         gold (`list[float]`, *optional*): (n,) what each is truly worth, where that is known.
         truncated (`list[bool]`, *optional*): (n,) whether each was cut at the length limit, where that is known.
         systems (`list[str]`, *optional*): (n,) who wrote each, where they are not samples of one policy.
+        tools (`list`, *optional*): schemas of the prompt's tools, for chat templates.
+        chat_template_kwargs (`dict`, *optional*): more arguments for chat templates.
     """
 
     index: int
@@ -47,6 +49,8 @@ class BestOfN:
     gold: list[float] | None = None
     truncated: list[bool] | None = None
     systems: list[str] | None = None
+    tools: list | None = None
+    chat_template_kwargs: dict | None = None
 
     @property
     def chosen(self) -> Text | None:
@@ -72,7 +76,8 @@ def read_candidates(rows: Iterable[Comparison | Mapping[str, Any]]) -> list[Comp
               not samples of one policy: their systems are "chosen" and "rejected");
             - the four solutions of a GSM8K row (`is_correct` is the gold value, the systems are named).
 
-            Besides: `gold` (list of numbers or booleans, one a candidate), `answer`, `systems` (who wrote each).
+            Besides: `gold` (list of numbers or booleans, one a candidate), `answer`, `systems` (who wrote each),
+            `tools` and `chat_template_kwargs` (for the chat template).
 
     Returns:
         `list[Comparison]`: in `metadata` what is known of `gold`, `answer`, `truncated` and `systems`.
@@ -152,7 +157,7 @@ def _read_candidate_row(row: Any) -> tuple[Comparison, bool]:
         metadata["systems"] = list(systems) if isinstance(systems, list) else [systems]
     if "answer" in row:
         metadata["answer"] = row["answer"]
-    return Comparison(prompt, list(completions), metadata=metadata), column is None
+    return Comparison(prompt, list(completions), **template_arguments(row), metadata=metadata), column is None
 
 
 def _from_comparison(comparison: Comparison, metadata: dict[str, Any]) -> Comparison:
@@ -165,7 +170,8 @@ def _from_comparison(comparison: Comparison, metadata: dict[str, Any]) -> Compar
         best = min(comparison.ranks) if len(set(comparison.ranks)) > 1 else 0  # GSM8K: four wrong ones have rank 1
         metadata["gold"] = [float(rank == best) for rank in comparison.ranks]
         metadata.setdefault("systems", ["chosen" if rank == best else "rejected" for rank in comparison.ranks])
-    return Comparison(comparison.prompt, comparison.completions, metadata=metadata)
+    arguments = {"tools": comparison.tools, "chat_template_kwargs": comparison.chat_template_kwargs}
+    return Comparison(comparison.prompt, comparison.completions, **arguments, metadata=metadata)
 
 
 def _read_output(value: Any) -> tuple[Text, str | None]:
@@ -183,9 +189,10 @@ def _read_output(value: Any) -> tuple[Text, str | None]:
 # --- what results are worth
 
 
-def answer_is_right(completion: Text, answer: Any) -> bool:
+def answer_is_right(completion: Text, answer: Any) -> bool | None:
     """
-    Whether a completion ends in the known answer: the same last number where the answer has one, else the same words.
+    Whether a completion ends in the known answer: the same last number where the answer has one, else the same words;
+    None where the answer has neither.
 
     Example:
         >>> answer_is_right("2 + 2 = 4, so the answer is $4.00.", "#### 4"), answer_is_right("It is Paris.", "paris")
@@ -195,7 +202,8 @@ def answer_is_right(completion: Text, answer: Any) -> bool:
     number, truth = _last_number(text), _last_number(str(answer))
     if truth is not None:
         return number is not None and math.isclose(number, truth, rel_tol=1e-6)
-    return _words(text).endswith(_words(str(answer)))
+    words = _words(str(answer))
+    return _words(text)[-len(words) :] == words if words else None
 
 
 def _last_number(text: str) -> float | None:
@@ -203,8 +211,8 @@ def _last_number(text: str) -> float | None:
     return float(numbers[-1].replace(",", "")) if numbers else None
 
 
-def _words(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.lower()))
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
 def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int = 0) -> dict[str, Any]:
@@ -229,16 +237,22 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
         - or `best_of` with `n`, `reward`, `gold`, `gold_low`, `gold_high`, `random` (mean gold value), `gain`,
           `oracle`, `regret`.
 
-        Prompts with an unscored candidate are left out of both (`num_prompts_left_out`).
+        Left out of both (`num_prompts_left_out`) are prompts with an unscored candidate, and where gold values are
+        known of some, those without. The curve goes as far as the prompt with the fewest candidates. Intervals are over
+        prompts, equal ones together.
 
     Source: Nakano et al. 2021 (WebGPT), appendix I; Beirami et al. 2024 for the bound.
     """
     from .evaluation.metrics import best_of_n_curve, best_of_n_kl_bound
-    from .evaluation.statistics import bootstrap_interval
+    from .evaluation.statistics import bootstrap_interval, wilson_interval
 
     def interval(values: Sequence[float]) -> dict[str, float | None]:
-        ends = bootstrap_interval(values, num_samples=num_samples, seed=seed)
-        return {"gold_low": ends["low"], "gold_high": ends["high"]}
+        clusters = [text_key(result.prompt) for result in whole]
+        ends = bootstrap_interval(values, clusters=clusters, num_samples=num_samples, seed=seed)
+        low, high, n = ends["low"], ends["high"], ends["num_clusters"]
+        if low is not None and low == high and set(values) in ({0.0}, {1.0}):  # all right or all wrong
+            low, high = wilson_interval(ends["estimate"] * n, n)
+        return {"gold_low": low, "gold_high": high}
 
     completions = [score for result in results for score in result.scores]
     duplicates = sum(len(r.completions) - len(set(map(text_key, r.completions))) for r in results)
@@ -251,12 +265,14 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
         "duplicate_rate": duplicates / max(len(completions), 1),
         "truncated_rate": sum(truncated) / len(truncated) if truncated else None,
     }
+    has_gold = any(r.gold is not None for r in results)
     whole = [r for r in results if None not in r.scores and None not in (r.gold or [])]
+    whole = [r for r in whole if r.gold is not None or not has_gold]
     summary["num_prompts_left_out"] = len(results) - len(whole)
     if not whole:
         return summary
     proxy = [result.scores for result in whole]
-    gold = [result.gold for result in whole] if all(result.gold is not None for result in whole) else None
+    gold = [result.gold for result in whole] if has_gold else None
     if any(len(set(result.systems or [])) > 1 for result in whole):
         best = {"n": max(map(len, proxy)), "reward": float(np.mean([max(scores) for scores in proxy]))}
         if gold is not None:
@@ -291,6 +307,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         rates.append(f"{100 * summary['truncated_rate']:.1f} % cut at the length limit")
     for name, words in (("num_unscored", "not scored"), ("num_tied_prompts", "prompts with equal scores only")):
         rates += [f"{summary[name]} {words}"] if summary[name] else []
+    if summary["num_prompts_left_out"]:
+        rates.append(f"{summary['num_prompts_left_out']} prompts left out of what follows")
     print(f"{summary['num_completions']} completions of {summary['num_prompts']} prompts: {', '.join(rates)}")
     if "best_of" in summary:
         best = summary["best_of"]
@@ -323,7 +341,8 @@ def to_preferences(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
         results (list of [`BestOfN`]): from [`best_of_n`].
 
     Returns:
-        `list[dict]`: rows with `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected`.
+        `list[dict]`: rows with `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected`, and what of `tools` and
+            `chat_template_kwargs` the prompt has.
     """
     rows: dict[str, dict[str, Any]] = {}
     for result in results:
@@ -334,7 +353,7 @@ def to_preferences(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
         (high, first), (low, last) = max(scored), min(scored)
         chosen, rejected = result.completions[-first], result.completions[-last]
         if high > low and _stripped(chosen) != _stripped(rejected):
-            row = {"prompt": result.prompt, "chosen": chosen, "rejected": rejected}
+            row = {"prompt": result.prompt, "chosen": chosen, "rejected": rejected, **_template_columns(result)}
             rows.setdefault(text_key([*row.values()]), {**row, "score_chosen": high, "score_rejected": low})
     return list(rows.values())
 
@@ -347,17 +366,23 @@ def to_sft(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
         results (list of [`BestOfN`]): from [`best_of_n`].
 
     Returns:
-        `list[dict]`: rows with `prompt`, `completion`, `score`.
+        `list[dict]`: rows with `prompt`, `completion`, `score`, and what of `tools` and `chat_template_kwargs` the prompt
+            has.
     """
     rows: dict[str, dict[str, Any]] = {}
     for result in results:
         if result.best is not None and _stripped(result.chosen):
-            row = {"prompt": result.prompt, "completion": result.chosen}
+            row = {"prompt": result.prompt, "completion": result.chosen, **_template_columns(result)}
             rows.setdefault(text_key([*row.values()]), {**row, "score": result.scores[result.best]})
     return list(rows.values())
 
 
 # --- helpers
+
+
+def _template_columns(result: BestOfN) -> dict[str, Any]:
+    columns = {"tools": result.tools, "chat_template_kwargs": result.chat_template_kwargs}
+    return {name: value for name, value in columns.items() if value is not None}
 
 
 def _gold_of_best(scores: Sequence[float], gold: Sequence[float]) -> float:

@@ -274,6 +274,7 @@ def _score(args: argparse.Namespace) -> None:
 
 def _comparison(line: Any, where: str) -> Comparison:
     """A line of `score`'s input; `where` stands in its errors."""
+    from .data import template_arguments
     from .scoring import RewardScorer
 
     if not isinstance(line, dict) or "prompt" not in line or ("completion" in line) == ("completions" in line):
@@ -290,7 +291,7 @@ def _comparison(line: Any, where: str) -> Comparison:
         if not isinstance(text, str) and not is_conversation:
             raise ValueError(f"{where}: {_shorten(text)} is neither text nor a list of messages with role and content")
     try:
-        comparison = RewardScorer.comparison(line["prompt"], completions)
+        comparison = RewardScorer.comparison(line["prompt"], completions, **template_arguments(line))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     comparison.id = where
@@ -429,10 +430,10 @@ def _benchmarks(args: argparse.Namespace) -> None:
 
 def _leaderboard(args: argparse.Namespace) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from .evaluation.leaderboard import build_leaderboard, find_runs
+    from .evaluation.page import terminal_text
     from .evaluation.report import update_model_card
 
     board = build_leaderboard(args.folders, args.published)
@@ -450,9 +451,9 @@ def _leaderboard(args: argparse.Namespace) -> None:
         print(args.model_card)
     if not (args.html or args.csv or args.markdown or args.model_card):
         columns, rows, _ = board.overview()
-        table = Table(*map(escape, columns))
+        table = Table(*map(terminal_text, columns))
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*map(terminal_text, row))
         Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -517,12 +518,12 @@ class atomic_writer:
         if self.path.is_dir():
             raise ValueError(f"{self.path} is a folder; name a file")
         if self.path.exists() and not self.path.is_file():  # /dev/stdout, a pipe: nothing to replace
-            self.part, self.file = None, self.path.open("w", encoding="utf-8")
+            self.part, self.file = None, self.path.open("w", encoding="utf-8", errors="backslashreplace")
         else:
             self.path = self.path.resolve()  # what a link points to, not the link
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-            self.file = self.part.open("w", encoding="utf-8")
+            self.file = self.part.open("w", encoding="utf-8", errors="backslashreplace")  # lone surrogates, as JSON
         return self.file
 
     def __exit__(self, error_type, error, traceback):
@@ -540,10 +541,12 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 def _one_line(error: BaseException) -> str:
+    from .evaluation.page import printable
+
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-    return text
+    return printable(text)
 
 
 def _is_of_input(error: BaseException) -> bool:

@@ -170,6 +170,23 @@ class Comparison:
         return [(i, j) for i, better in ranks for j, worse in ranks if better < worse]
 
 
+def text_length(text: Text) -> int:
+    """Characters of a text, or of all messages of a conversation; a content may be a list of parts.
+
+    Example:
+    ```python
+    >>> text_length("four"), text_length([{"role": "user", "content": [{"type": "text", "text": "four"}]}])
+    (4, 4)
+
+    ```
+    """
+    if isinstance(text, str):
+        return len(text)
+    contents = [message.get("content") or "" for message in text]
+    parts = [[one] if isinstance(one, str) else [part.get("text") or "" for part in one] for one in contents]
+    return sum(len(part) for one in parts for part in one)
+
+
 class BadRow(ValueError):
     """
     A row that is no comparison; its message reads `row 17: <cause>; <fix>`.
@@ -306,8 +323,7 @@ def to_comparison(row: Mapping[str, Any], index: int | None = None) -> Compariso
             completions,
             ranks,
             margin=_read_margin(row.get("margin")),
-            tools=_read_tools(row.get("tools")),
-            chat_template_kwargs=_read_chat_template_kwargs(row.get("chat_template_kwargs")),
+            **template_arguments(row),
             id=None if id is None else str(id),
             subset=None if subset is None else str(subset),
             metadata=metadata if isinstance(metadata, dict) else None,
@@ -520,6 +536,14 @@ def _read_margin(value: Any) -> float | None:
     if not math.isfinite(margin):
         raise BadRow(f"`margin` is {_show(value)}", "it must be a finite number")
     return margin
+
+
+def template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row gives the chat template besides messages: `tools` and `chat_template_kwargs`, each maybe `None`."""
+    return {
+        "tools": _read_tools(row.get("tools")),
+        "chat_template_kwargs": _read_chat_template_kwargs(row.get("chat_template_kwargs")),
+    }
 
 
 def _read_tools(value: Any) -> list | None:

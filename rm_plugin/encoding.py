@@ -172,7 +172,14 @@ def token_ids(
     if isinstance(completion, str):
         if tokenizer.eos_token is not None and not completion.endswith(tokenizer.eos_token):
             completion += tokenizer.eos_token
-        return list(tokenizer(text=prompt + completion)["input_ids"])
+        text = prompt + completion
+        try:
+            return list(tokenizer(text=text)["input_ids"])
+        except TypeError:  # what tokenizers say of text that is none
+            surrogate = text.encode(errors="replace").decode() != text
+            if not surrogate:
+                raise
+            raise ValueError("half a character (a lone surrogate) is in the text; mend or leave it out") from None
     if tokenizer.chat_template is None:
         raise ValueError(
             f"{type(tokenizer).__name__} has no chat template, a conversation needs one; set chat_template_path to a "

@@ -33,18 +33,21 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TemperatureLogitsWarper,
+    TopHLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
     TypicalLogitsWarper,
 )
 
 from .data import Text
+from .scoring import in_eval_mode
 
 DEFAULT_MAX_NEW_TOKENS = 256
 
 # Field of GenerationConfig ► its processor and the values that change nothing; in transformers' order.
 WARPERS = {
     "temperature": (TemperatureLogitsWarper, (None, 1.0)),
+    "top_h": (TopHLogitsWarper, (None,)),
     "top_k": (TopKLogitsWarper, (None, 0)),
     "top_p": (TopPLogitsWarper, (None, 1.0)),
     "min_p": (MinPLogitsWarper, (None, 0.0)),
@@ -73,13 +76,19 @@ def sampling_config(policy: PreTrainedModel, config: GenerationConfig | dict | N
     """
     The settings that [`sample_completions`] samples with: those that the policy was saved with, or others.
 
+    What neither says changes nothing: where `generate` falls back on `top_k=50`, all tokens are drawn from, as in GRPO.
+
     Args:
         policy (`PreTrainedModel`): the language model.
         config (`GenerationConfig` or `dict`, *optional*): all settings, or the fields to change in the policy's own.
 
     Raises:
-        ValueError: beams, or a field that is not known or, as transformers sees it, not valid.
+        ValueError: beams, a `max_length` (which would count the prompt), or a field that is not known or, as transformers
+            sees it, not valid.
     """
+    given = config.to_diff_dict() if isinstance(config, GenerationConfig) else config or {}
+    if given.get("max_length") is not None and given.get("max_new_tokens") is None:
+        raise ValueError(f"max_length={given['max_length']} counts the prompt too; give max_new_tokens")
     if isinstance(config, GenerationConfig):
         config = copy.deepcopy(config)
     else:
@@ -108,6 +117,7 @@ def sample_completions(
     *,
     seed: int = 0,
     occurrences: Sequence[int] | None = None,
+    template_arguments: Sequence[dict] | None = None,
     batch_size: int = 16,
 ) -> Iterator[list[Sample]]:
     """
@@ -123,6 +133,7 @@ def sample_completions(
         occurrences (sequence of `int`, *optional*):
             For each prompt, how many equal ones came before it, so that equal prompts get other samples; counted
             within `prompts` if absent.
+        template_arguments (sequence of `dict`, *optional*): for each prompt its `tools` and `chat_template_kwargs`.
         batch_size (`int`, *optional*, defaults to `16`): sequences of one call of the policy.
 
     Yields:
@@ -132,8 +143,11 @@ def sample_completions(
         ValueError: an empty prompt, a conversation without a chat template, a prompt that leaves no room.
     """
     config = sampling_config(policy, config)
-    ids = [prompt_ids(prompt, processing_class, place) for place, prompt in enumerate(prompts)]
-    _check_room(policy, ids, config.max_new_tokens)
+    template_arguments = template_arguments or [{}] * len(prompts)
+    ids = [
+        check_prompt(prompt, processing_class, policy, config, place, **arguments)
+        for place, (prompt, arguments) in enumerate(zip(prompts, template_arguments, strict=True))
+    ]
     if occurrences is None:
         occurrences = count_occurrences(prompts)
     rows = [(place, sample) for place in range(len(prompts)) for sample in range(n)]
@@ -154,7 +168,23 @@ def sample_completions(
             del samples[:n]
 
 
-def prompt_ids(prompt: Text, processing_class: PreTrainedTokenizerBase, place: int = 0) -> list[int]:
+def asked(prompt: Text) -> Text:
+    """What a completion answers: the prompt without the assistant's words that the policy continues."""
+    return prompt[:-1] if _continues(prompt) else prompt
+
+
+def _continues(prompt: Text) -> bool:
+    return not isinstance(prompt, str) and prompt[-1]["role"] == "assistant"
+
+
+def prompt_ids(
+    prompt: Text,
+    processing_class: PreTrainedTokenizerBase,
+    place: int = 0,
+    *,
+    tools: list | None = None,
+    chat_template_kwargs: dict | None = None,
+) -> list[int]:
     """Token ids that the policy continues; a conversation that ends with the assistant's words is continued there."""
     if not prompt:
         raise ValueError(f"prompt {place} is empty, a policy needs words to continue; give it text or leave it out")
@@ -165,11 +195,35 @@ def prompt_ids(prompt: Text, processing_class: PreTrainedTokenizerBase, place: i
             f"prompt {place} is a conversation and the policy's {type(processing_class).__name__} has no chat "
             "template; use a chat model, set its chat_template, or give plain text"
         )
-    continues = prompt[-1]["role"] == "assistant"
     rendered = processing_class.apply_chat_template(
-        prompt, tokenize=True, return_dict=True, add_generation_prompt=not continues, continue_final_message=continues
+        prompt,
+        tokenize=True,
+        return_dict=True,
+        add_generation_prompt=not _continues(prompt),
+        continue_final_message=_continues(prompt),
+        tools=tools,
+        **(chat_template_kwargs or {}),
     )
     return list(rendered["input_ids"])
+
+
+def check_prompt(
+    prompt: Text,
+    processing_class: PreTrainedTokenizerBase,
+    policy: PreTrainedModel,
+    config: GenerationConfig,
+    place: int,
+    **template_arguments,
+) -> list[int]:
+    """[`prompt_ids`], of a prompt that leaves room for its completion."""
+    ids = prompt_ids(prompt, processing_class, place, **template_arguments)
+    context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and len(ids) + config.max_new_tokens > context:
+        raise ValueError(
+            f"prompt {place} has {len(ids)} tokens, with max_new_tokens={config.max_new_tokens} that is over the "
+            f"policy's context of {context}; shorten one of them"
+        )
+    return ids
 
 
 def count_occurrences(prompts: Sequence[Text]) -> list[int]:
@@ -220,7 +274,9 @@ def _generate(
 ) -> list[list[int]]:
     """New token ids of one left-padded batch, as the policy wrote them (what follows the end is still there)."""
     longest = max(map(len, prompts))
-    pad = processing_class.pad_token_id if processing_class.pad_token_id is not None else 0
+    ends = _end_tokens(policy, processing_class, config)
+    pad = processing_class.pad_token_id
+    pad = pad if pad is not None else ends[0] if ends else 0
     input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts], device=policy.device)
     attention_mask = torch.tensor(
         [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=policy.device
@@ -237,10 +293,8 @@ def _generate(
         setattr(greedy, name, None)
     greedy.do_sample, greedy.use_cache = False, True
     greedy.pad_token_id = pad
-    greedy.eos_token_id = _end_tokens(policy, processing_class, config) or None
-    was_training = policy.training
-    policy.eval()
-    try:
+    greedy.eos_token_id = ends or None
+    with in_eval_mode(policy):
         sequences = policy.generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -248,8 +302,6 @@ def _generate(
             logits_processor=processors,
             **({"tokenizer": processing_class} if greedy.stop_strings else {}),
         )
-    finally:
-        policy.train(was_training)
     return sequences[:, longest:].tolist()
 
 
@@ -263,19 +315,28 @@ def _to_sample(
 ) -> Sample:
     ends = set(_end_tokens(policy, processing_class, config))
     end = next((i for i, token in enumerate(new_ids) if token in ends), None)
-    if end is not None:
-        new_ids = new_ids[: end + 1]
-    elif config.stop_strings:  # what stopped at one is filled up with pads
-        while new_ids and new_ids[-1] == processing_class.pad_token_id:
-            new_ids = new_ids[:-1]
+    truncated = end is None and len(new_ids) >= config.max_new_tokens
+    new_ids = new_ids if end is None else new_ids[: end + 1]
+    if config.stop_strings:  # what stopped at one is filled up with pads, which may be end tokens
+        fillers = ends | {processing_class.pad_token_id}
+        written = next((i for i, token in enumerate(new_ids) if token in fillers), len(new_ids))
+        if _has_stop_string(processing_class.decode(new_ids[:written]), config.stop_strings):
+            new_ids, truncated = new_ids[:written], False
     text = processing_class.decode(new_ids, skip_special_tokens=True)
-    if isinstance(prompt, str):  # some tokenizers drop a space at the start of what they decode
+    if isinstance(prompt, str) or _continues(prompt):  # some tokenizers drop a space where they begin to decode
         before = processing_class.decode(prompt_ids, skip_special_tokens=True)
         whole = processing_class.decode(prompt_ids + new_ids, skip_special_tokens=True)
-        completion = whole[len(before) :] if whole.startswith(before) else text
-    else:
-        completion = [{"role": "assistant", "content": text}]
-    return Sample(completion, new_ids, end is None and len(new_ids) >= config.max_new_tokens)
+        text = whole[len(before) :] if whole.startswith(before) else text
+    if isinstance(prompt, str):
+        completion = text
+    else:  # the whole message, with the words that the policy was given to begin with
+        begun = prompt[-1]["content"] if _continues(prompt) else ""
+        completion = [{"role": "assistant", "content": begun + text}]
+    return Sample(completion, new_ids, truncated)
+
+
+def _has_stop_string(text: str, stop_strings: str | list[str]) -> bool:
+    return any(stop in text for stop in ([stop_strings] if isinstance(stop_strings, str) else stop_strings))
 
 
 def _end_tokens(
@@ -292,13 +353,3 @@ def _uniforms(seed: int, prompt: Text, occurrence: int, sample: int, num_tokens:
     """(T,) float32 uniform numbers in [0, 1): the stream of one sample."""
     stream = np.random.SeedSequence([seed, int(text_key(prompt), 16), occurrence, sample])
     return np.random.Generator(np.random.PCG64(stream)).random(num_tokens, dtype=np.float32)
-
-
-def _check_room(policy: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int) -> None:
-    context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
-    for place, ids in enumerate(prompts):
-        if context is not None and len(ids) + max_new_tokens > context:
-            raise ValueError(
-                f"prompt {place} has {len(ids)} tokens, with max_new_tokens={max_new_tokens} that is over the "
-                f"policy's context of {context}; shorten one of them"
-            )

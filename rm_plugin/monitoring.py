@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .data import Text
+from .data import Text, text_length
 
 logger = logging.getLogger(__name__)
 
@@ -276,6 +276,4 @@ def _number(text: Any, call: int = 0) -> float:
 
 def _length(text: Any) -> int:
     """Characters of a text or of the messages of a conversation; ids where it is token ids."""
-    if isinstance(text, str) or not text or not isinstance(text[0], dict):
-        return len(text)
-    return sum(len(m["content"]) for m in text if isinstance(m.get("content"), str))
+    return len(text) if isinstance(text, str) or not text or not isinstance(text[0], dict) else text_length(text)

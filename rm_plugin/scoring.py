@@ -34,7 +34,7 @@ from transformers import (
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from .data import Comparison, Text
+from .data import Comparison, Text, template_arguments
 from .encoding import (
     REASONING_MODES,
     TRUNCATION_MODES,
@@ -172,7 +172,7 @@ class RewardScorer:
                 f"normalize=True, but {name} has no reward_mean and reward_std; evaluate it on held-out data first "
                 "(the trainer does), or set them in its config"
             )
-        with _in_eval_mode(model):
+        with in_eval_mode(model):
             self._shared_prefix = (
                 shared_prefix == "auto" and isinstance(model, RewardModel) and model.supports_shared_prefix()
             )
@@ -188,6 +188,8 @@ class RewardScorer:
         *,
         allow_empty: bool = False,
         completion_ids: list[list[int]] | None = None,
+        tools: list[list | str | None] | None = None,
+        chat_template_kwargs: list[dict | None] | None = None,
     ) -> np.ndarray:
         """
         Rewards of prompt–completion pairs.
@@ -201,6 +203,8 @@ class RewardScorer:
                 Score an empty completion as an empty reply (prompt and end token) instead of refusing it: a policy may
                 end at once, and data may not.
             completion_ids (`list[list[int]]`, *optional*): (N,) the policy's own tokens, for the listeners.
+            tools (`list`, *optional*): (N,) for each prompt the schemas of its tools, or None.
+            chat_template_kwargs (`list`, *optional*): (N,) for each prompt more arguments of its template, or None.
 
         Returns:
             `np.ndarray` (N,) float32, in the caller's order; NaN for a text that `truncation_mode="drop"` left out.
@@ -216,9 +220,14 @@ class RewardScorer:
             raise ValueError(
                 f"{len(prompts)} prompts and {len(completions)} completions; give one prompt a completion"
             )
-        comparisons = [
-            self.comparison(p, [c], allow_empty=allow_empty) for p, c in zip(prompts, completions, strict=True)
-        ]
+        columns = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
+        for name, column in columns.items():
+            if column is not None and len(column) != len(prompts):
+                raise ValueError(f"{len(prompts)} prompts and {len(column)} {name}; give one a prompt")
+        comparisons = []
+        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            arguments = template_arguments({name: column[i] for name, column in columns.items() if column is not None})
+            comparisons.append(self.comparison(prompt, [completion], allow_empty=allow_empty, **arguments))
         scores = np.concatenate([np.zeros(0, dtype=np.float32), *self.score_comparisons(comparisons)])
         for listener in self.listeners:
             listener(prompts, completions, scores, completion_ids=completion_ids)
@@ -252,7 +261,9 @@ class RewardScorer:
         """
         TRL's reward function (GRPO, RLOO, online DPO). Completions of one prompt are computed as one group.
 
-        An empty completion is scored as an empty reply. TRL hands over text without special tokens, so a completion
+        An empty completion is scored as an empty reply. Columns `tools` and `chat_template_kwargs` of the data go to the
+        reward model's chat template. TRL's online DPO takes None for 0, so a text that was left out may win there: use
+        `truncation_mode="keep_end"`. TRL hands over text without special tokens, so a completion
         that was cut at the length limit reads as if it had ended; which ones were is read from `completion_ids`.
 
         Args:
@@ -263,13 +274,14 @@ class RewardScorer:
                 Takes shares of this batch under `rewards/<name>/`: `truncated` (cut at the policy's length limit),
                 `empty`, `over_max_length` (no reward), `nonfinite`.
             log_extra (`Callable`, *optional*): takes the column `truncated` of TRL's table of completions.
-            kwargs: what TRL passes besides (data columns, state) and a reward model does not read.
+            kwargs: what TRL passes besides (data columns, state); all but the two columns is not read.
 
         Returns:
             `list[float | None]`: (N,) rewards; None for a text that `truncation_mode="drop"` left out.
         """
         num_nonfinite = self.num_nonfinite
-        scores = self.score(prompts, completions, allow_empty=True, completion_ids=completion_ids)
+        columns = {name: kwargs.get(name) for name in ("tools", "chat_template_kwargs")}
+        scores = self.score(prompts, completions, allow_empty=True, completion_ids=completion_ids, **columns)
         if log_metric is not None and len(scores):
             shares = {
                 "empty": np.mean([_is_empty(text) for text in completions]),
@@ -278,7 +290,7 @@ class RewardScorer:
             }
             ends = _policy_end_tokens(log_metric)
             if completion_ids is not None and ends:
-                truncated = [not ids or ids[-1] not in ends for ids in completion_ids]
+                truncated = [not (own := own_tokens(ids, ends)) or own[-1] not in ends for ids in completion_ids]
                 shares["truncated"] = np.mean(truncated)
                 if log_extra is not None:
                     log_extra("truncated", truncated)
@@ -340,7 +352,7 @@ class RewardScorer:
         """
         model, device = self.model, self.model.device
         # the reward model's own dtype, whatever loop it is in
-        with _in_eval_mode(model), torch.autocast(device.type, enabled=False):
+        with in_eval_mode(model), torch.autocast(device.type, enabled=False):
             if isinstance(model, RewardModel):
                 inputs = collate(batch.groups, self._shared_prefix)
             else:
@@ -361,7 +373,9 @@ class RewardScorer:
     # --- helpers
 
     @staticmethod
-    def comparison(prompt: Text, completions: list[Text], *, allow_empty: bool = False) -> Comparison:
+    def comparison(
+        prompt: Text, completions: list[Text], *, allow_empty: bool = False, **template_arguments
+    ) -> Comparison:
         """A plain completion of a conversation is the assistant's message, a plain prompt of messages the user's."""
         if not allow_empty and any(not text for text in completions):
             raise ValueError("a completion is empty; every completion needs text")
@@ -371,7 +385,7 @@ class RewardScorer:
             ]
             if prompt and isinstance(prompt, str):
                 prompt = [{"role": "user", "content": prompt}]
-        return Comparison(prompt, completions)
+        return Comparison(prompt, completions, **template_arguments)
 
     def _refuse_nonfinite(self, batch: ScoringBatch, scores: np.ndarray) -> None:
         """Count the scores that are not finite, or save their texts and stop."""
@@ -472,7 +486,7 @@ def _load(name: str, model_kwargs: dict[str, Any]) -> PreTrainedModel:
 
 
 @contextlib.contextmanager
-def _in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
+def in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
     """No dropout; afterwards every module is in the mode it was in."""
     in_training = [module for module in model.modules() if module.training]
     model.eval()
@@ -512,6 +526,13 @@ def _policy_end_tokens(log_metric: Callable) -> set[int]:
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor of text and images
     ends = [getattr(tokenizer, "eos_token_id", None), *(getattr(trainer, "eos_token_ids", None) or [])]
     return {end for end in ends if end is not None}
+
+
+def own_tokens(ids: Any, ends: set[int]) -> list[int]:
+    """A completion's tokens up to its end: online DPO hands over rows of a padded batch."""
+    ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    return ids[: end + 1]
 
 
 def _key(*parts: Any) -> str:

@@ -222,10 +222,11 @@ class LoadedBenchmark:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of ids, prompts, completions and ranks: equal data, equal fingerprint, wherever they come from."""
+        """SHA-256 of all that figures depend on: equal data, equal fingerprint, wherever they come from."""
         digest = hashlib.sha256()
         for c in self.comparisons:
-            digest.update(json.dumps([c.id, c.prompt, c.completions, c.ranks]).encode())
+            pairs = (c.metadata or {}).get("pairs")  # those that PPE drew
+            digest.update(json.dumps([c.id, c.prompt, c.completions, c.ranks, c.subset, pairs]).encode())
         return digest.hexdigest()
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl
 
+from ..data import Comparison
 from ..scoring import RewardScorer
 from .benchmarks import LoadedBenchmark, load_benchmark
 from .harness import EvaluationReport, evaluate
+from .official import cluster_of
 
 
 class EvaluationCallback(TrainerCallback):
@@ -68,7 +70,7 @@ class EvaluationCallback(TrainerCallback):
             known = sorted({str(c.subset) for c in data.comparisons})
             raise ValueError(f"no comparison of {data.name} is in subsets={list(subsets or [])}; it has {known}")
         if limit is not None and limit < len(chosen):
-            chosen = [chosen[i * len(chosen) // limit] for i in range(limit)]
+            chosen = _sample(chosen, limit)
         self.data = replace(data, comparisons=chosen)
         self.trainer = trainer
         self.every_steps = every_steps
@@ -110,3 +112,13 @@ class EvaluationCallback(TrainerCallback):
         trainer.model.training = False
         trainer.log({f"eval_{name}_{key}": value for key, value in figures.items() if value is not None})
         control.should_log, trainer.model.training = should_log, training
+
+
+def _sample(comparisons: list[Comparison], limit: int) -> list[Comparison]:
+    """Some `limit` comparisons, spread over all; what belongs together (the two prompts of a tie) stays together."""
+    clusters: dict[str, list[Comparison]] = {}
+    for comparison in comparisons:
+        clusters.setdefault(cluster_of(comparison), []).append(comparison)
+    groups = list(clusters.values())
+    num = max(1, limit * len(groups) // len(comparisons))
+    return [comparison for i in range(num) for comparison in groups[i * len(groups) // num]]

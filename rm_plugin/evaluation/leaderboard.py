@@ -25,8 +25,8 @@ import numpy as np
 from .benchmarks import get_benchmark
 from .figures import accuracy_bars
 from .harness import read_about
-from .page import Section, figure_html, figures_html, paragraph_html, render_page, table_html
-from .report import BASELINE_NAMES, bounds, data_title, markdown_table, percent, remarks
+from .page import Section, figure_html, figures_html, paragraph_html, render_page, table_html, terminal_text
+from .report import BASELINE_NAMES, bounds, data_title, markdown_table, markdown_text, percent, remarks
 from .results import official_arguments
 from .statistics import compare_by_subset, compare_models, minimum_detectable_difference, significance_tiers
 
@@ -158,9 +158,9 @@ class Leaderboard:
         parts = []
         for table in self.tables:
             columns, rows, _ = _columns(table)
-            parts += [f"## {markdown_table([table.title], [])[2:].splitlines()[0][:-2]}", ""]
+            parts += [f"## {markdown_text(table.title)}", ""]
             parts += [markdown_table(columns, rows), ""]
-            parts += [f"- {sentence}" for sentence in table.remarks] + [""] * bool(table.remarks)
+            parts += [f"- {markdown_text(sentence)}" for sentence in table.remarks] + [""] * bool(table.remarks)
         return "\n".join(parts)
 
     def to_csv(self) -> str:
@@ -172,8 +172,9 @@ class Leaderboard:
             for row in table.rows:
                 low, high = row.interval or (None, None)
                 values = (row.score, low, high, row.tier, row.pairwise, row.nll)
-                name = f"'{row.name}" if row.name[:1] in "=+-@" else row.name  # a spreadsheet would run it
-                writer.writerow([table.title, name, row.kind, *("" if v is None else v for v in values)])
+                # A spreadsheet would run what starts so.
+                names = [f"'{name}" if name[:1] in tuple("=+-@\t\r") else name for name in (table.title, row.name)]
+                writer.writerow([*names, row.kind, *("" if v is None else v for v in values)])
         return buffer.getvalue()
 
 
@@ -376,7 +377,11 @@ def compare_runs(a: str | os.PathLike, b: str | os.PathLike, *, num_samples: int
             if len(runs[data]) > 1:
                 found = ", ".join(str(run.folder) for run in runs[data])
                 raise ValueError(f"{folder} has {len(runs[data])} runs of {data[0]} ({found}); name one of them")
-    return [_compare(runs_a[data][0], runs_b[data][0], num_samples) for data in common]
+    pairs = [(runs_a[data][0], runs_b[data][0]) for data in common]
+    for run_a, run_b in pairs:
+        if run_a.folder.resolve() == run_b.folder.resolve():
+            raise ValueError(f"{a} and {b} are the same run ({run_a.folder}); name two runs")
+    return [_compare(run_a, run_b, num_samples) for run_a, run_b in pairs]
 
 
 def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
@@ -414,7 +419,6 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
 def print_comparison(result: dict[str, Any], console: Any = None) -> None:
     """One comparison on the terminal, the answer first."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table as RichTable
 
     console = console or Console()
@@ -434,11 +438,11 @@ def print_comparison(result: dict[str, Any], console: Any = None) -> None:
     if result["detectable"] is not None:
         lines.append(f"  A true difference of {percent(result['detectable'])} points would be found with 80 % power.")
     for line in lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        console.print(terminal_text(line), highlight=False, soft_wrap=True)
     if result["subsets"]:
         table = RichTable("subset", "points", "95 % interval", "p", "p (Holm)", "n")
         for name, one in result["subsets"].items():
             values = [f"{100 * one['difference']:+.1f}", bounds([one["low"], one["high"]])]
             values += [f"{one['p_value']:.2g}", f"{one['p_holm']:.2g}", f"{one['num_items']:,}"]
-            table.add_row(escape(name), *values)
+            table.add_row(terminal_text(name), *values)
         console.print(table)

@@ -99,6 +99,13 @@ class Items:
             [item.cluster for item in items],
         )
 
+    def num_clusters(self) -> dict[str, int]:
+        """Number of clusters that each group has items of."""
+        clusters: dict[str, set[str]] = {}
+        for group, cluster in zip(self.groups, self.clusters, strict=True):
+            clusters.setdefault(group, set()).add(cluster)
+        return {group: len(inside) for group, inside in clusters.items()}
+
     def counts(self) -> dict[str, int]:
         """Number of items of each group, in the order in which they appear."""
         numbers = dict.fromkeys(self.groups, 0)
@@ -318,11 +325,15 @@ def rewardbench2_score(subsets: Means) -> Any:
 
 
 def rewardbench2_formula(means: Means) -> dict[str, Any]:
-    """Ties = .30·accuracy_tied + .30·accuracy_ref + .20·preferred + .20·preferred_hard + .01·margin (may be −0.01)."""
+    """
+    Ties = .30·accuracy_tied + .30·accuracy_ref + .20·preferred + .20·preferred_hard + .01·margin (may be −0.01).
+
+    Where a part of the data lacks some of the five, which the official code answers with NaN, the others stand for it.
+    """
     subsets = {name: means[name] for name in REWARDBENCH2_SUBSETS if name in means}
     ties = {name: means[name] for name in TIES_WEIGHTS if name in means}
     if ties:
-        subsets["Ties"] = sum(weight * ties.get(name, 0.0) for name, weight in TIES_WEIGHTS.items())
+        subsets["Ties"] = sum(TIES_WEIGHTS.values()) * average(ties, TIES_WEIGHTS, TIES_WEIGHTS.values())
     return {"score": rewardbench2_score(subsets), **subsets}
 
 

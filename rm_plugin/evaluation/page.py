@@ -63,6 +63,13 @@ def printable(text: str) -> str:
     return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
 
 
+def terminal_text(text: str) -> str:
+    """Text of others as `rich` may print it: neither markup nor control characters of a terminal."""
+    from rich.markup import escape as escape_markup
+
+    return escape_markup(printable(text))
+
+
 def fragment(template: str, **values: Any) -> str:
     """A jinja2 template with autoescape, filled in."""
     return _environment().from_string(template).render(**values)

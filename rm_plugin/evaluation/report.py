@@ -31,8 +31,10 @@ from .page import (
     figures_html,
     fragment,
     paragraph_html,
+    printable,
     render_page,
     table_html,
+    terminal_text,
 )
 from .scores import write_atomically
 
@@ -145,13 +147,12 @@ def verdict(report: Report) -> str:
 def print_report(report: Report, console: Any = None) -> None:
     """A table of the main figures on the terminal."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     console = console or Console()
     metrics, official = report["metrics"], report["metrics"]["official"]
     title = f"{report['model']['name']} on {data_title(report)}"
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=terminal_text(title), title_justify="left")
     table.add_column("figure")
     for name in ("value", "95 % interval", "n"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -164,7 +165,7 @@ def print_report(report: Report, console: Any = None) -> None:
         )
     ]
     rows += [
-        (f"  {escape(name)}", percent(one["value"]), bounds(one["interval"]), "")
+        (f"  {terminal_text(name)}", percent(one["value"]), bounds(one["interval"]), "")
         for name, one in official["sections"].items()
     ]
     pairwise = metrics["pairwise"]
@@ -178,7 +179,7 @@ def print_report(report: Report, console: Any = None) -> None:
     )
     if not official["sections"]:
         rows += [
-            (f"  {escape(name)}", percent(one["accuracy"]), bounds(one["interval"]), one["num_pairs"])
+            (f"  {terminal_text(name)}", percent(one["accuracy"]), bounds(one["interval"]), one["num_pairs"])
             for name, one in metrics["subsets"].items()
         ]
     rows += [
@@ -190,7 +191,7 @@ def print_report(report: Report, console: Any = None) -> None:
         table.add_row(row[0], row[1], row[2], str(row[3]))
     console.print(table)
     for sentence in [verdict(report), *remarks(report)]:
-        console.print(escape(sentence), highlight=False)
+        console.print(terminal_text(sentence), highlight=False)
 
 
 def _other_figures(report: Report) -> list[tuple[str, str]]:
@@ -535,14 +536,16 @@ def _card_table(reports: Sequence[Report]) -> str:
     return "\n".join([CARD_START, *lines, CARD_END]) + "\n"
 
 
+def markdown_text(text: str) -> str:
+    """Plain text in a line of Markdown: nothing in it can be a link, HTML, or end the cell of a table."""
+    text = re.sub(r"([\\|`*_\[\]#])", r"\\\1", " ".join(printable(str(text)).split()))
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of plain text in Markdown; nothing in a cell can end the cell, be a link or be HTML."""
 
-    def plain(cell: str) -> str:
-        cell = re.sub(r"([\\|`*_\[\]#])", r"\\\1", " ".join(str(cell).split()))
-        return cell.replace("&", "&amp;").replace("<", "&lt;")
-
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(map(plain, cells)) + " |"
+        return "| " + " | ".join(map(markdown_text, cells)) + " |"
 
     return "\n".join([line(columns), "|" + " --- |" * len(columns), *(line(row) for row in rows)])

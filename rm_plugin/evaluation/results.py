@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Comparison, Text
+from ..data import Comparison, text_length
 from . import official
 from .benchmarks import Benchmark, LoadedBenchmark
 from .metrics import (
@@ -164,13 +164,6 @@ def baseline_scores(name: str, comparisons: Sequence[Comparison], seed: int = 0)
     raise ValueError(f"unknown baseline {name!r}; known: {', '.join(BASELINES)}")
 
 
-def text_length(text: Text) -> int:
-    """Characters of a text, or of all messages of a conversation."""
-    if isinstance(text, str):
-        return len(text)
-    return sum(len(message.get("content") or "") for message in text)
-
-
 def _baseline(
     name: str, benchmark: Benchmark, comparisons: Sequence[Comparison], model: Items, options: dict[str, int]
 ) -> tuple[dict[str, Any], np.ndarray]:
@@ -207,7 +200,10 @@ def _official(benchmark: Benchmark, scored: list, items: Items, options: dict[st
     present = {comparison.subset for comparison, _ in scored}
     keep, arguments = official_arguments(benchmark, items.groups, items.clusters)
     plain = bootstrap_interval(items.credits[keep], **arguments, **options)
-    counts = items.counts()
+    counts, num_clusters = items.counts(), items.num_clusters()
+    ties = {group for group in means if group.startswith("Ties/")}
+    missing = [subset for subset in benchmark.subsets if subset not in present]
+    missing += [group for group in official.TIES_WEIGHTS if ties and group not in ties]
 
     def figures(means: Mapping[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
         sections = {("section", name): value for name, value in benchmark.formula(means).items()}
@@ -218,19 +214,26 @@ def _official(benchmark: Benchmark, scored: list, items: Items, options: dict[st
         "score": score,
         "interval": _widened([plain["low"], plain["high"]], score, plain["num_clusters"]),
         "sections": {
-            name: {"value": value, "interval": intervals["section", name]}
+            name: {
+                "value": value,
+                "interval": _widened(
+                    intervals["section", name],
+                    value,
+                    sum(num_clusters[group] for group in _groups_behind(name, benchmark, means)),
+                ),
+            }
             for name, value in values.items()
             if not np.isnan(value)
         },
         "subsets": {
             name: {
                 "accuracy": mean,
-                "interval": _widened(intervals["group", name], mean, counts[name]),
+                "interval": _widened(intervals["group", name], mean, num_clusters[name]),
                 "num_items": counts[name],
             }
             for name, mean in means.items()
         },
-        "missing": [subset for subset in benchmark.subsets if subset not in present],
+        "missing": missing,
         "num_items": plain["num_items"],
         "num_clusters": plain["num_clusters"],
         "minimum_detectable_difference": minimum_detectable_difference(
@@ -267,10 +270,18 @@ def _intervals(
     return intervals
 
 
-def _widened(interval: Sequence[float | None], estimate: float, num_items: int) -> list[float | None]:
+def _groups_behind(section: str, benchmark: Benchmark, means: Mapping[str, float]) -> list[str]:
+    """The groups that a section of the official score moves with."""
+    whole = benchmark.formula(means)[section]
+    return [
+        group for group, mean in means.items() if benchmark.formula({**means, group: mean - 0.5})[section] != whole
+    ]
+
+
+def _widened(interval: Sequence[float | None], estimate: float, num_clusters: int) -> list[float | None]:
     """A bootstrap interval; Wilson's where all items are equal and the bootstrap's has no width."""
-    if interval[0] is not None and interval[0] == interval[1] and 0 <= estimate <= 1:
-        return list(wilson_interval(estimate * num_items, num_items, CONFIDENCE))
+    if interval[0] is not None and interval[0] == interval[1] and 0 <= estimate <= 1 and num_clusters:
+        return list(wilson_interval(estimate * num_clusters, num_clusters, CONFIDENCE))
     return list(interval)
 
 
@@ -331,6 +342,7 @@ class _Pairs:
         if set(self.subsets) == {"all"}:
             return {}
         intervals = _intervals(self.correct, self.subsets, self.clusters, lambda means: dict(means), options)
+        num_clusters = official.Items(self.correct, self.subsets, self.clusters).num_clusters()
         names = np.array(self.subsets, dtype=object)
         table = {}
         for name in dict.fromkeys(self.subsets):
@@ -339,7 +351,7 @@ class _Pairs:
             margins = self.margins[inside & self.is_scored]
             table[name] = {
                 **figures,
-                "interval": _widened(intervals[name], figures["accuracy"], figures["num_pairs"]),
+                "interval": _widened(intervals[name], figures["accuracy"], num_clusters[name]),
                 "mean_margin": float(margins.mean()) if len(margins) else None,
             }
         return table

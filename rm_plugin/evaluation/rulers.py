@@ -8,6 +8,7 @@ for batch in ruler.plan(comparisons):     # depends on the comparisons alone
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import importlib
 import inspect
@@ -198,13 +199,27 @@ def _import(dotted: str) -> Callable:
 
 
 def _identity(function: Callable, dotted: str | None) -> dict[str, Any]:
-    """What tells one judge from another: where it is, and for a dotted path a hash of its module's source."""
+    """What tells one judge from another: where it is, and a hash of its source; for a dotted path its module's."""
     if dotted is None:
+        while isinstance(function, functools.partial):
+            function = function.func
         named = function if hasattr(function, "__qualname__") else type(function)
-        return {"function": f"{named.__module__}.{named.__qualname__}", "source_hash": None}
+        return {"function": f"{named.__module__}.{named.__qualname__}", "source_hash": _source_hash(named)}
     file = getattr(sys.modules[dotted.partition(":")[0]], "__file__", None)  # None: built into Python
     digest = file and hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
     return {"function": dotted, "source_hash": digest}
+
+
+def _source_hash(named: Any) -> str | None:
+    """Of a function or class in memory; what it reads besides (globals, attributes) is not seen."""
+    try:
+        source = inspect.getsource(named)
+    except (OSError, TypeError):  # written at a prompt, or not in Python
+        code = getattr(named, "__code__", None)
+        if code is None:
+            return None
+        source = repr((code.co_code, [const for const in code.co_consts if not inspect.iscode(const)]))
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 def _as_float(value: Any, name: str) -> float:
@@ -237,9 +252,12 @@ def _texts(batch: Any) -> list[list[int]]:
 
 
 def plan_digest(plan: list[Any]) -> str:
-    """A hash of every text and whose it is, in the order of the plan."""
-    digest = hashlib.sha256()
+    """A hash of every text and whose it is, however they are batched."""
+    lines = []
     for batch in plan:
-        texts = [batch.prompts, batch.completions] if isinstance(batch, Call) else _texts(batch)
-        digest.update(json.dumps([texts, batch.members], default=str).encode())
+        texts = zip(batch.prompts, batch.completions, strict=True) if isinstance(batch, Call) else _texts(batch)
+        lines += [json.dumps([text, whose], default=str) for text, whose in zip(texts, batch.members, strict=True)]
+    digest = hashlib.sha256()
+    for line in sorted(lines):
+        digest.update(line.encode())
     return digest.hexdigest()[:16]
