@@ -277,10 +277,7 @@ class RewardScoringCallback(TrainerCallback):
             return set()
         tokenizer = self._tokenizer()
         ends = [tokenizer.eos_token_id, tokenizer.pad_token_id, *(getattr(self.trainer, "eos_token_ids", None) or [])]
-        ends += [
-            getattr(self.trainer, "stop_token_id", None),
-            getattr(self.trainer.args, "stop_token_id", None),
-        ]  # PPO
+        ends += [getattr(place, "stop_token_id", None) for place in (self.trainer, self.trainer.args)]  # of PPO
         return {end for end in ends if end is not None}
 
     def _write_samples(self, samples: dict[str, list], prefix: str, step: int) -> None:

@@ -238,8 +238,8 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
           `oracle`, `regret`.
 
         Left out of both (`num_prompts_left_out`) are prompts with an unscored candidate, and where gold values are
-        known of some, those without. The curve goes as far as the prompt with the fewest candidates. Intervals are over
-        prompts, equal ones together.
+        known of some, those without. The curve goes as far as the prompt with the fewest candidates. Intervals are
+        over prompts, equal ones together.
 
     Source: Nakano et al. 2021 (WebGPT), appendix I; Beirami et al. 2024 for the bound.
     """
@@ -341,8 +341,8 @@ def to_preferences(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
         results (list of [`BestOfN`]): from [`best_of_n`].
 
     Returns:
-        `list[dict]`: rows with `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected`, and what of `tools` and
-            `chat_template_kwargs` the prompt has.
+        `list[dict]`: rows with `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected`, and what of `tools`
+            and `chat_template_kwargs` the prompt has.
     """
     rows: dict[str, dict[str, Any]] = {}
     for result in results:
@@ -366,8 +366,8 @@ def to_sft(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
         results (list of [`BestOfN`]): from [`best_of_n`].
 
     Returns:
-        `list[dict]`: rows with `prompt`, `completion`, `score`, and what of `tools` and `chat_template_kwargs` the prompt
-            has.
+        `list[dict]`: rows with `prompt`, `completion`, `score`, and what of `tools` and `chat_template_kwargs` the
+            prompt has.
     """
     rows: dict[str, dict[str, Any]] = {}
     for result in results:

@@ -76,15 +76,16 @@ def sampling_config(policy: PreTrainedModel, config: GenerationConfig | dict | N
     """
     The settings that [`sample_completions`] samples with: those that the policy was saved with, or others.
 
-    What neither says changes nothing: where `generate` falls back on `top_k=50`, all tokens are drawn from, as in GRPO.
+    What neither says changes nothing: where `generate` falls back on `top_k=50`, all tokens are drawn from (as in
+    GRPO).
 
     Args:
         policy (`PreTrainedModel`): the language model.
         config (`GenerationConfig` or `dict`, *optional*): all settings, or the fields to change in the policy's own.
 
     Raises:
-        ValueError: beams, a `max_length` (which would count the prompt), or a field that is not known or, as transformers
-            sees it, not valid.
+        ValueError: beams, a `max_length` (which would count the prompt), or a field that is not known or, as
+            transformers sees it, not valid.
     """
     given = config.to_diff_dict() if isinstance(config, GenerationConfig) else config or {}
     if given.get("max_length") is not None and given.get("max_new_tokens") is None:

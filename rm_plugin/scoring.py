@@ -261,9 +261,9 @@ class RewardScorer:
         """
         TRL's reward function (GRPO, RLOO, online DPO). Completions of one prompt are computed as one group.
 
-        An empty completion is scored as an empty reply. Columns `tools` and `chat_template_kwargs` of the data go to the
-        reward model's chat template. TRL's online DPO takes None for 0, so a text that was left out may win there: use
-        `truncation_mode="keep_end"`. TRL hands over text without special tokens, so a completion
+        An empty completion is scored as an empty reply. Columns `tools` and `chat_template_kwargs` of the data go to
+        the reward model's chat template. TRL's online DPO takes None for 0, so a text that was left out may win there:
+        use `truncation_mode="keep_end"`. TRL hands over text without special tokens, so a completion
         that was cut at the length limit reads as if it had ended; which ones were is read from `completion_ids`.
 
         Args:

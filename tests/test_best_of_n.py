@@ -1,13 +1,14 @@
 """Best-of-n: seeded samples, ready candidates, resumption, curve, pairs and winners, the command."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from models import tiny_config, tiny_reward_model, tiny_tokenizer
+from models import CHATML, tiny_config, tiny_reward_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from rm_plugin.best_of_n import (
@@ -23,6 +24,8 @@ from rm_plugin.best_of_n import (
 )
 from rm_plugin.cli import main
 from rm_plugin.data import Comparison, read_comparisons
+from rm_plugin.evaluation import evaluate
+from rm_plugin.evaluation.statistics import wilson_interval
 from rm_plugin.generation import prompt_ids, sample_completions
 from rm_plugin.scoring import RewardScorer
 
@@ -119,6 +122,48 @@ def test_a_sample_ends_with_its_end_token_and_what_has_none_is_truncated(policy,
     assert all(s.token_ids[-1] in ends and not ends & set(s.token_ids[:-1]) for s in ended)
     assert all(len(s.token_ids) == 16 and not ends & set(s.token_ids) for s in every if s.truncated)
     assert all("<|im_end|>" not in s.completion for s in every)
+
+
+@pytest.mark.parametrize("kind", ["chatml", "no pad", "pad is eos"])
+def test_a_sample_that_stops_at_a_string_ends_there_whatever_fills_the_batch(kind, policy):
+    tokenizer = tiny_tokenizer("pad_is_eos" if kind == "pad is eos" else "chatml")
+    if kind == "no pad":
+        tokenizer.pad_token = None
+    config = {"max_new_tokens": 24, "stop_strings": ["e", "w"]}
+    every = [s for samples in sample_completions(policy, tokenizer, PLAIN, 16, config) for s in samples]
+    stopped = [s for s in every if {"e", "w"} & set(s.completion)]
+    assert stopped and len({len(s.token_ids) for s in stopped}) > 1
+    for sample in stopped:
+        assert {"e", "w"} & set(tokenizer.decode(sample.token_ids[-1:])) and not sample.truncated
+        assert tokenizer.decode(sample.token_ids, skip_special_tokens=True).endswith(sample.completion)
+
+
+def test_words_that_the_policy_continues_are_part_of_what_is_scored(tmp_path, policy, tokenizer, scorer):
+    begun = [{"role": "user", "content": "2 + 2 ="}, {"role": "assistant", "content": "The answer is"}]
+    output = tmp_path / "best.jsonl"
+    [result] = run(policy, tokenizer, scorer, output, [begun])
+    assert result.prompt == begun[:1]
+    assert all(c[0]["content"].startswith("The answer is") and len(c) == 1 for c in result.completions)
+    [without] = run(policy, tokenizer, scorer, None, [[*begun[:1], {"role": "assistant", "content": "The"}]])
+    assert without.completions != result.completions
+    np.testing.assert_allclose(result.scores, scorer.score([begun[:1]] * len(result.scores), result.completions))
+    assert run(policy, tokenizer, scorer, output, [begun]) == [result]
+    assert set(map(len, (row["prompt"] for row in [*to_preferences([result]), *to_sft([result])]))) == {1}
+
+
+def test_top_h_narrows_what_is_drawn_from(policy, tokenizer):
+    [wide], [narrow] = (
+        list(sample_completions(policy, tokenizer, ["Hello"], 32, {**SHORT, "top_h": h})) for h in (None, 0.05)
+    )
+    assert len({s.completion for s in narrow}) < len({s.completion for s in wide})
+
+
+def test_frozen_layers_of_a_policy_in_training_stay_in_eval_mode(policy, tokenizer):
+    policy.train()
+    frozen = policy.model.layers[0].eval()
+    list(sample_completions(policy, tokenizer, ["Hello"], 2, SHORT))
+    assert policy.training and not frozen.training
+    policy.eval()
 
 
 def test_a_policy_in_training_stays_in_training(policy, tokenizer):
@@ -304,6 +349,57 @@ def test_an_output_of_other_answers_or_of_another_policy_is_not_continued(tmp_pa
         sample(model=other)
 
 
+def test_after_a_text_that_was_too_long_samples_are_scored_with_another_limit(tmp_path, policy, tokenizer):
+    def sample(prompts=PLAIN, **limit):
+        scorer = RewardScorer(tiny_reward_model(), tokenizer, **limit)
+        return run(policy, tokenizer, scorer, tmp_path / "best.jsonl", prompts)
+
+    with pytest.raises(ValueError, match="max_length is 12; raise max_length or"):
+        sample(max_length=12)
+    generated = (tmp_path / "best.jsonl.generated").read_text()
+    assert generated
+    calls = []
+    hook = policy.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        results = sample(max_length=12, truncation_mode="keep_end")  # as the message says
+    finally:
+        hook.remove()
+    kept = json.loads(generated.splitlines()[0])
+    assert results[kept["index"]].completions == kept["completions"] and calls
+    with pytest.raises(ValueError, match="was made with reward_truncation_mode='keep_end'"):
+        sample(max_length=12, truncation_mode="drop")  # some of the results were cut
+    (tmp_path / "best.jsonl").unlink()
+    whole = sample(max_length=200)
+    assert sample(max_length=250, truncation_mode="keep_end") == whole  # nothing was too long
+
+
+def test_tools_and_template_arguments_reach_every_score(policy):
+    tokenizer = tiny_tokenizer("chatml")
+    tokenizer.chat_template = "{{ tools | tojson if tools }}{{ mode }}" + CHATML
+    scorer = RewardScorer(tiny_reward_model(), tokenizer)
+    ask = [{"role": "user", "content": "2 + 2 ="}]
+    row = {"prompt": ask, "tools": '[{"name": "add"}]', "chat_template_kwargs": {"mode": "brief"}}
+    texts = [[{"role": "assistant", "content": text}] for text in ("four", "five")]
+    expected = evaluate(
+        scorer, source=[{**row, "chosen": texts[0], "rejected": texts[1]}], num_samples=10, text_format="as-is"
+    ).scores[0]
+    assert abs(expected - scorer.score([ask] * 2, texts)).min() > 0.01
+    columns = {name: [row[name]] * 2 for name in ("tools", "chat_template_kwargs")}
+    np.testing.assert_allclose(scorer.score([ask] * 2, texts, **columns), expected, atol=1e-6)
+    np.testing.assert_allclose(scorer(prompts=[ask] * 2, completions=texts, **columns), expected, atol=1e-6)
+    ready = {**row, "completions": texts}
+    for candidates in ([ready], read_candidates([ready])):
+        [result] = best_of_n(None, None, scorer, candidates=candidates)
+        np.testing.assert_allclose(result.scores, expected, atol=1e-6)
+    [pair] = to_preferences([result])
+    assert (pair["tools"], pair["chat_template_kwargs"]) == ([{"name": "add"}], {"mode": "brief"})
+    [sampled] = best_of_n(policy, [row], scorer, n=2, processing_class=tokenizer, generation_config=SHORT)
+    [other] = best_of_n(policy, [ask], scorer, n=2, processing_class=tokenizer, generation_config=SHORT)
+    assert sampled.completions != other.completions and sampled.tools == [{"name": "add"}]
+    with pytest.raises(ValueError, match="2 prompts and 1 tools; give one a prompt"):
+        scorer.score([ask] * 2, texts, tools=[None])
+
+
 def test_an_output_of_other_candidates_is_not_continued(tmp_path):
     def rank(completions):
         rows = [{"prompt": "p", "completions": completions}]
@@ -438,6 +534,19 @@ def test_a_summary_counts_ties_duplicates_truncation_and_what_is_not_scored():
     assert summary["truncated_rate"] == 0.5 and summary["num_unscored"] == 1 and summary["num_prompts_left_out"] == 1
 
 
+def test_a_curve_of_gold_values_is_over_the_prompts_that_have_them(capsys):
+    known = [result([1.0, 2.0], gold=[0.0, 1.0], index=i, prompt=f"p{i}") for i in range(6)]
+    summary = summarize([*known, result([1.0, 2.0], index=6, prompt="unknown")])
+    assert summary["num_prompts_left_out"] == 1
+    assert summary["curve"]["gold"] == [0.5, 1.0]
+    assert summary["curve"]["gold_low"][1] == pytest.approx(wilson_interval(6, 6)[0])  # all right, yet six only
+    print_summary(summary)
+    assert "1 prompts left out" in capsys.readouterr().out
+    copies = [result([1.0, 2.0], gold=[0.0, float(i % 2)], index=i, prompt=f"p{i % 4}") for i in range(80)]
+    spread = summarize(copies)["curve"]
+    assert spread["gold_high"][1] - spread["gold_low"][1] > 0.5  # four prompts, not eighty
+
+
 def test_a_known_answer_gives_the_gold_values(policy, tokenizer):
     rows = [{"prompt": "2 + 2 =", "completions": ["it is 5", "it is 4.0"], "answer": "so #### 4"}]
     [r] = best_of_n(None, None, length_reward, candidates=rows)
@@ -463,6 +572,10 @@ def test_a_gold_scorer_gives_gold_values(tokenizer, scorer):
         ("It is -3", -3, True),
         ([{"role": "assistant", "content": "It is Paris."}], "paris", True),
         ("It is not", "Paris", False),
+        ("I play the piano", "no", False),
+        ("The answer is banana", "A", False),
+        ("The answer is (A).", "A", True),
+        ("anything", "+", None),
     ],
 )
 def test_an_answer_is_compared_by_its_last_number_or_its_words(completion, answer, right):
@@ -597,6 +710,8 @@ def test_options_of_sampling_are_refused_with_ready_candidates(words, tmp_path, 
         ({"scorer": None}, "scorer is missing"),
         ({"generation_config": {"do_sample": False}}, "do_sample=False gives 4 equal completions"),
         ({"generation_config": {"num_beams": 2}}, "num_beams=2"),
+        ({"generation_config": {"max_length": 12}}, "max_length=12 counts the prompt too; give max_new_tokens"),
+        ({"generation_config": GenerationConfig(max_length=12)}, "max_length=12 counts the prompt too"),
         ({"generation_config": {"temprature": 2}}, "generation_config has temprature"),
         ({"processing_class": None}, "processing_class is missing"),
     ],
@@ -613,11 +728,26 @@ def test_bad_settings_are_named(arguments, message, policy, tokenizer, scorer):
         ([], "there are no prompts"),
         (["2 + 2 =", ""], "prompt 1 is empty"),
         ([{"text": "2 + 2 ="}], "prompt 0 is empty"),
+        (["2 + 2 =", "too long " * 300], "prompt 1 has .* tokens, with max_new_tokens=8 that is over"),
     ],
 )
 def test_bad_prompts_are_named(prompts, message, policy, tokenizer, scorer):
     with pytest.raises(ValueError, match=message):
-        BestOfNSampler(policy, tokenizer, scorer, n=2).sample(prompts)
+        BestOfNSampler(policy, tokenizer, scorer, n=2, generation_config=SHORT).sample(prompts)
+
+
+def test_rewards_that_are_no_finite_numbers_are_refused_before_they_are_written(tmp_path):
+    async def later(prompts, completions):
+        return [0.0] * len(prompts)
+
+    def infinite(prompts, completions):
+        return [-math.inf] * len(prompts)
+
+    for function, message in ((later, "later is asynchronous"), (infinite, "infinite gave 2 of 2 values .*-inf")):
+        with pytest.raises(ValueError, match=message):
+            rows = [{"prompt": "p", "completions": ["a", "b"]}]
+            best_of_n(None, None, function, candidates=rows, output=tmp_path / "best.jsonl")
+        assert not (tmp_path / "best.jsonl").exists()
 
 
 def test_a_conversation_needs_a_chat_template(policy, scorer):

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -569,6 +570,17 @@ def test_the_module_of_as_ppo_reward_model_is_heard_with_weights_and_clipping(tm
 
 
 # --- best-of-n, tables, bad input
+
+
+def test_what_ppo_stops_at_is_an_end(scorer, tokenizer):
+    callback = RewardScoringCallback(scorer)
+    callback.trainer = SimpleNamespace(
+        processing_class=tokenizer, args=SimpleNamespace(stop_token_id=7), model=SimpleNamespace(training=True)
+    )
+    callback(None, ["a", "b"], [0.0, 1.0], completion_ids=torch.tensor([[5, 7, 9, 9], [5, 6, 8, 9]]))
+    figures = callback.figures()
+    assert figures["truncated_rate"] == 0.5
+    assert figures["length_correlation"] == 1
 
 
 def test_best_of_n_feeds_the_callback(tmp_path, tokenizer, scorer):

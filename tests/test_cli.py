@@ -187,6 +187,16 @@ def test_existing_output_stays_when_scoring_fails(command, model, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"], "no partial file is left"
 
 
+def test_a_lone_surrogate_beside_the_texts_stays_and_in_them_is_one_line(command, model, tmp_path):
+    line = '{"prompt": "a", "completion": "b", "note": "\\ud800"}'
+    (tmp_path / "in.jsonl").write_text(line)
+    command("score", model, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["note"] == "\ud800"
+    (tmp_path / "in.jsonl").write_text(line.replace('"b"', '"\\ud800"'))
+    code, _, error = command("score", model, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    assert code == 2 and "line 1: half a character (a lone surrogate) is in the text" in error
+
+
 def test_output_may_be_the_input(command, model, tmp_path):
     file = write_lines(tmp_path / "file.jsonl", [{"prompt": "2 + 2 =", "completion": " 4"}])
     assert command("score", model, "--input", file, "--output", file)[0] == 0

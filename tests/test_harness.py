@@ -1,10 +1,12 @@
 """The evaluation harness: runs that survive kills, folders that mix nothing, figures that can be recomputed."""
 
 import csv
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,16 @@ import pandas as pd
 import pytest
 import torch
 from models import tiny_config, tiny_reward_model, tiny_tokenizer
+from training_runs import classifier, make_trainer, preference_rows
 
 from rm_plugin import RewardScorer
 from rm_plugin.cli import main
 from rm_plugin.evaluation import evaluate, evaluate_scores, load_benchmark, read_scores
+from rm_plugin.evaluation.callback import EvaluationCallback
 from rm_plugin.evaluation.report import print_report, remarks
 from rm_plugin.evaluation.results import baseline_scores, measure
 from rm_plugin.evaluation.rulers import plan_digest
+from rm_plugin.evaluation.statistics import wilson_interval
 
 HERE = Path(__file__).parent
 ROWS = [
@@ -97,7 +102,6 @@ def test_a_batch_that_is_there_in_part_runs_again_whole(scorer, tmp_path, monkey
         ({"tokenizer": "chatml"}, "template_hash was null"),
         ({"max_length": 64}, "max_length was 256 and is now 64"),
         ({"truncation_mode": "keep_end"}, "truncation_mode was drop and is now keep_end"),
-        ({"max_num_batched_tokens": 128}, "max_num_batched_tokens was 256 and is now 128"),
         ({"dtype": "bfloat16"}, "dtype was float32 and is now bfloat16"),
         ({"rows": ROWS[:-1]}, "data was"),
         ({"limit": 5}, "limit was null and is now 5"),
@@ -108,11 +112,44 @@ def test_a_folder_of_another_evaluation_is_refused_and_the_message_says_what_dif
     evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
     model = tiny_reward_model(seed=change.get("model", 0), dtype=getattr(torch, change.get("dtype", "float32")))
     options = {key: change[key] for key in ("max_length", "truncation_mode") if key in change}
-    options["max_num_batched_tokens"] = change.get("max_num_batched_tokens", 256)
+    options["max_num_batched_tokens"] = 256
     other = RewardScorer(model, tiny_tokenizer(change.get("tokenizer", "plain")), **options)
     with pytest.raises(ValueError, match="holds another evaluation") as error:
         evaluate(other, source=change.get("rows", ROWS), limit=change.get("limit"), output=tmp_path, num_samples=100)
     assert said in str(error.value) and "name another folder" in str(error.value)
+
+
+def test_a_run_that_needed_too_much_memory_goes_on_in_smaller_batches(scorer, tmp_path):
+    whole = evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
+    (tmp_path / "report.json").unlink()
+    lines = (tmp_path / "scores.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "scores.jsonl").write_text("".join(lines[:20]))
+    smaller = RewardScorer(scorer.model, scorer.processing_class, max_num_batched_tokens=128)
+    report = evaluate(smaller, source=ROWS, output=tmp_path, num_samples=100)
+    assert 0 < report.report["run"]["num_completions_resumed"] <= 20
+    np.testing.assert_allclose(np.concatenate(report.scores), np.concatenate(whole.scores), atol=1e-5)
+
+
+def test_a_folder_of_a_judge_whose_code_has_changed_is_refused(tmp_path):
+    def judge(sign):
+        space = {}
+        code = f"def judge(prompts, completions):\n    return [{sign} * float(len(text)) for text in completions]\n"
+        exec(code, space)  # as written at a prompt, where no source is to be had
+        return space["judge"]
+
+    class Judge:
+        def __call__(self, prompts, completions):
+            return [0.0] * len(prompts)
+
+    evaluate(judge("+1"), source=ROWS, output=tmp_path / "one", num_samples=100)
+    evaluate(judge("+1"), source=ROWS, output=tmp_path / "one", num_samples=100)
+    with pytest.raises(ValueError, match="source_hash was .* and is now"):
+        evaluate(judge("-1"), source=ROWS, output=tmp_path / "one", num_samples=100)
+    about = [evaluate(one, source=ROWS, num_samples=100).report["model"] for one in (lengths, Judge(), len_or_zero)]
+    assert len({one["source_hash"] for one in about}) == 3 and None not in {one["source_hash"] for one in about}
+
+
+len_or_zero = functools.partial(lambda flag, prompts, completions: [float(flag)] * len(prompts), 0)
 
 
 def test_a_folder_of_another_judge_is_refused(tmp_path, monkeypatch):
@@ -636,3 +673,80 @@ def test_the_callback_logs_the_evaluation_every_k_steps_and_at_the_end(tmp_path)
     assert trainer.model.training  # left as it was
     with pytest.raises(ValueError, match="is in subsets"):
         EvaluationCallback(trainer, "preference", ROWS, subsets=["none"])
+
+
+def test_the_callback_keeps_together_what_is_drawn_together(tmp_path):
+    """The two prompts of a tie in RewardBench 2: one of them alone gives only a part of the official figures."""
+    rows = [
+        {"id": f"{kind}:{number}", "prompt": f"{kind} {number}", "chosen": ["a"] * right, "rejected": ["bb"]}
+        | {"num_correct": right, "num_incorrect": 1, "total_completions": right + 1, "subset": "Ties"}
+        for kind, right in (("ref", 1), ("tied", 2))
+        for number in range(20)
+    ]
+    rows += [
+        {"id": str(n), "prompt": f"p{n}", "chosen": ["a"], "rejected": ["bb", "cc", "dd"], "subset": "Math"}
+        | {"num_correct": 1, "num_incorrect": 3, "total_completions": 4}
+        for n in range(40)
+    ]
+    trainer = make_trainer(tmp_path, classifier(), preference_rows(8))
+    callback = EvaluationCallback(trainer, "rewardbench-2", rows, limit=20)
+    assert len(callback.data.comparisons) == 20
+    kinds = Counter(c.metadata["ties"] for c in callback.data.comparisons if c.subset == "Ties")
+    assert kinds == {"ref": 5, "tied": 5}
+
+    def shorter(prompts, completions):
+        return [-float(len(text)) for text in completions]
+
+    whole = evaluate(shorter, load_benchmark("rewardbench-2", rows), num_samples=100)
+    part = evaluate(shorter, load_benchmark("rewardbench-2", [row for row in rows if "tied" not in row["id"]]))
+    assert whole.score == part.score == pytest.approx((1 + 1.01) / 2)
+    missing = part.metrics["official"]["missing"]
+    assert {"Ties/accuracy_tied", "Ties/preferred", "Ties/margin"} <= set(
+        missing
+    ) and "Ties/accuracy_ref" not in missing
+    assert not any(name.startswith("Ties/") for name in whole.metrics["official"]["missing"])
+
+
+def test_intervals_without_a_spread_count_prompts_not_pairs():
+    """4 prompts of 25 pairs, all right: a part of them can be known no better than the whole."""
+    rows = [
+        {"prompt": f"p{n}", "completions": ["aaaaaaaaaa", *"bcdefghijklmnopqrstuvwxyz"], "ranks": [0] + [1] * 25}
+        | {"subset": "one" if n < 2 else "two"}
+        for n in range(4)
+    ]
+    metrics = evaluate(lengths, source=rows, num_samples=100).metrics
+    low, part = metrics["pairwise"]["interval"][0], metrics["subsets"]["one"]["interval"][0]
+    assert part < low == pytest.approx(wilson_interval(4, 4)[0])
+    assert part == pytest.approx(wilson_interval(2, 2)[0])
+    subsets = ["alpacaeval-easy", "donotanswer", "hep-python"]
+    rows = [
+        {"prompt": f"p{n}", "chosen": "aa", "rejected": "b", "subset": subset} for subset in subsets for n in range(10)
+    ]
+    official = evaluate(lengths, "rewardbench", rows, num_samples=100).metrics["official"]
+    assert official["subsets"]["donotanswer"]["interval"][0] == pytest.approx(wilson_interval(10, 10)[0])
+    assert official["sections"]["Safety"]["interval"][0] == pytest.approx(wilson_interval(10, 10)[0])
+
+
+def test_data_that_count_otherwise_have_another_fingerprint():
+    prints = []
+    for change in ({}, {"subset": "other"}, {"metadata": {"pairs": [[0, 1]]}}):
+        data = load_benchmark("preference", [PAIR])
+        for name, value in change.items():
+            setattr(data.comparisons[0], name, value)
+        prints.append(data.fingerprint)
+    assert len(set(prints)) == 3
+
+
+def test_lengths_are_of_the_words_in_a_list_of_parts():
+    def message(text):
+        return [{"role": "assistant", "content": [{"type": "text", "text": text}, {"type": "image"}]}]
+
+    prompt = [{"role": "user", "content": "p"}]
+    rows = [{"prompt": prompt, "chosen": message("a" * n), "rejected": message("b")} for n in range(2, 12)]
+    report = evaluate(lambda prompts, completions: [0.0] * len(prompts), source=rows, num_samples=100)
+    assert report.report["baselines"]["length"]["score"] == 1
+
+
+def test_a_lone_surrogate_is_one_line(scorer):
+    with pytest.raises(ValueError, match="half a character .a lone surrogate. is in the text"):
+        scorer.score(["a"], ["\ud800"])

@@ -10,6 +10,7 @@ import pytest
 
 from rm_plugin.cli import main
 from rm_plugin.evaluation import build_leaderboard, compare_runs, evaluate, evaluate_scores
+from rm_plugin.evaluation.report import print_report
 
 ROWS = [{"prompt": f"q{n}", "chosen": f"right {n}", "rejected": f"wrong {n}"} for n in range(100)]
 
@@ -190,6 +191,31 @@ def test_the_overview_prints_hostile_titles_as_they_are(tmp_path, capsys):
     assert main(["leaderboard", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
     assert "[bold]x.jsonl" in out and "x]" in out
+
+
+def test_text_of_others_is_tame_wherever_it_is_shown(tmp_path, capsys):
+    evil = "\x1b]0;pwned\x07<img src=x onerror=alert(1)> [click](http://evil)"
+    path = tmp_path / "=HYPERLINK(1).jsonl"
+    rows = [*ROWS, {"prompt": "p", evil: 1}]
+    path.write_text("".join(json.dumps({**row, "subset": evil}) + "\n" for row in rows))
+    report = evaluate(judge(50), source=path, output=tmp_path / "run", name=evil, on_bad_row="skip", num_samples=100)
+    print_report(report.report)
+    evaluate(judge(10), source=path, output=tmp_path / "other", on_bad_row="skip", num_samples=100)
+    assert main(["compare", str(tmp_path / "run"), str(tmp_path / "other")]) == 0
+    assert main(["leaderboard", str(tmp_path / "run")]) == 0
+    assert main(["evaluate", "x", "--data", str(path), "--output", str(tmp_path / "new")]) == 2
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err and "\x07" not in shown.out + shown.err
+    board = build_leaderboard([tmp_path / "run"], num_samples=100)
+    markdown = board.to_markdown()
+    assert "<img" not in markdown and "[click]" not in markdown.replace("\\[", "")
+    assert all(line.startswith("'=HYPERLINK") for line in board.to_csv().splitlines()[1:])
+
+
+def test_a_run_is_not_compared_with_itself(runs, capsys):
+    folder = next(runs.glob("**/report.json")).parent
+    assert main(["compare", str(folder), str(folder)]) == 2
+    assert "are the same run" in capsys.readouterr().err
 
 
 def test_published_scores_of_no_benchmark_here_are_an_error(runs, tmp_path):

@@ -10,6 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rm_plugin import rewards
+from rm_plugin.callbacks import RewardScoringCallback
+from rm_plugin.monitoring import spearman
 from rm_plugin.scoring import RewardScorer
 
 pytestmark = pytest.mark.trl112
@@ -290,11 +292,14 @@ def test_online_dpo_takes_the_scorer(policy_folder, tmp_path):
     tokenizer = models.tiny_tokenizer("chatml")
     tokenizer.padding_side = "left"
     scorer = Recording(models.tiny_reward_model(seed=1), models.tiny_tokenizer("llama3"))
+    callback, lengths = RewardScoringCallback(scorer), []
+    take = callback._windows["train"].add
+    callback._windows["train"].add = lambda *args: lengths.extend(args[3]) or take(*args)
     args = OnlineDPOConfig(
         output_dir=str(tmp_path),
         max_steps=2,
         per_device_train_batch_size=4,
-        max_new_tokens=5,
+        max_new_tokens=24,
         max_length=64,
         logging_steps=1,
         report_to="none",
@@ -310,8 +315,13 @@ def test_online_dpo_takes_the_scorer(policy_folder, tmp_path):
         args=args,
         train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS]),
         processing_class=tokenizer,
+        callbacks=[callback],
     )
     trainer.train()
     assert len(scorer.calls) == 2
+    assert len(set(lengths)) > 1, "lengths are of the texts, not of the padded batch"
+    texts = [text[0]["content"] for _, completions, _, _ in scorer.calls for text in completions]
+    own = [len(tokenizer(text)["input_ids"]) for text in texts]
+    assert spearman(np.array(own, float), np.array(lengths, float)) > 0.9
     for prompts, completions, _, result in scorer.calls:
         assert result == scorer.score(prompts, completions, allow_empty=True).tolist() and len(result) == 8

@@ -218,8 +218,13 @@ def _source_hash(named: Any) -> str | None:
         code = getattr(named, "__code__", None)
         if code is None:
             return None
-        source = repr((code.co_code, [const for const in code.co_consts if not inspect.iscode(const)]))
+        source = repr(_described(code))
     return hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+def _described(code: Any) -> list[Any]:
+    inner = [_described(const) if inspect.iscode(const) else const for const in code.co_consts]
+    return [code.co_code, code.co_names, inner]
 
 
 def _as_float(value: Any, name: str) -> float:
