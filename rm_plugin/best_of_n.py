@@ -46,7 +46,7 @@ from .candidates import (
     to_sft,
 )
 from .data import Comparison, Text, template_arguments
-from .evaluation.rulers import FunctionRuler, ModelRuler, weights_digest
+from .evaluation.rulers import FunctionRuler, ModelRuler, accepted, weights_digest
 from .evaluation.scores import write_atomically
 from .generation import asked, check_prompt, count_occurrences, sample_completions, sampling_config, text_key
 from .scoring import RewardScorer
@@ -189,7 +189,7 @@ class BestOfNSampler:
         prompts = [group.prompt for group in groups]
         occurrences = count_occurrences(prompts)
         ready = bool(groups[0].completions)
-        journal = _Journal(output, {} if output is None else self._settings(groups), groups)
+        journal = _Journal(output, {} if output is None else self._settings(groups), list(groups))
         waiting = [i for i in range(len(groups)) if i not in journal.results]
         if not ready:  # before the first batch, so that a bad prompt costs nothing
             for i in waiting:
@@ -378,9 +378,11 @@ class _Journal:
             if not settings_path.exists():
                 raise ValueError(f"{self.path} exists and is no output of best-of-n; name another file")
             earlier = json.loads(settings_path.read_text(encoding="utf-8"))
-            for line in _whole_lines(self.path):
-                self.results[line["index"]] = BestOfN(**line)
-            self.generated = {line.pop("index"): line for line in _whole_lines(self.generated_path)}
+            lines, generated = _whole_lines(self.path), _whole_lines(self.generated_path)
+            for line in [*lines, *generated]:
+                self._check_prompt(line)
+            self.results = {line["index"]: BestOfN(**line) for line in lines}
+            self.generated = {line.pop("index"): line for line in generated}
             for name in [*self.settings, *earlier]:
                 if self._differs(name, earlier):
                     raise ValueError(
@@ -389,19 +391,20 @@ class _Journal:
                     )
             if self.settings != earlier:
                 write_atomically(settings_path, json.dumps(self.settings, indent=2))
-            for index, prompt, completions in [
-                *((i, result.prompt, result.completions) for i, result in self.results.items()),
-                *((i, line["prompt"], line["completions"]) for i, line in self.generated.items()),
-            ]:
-                group = self.groups[index] if index < len(self.groups) else None
-                if group is None or group.prompt != prompt and asked(group.prompt) != prompt:
-                    raise ValueError(f"{self.path} holds another prompt {index}; name another file, or delete it")
-                if group.completions and group.completions != completions:
-                    raise ValueError(
-                        f"{self.path} holds other completions of prompt {index}; name another file, or delete it"
-                    )
         else:
             write_atomically(settings_path, json.dumps(self.settings, indent=2))
+
+    def _check_prompt(self, line: dict[str, Any]) -> None:
+        index, key = line["index"], line.pop("prompt_key", None)
+        group = self.groups[index] if index < len(self.groups) else None
+        if group is None or key != _prompt_key(group.prompt) or (key is None and group.prompt != line["prompt"]):
+            raise ValueError(f"{self.path} holds another prompt {index}; name another file, or delete it")
+        if group.completions and group.completions != line["completions"]:
+            raise ValueError(f"{self.path} holds other completions of prompt {index}; name another file, or delete it")
+
+    def _with_key(self, line: dict[str, Any]) -> dict[str, Any]:
+        key = _prompt_key(self.groups[line["index"]].prompt)
+        return line if key is None else {**line, "prompt_key": key}
 
     def _differs(self, name: str, earlier: dict[str, Any]) -> bool:
         """Whether what is there was made with another setting, so that it cannot be gone on with."""
@@ -426,18 +429,23 @@ class _Journal:
             }
             self.generated[index] = line
             if self.output is not None:
-                _append(self.generated_path, [{"index": index, **line}])
+                _append(self.generated_path, [self._with_key({"index": index, **line})])
 
     def write_results(self, results: list[BestOfN]) -> None:
         self.results |= {result.index: result for result in results}
         for result in results:
             self.generated.pop(result.index, None)
         if self.output is not None:
-            _append(self.path, [asdict(result) for result in results])
+            _append(self.path, [self._with_key(asdict(result)) for result in results])
 
     def finish(self) -> None:
         if self.output is not None:
             self.generated_path.unlink(missing_ok=True)
+
+
+def _prompt_key(prompt: Text) -> str | None:
+    """Names a prompt that the policy continues, the words that it was given included: no result's prompt has them."""
+    return None if asked(prompt) is prompt else text_key(prompt)
 
 
 def _append(path: Path, lines: list[dict[str, Any]]) -> None:
@@ -490,12 +498,10 @@ def _values(function: Any, groups: list[Comparison], answers: list[Any] | None =
         return function.score_comparisons(comparisons)
     sizes = [len(group.completions) for group in groups]
     columns = {} if answers is None else {"answer": answers}
-    for name in ("tools", "chat_template_kwargs"):
-        if any(getattr(group, name) is not None for group in groups):
-            columns[name] = [getattr(group, name) for group in groups]
+    columns |= {name: [getattr(group, name) for group in groups] for name in ("tools", "chat_template_kwargs")}
     columns = {
-        name: [value for value, size in zip(column, sizes, strict=True) for _ in range(size)]
-        for name, column in columns.items()
+        name: [value for value, size in zip(columns[name], sizes, strict=True) for _ in range(size)]
+        for name in accepted(function, columns)
     }
     values = function(
         prompts=[group.prompt for group in groups for _ in group.completions],
@@ -508,10 +514,10 @@ def _values(function: Any, groups: list[Comparison], answers: list[Any] | None =
     if len(values) != sum(sizes):
         raise ValueError(f"{_name(function)} gave {len(values)} values for {sum(sizes)} completions; give one each")
     flat = np.array([math.nan if value is None else value for value in values], dtype=np.float32)
-    if bad := [value for value in values if value is not None and not math.isfinite(value)]:
+    if bad := flat[np.isinf(flat)].tolist():
         raise ValueError(
             f"{_name(function)} gave {len(bad)} of {len(values)} values that are not finite ({bad[0]}); give finite "
-            "numbers, or None where there is none"
+            "numbers, or None or NaN where there is none"
         )
     return np.split(flat, np.cumsum(sizes)[:-1])
 

@@ -392,7 +392,7 @@ class RewardScoringCallback(TrainerCallback):
     def _write_eval_samples(self, step: int, scored: list[tuple[int, Text, float]]) -> None:
         window = ScoreWindow(self.num_samples, self.seed)
         places, completions, scores = zip(*scored, strict=True)
-        window.add([self.eval_prompts[i] for i in places], completions, scores)
+        window.add([asked(self.eval_prompts[i]) for i in places], completions, scores)
         samples = {kind: [self._as_text(one) for one in kept] for kind, kept in window.samples.items()}
         self._write_samples(samples, "policy_", step)
 

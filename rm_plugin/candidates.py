@@ -170,7 +170,7 @@ def _from_comparison(comparison: Comparison, metadata: dict[str, Any]) -> Compar
         best = min(comparison.ranks) if len(set(comparison.ranks)) > 1 else 0  # GSM8K: four wrong ones have rank 1
         metadata["gold"] = [float(rank == best) for rank in comparison.ranks]
         metadata.setdefault("systems", ["chosen" if rank == best else "rejected" for rank in comparison.ranks])
-    arguments = {"tools": comparison.tools, "chat_template_kwargs": comparison.chat_template_kwargs}
+    arguments = template_arguments(vars(comparison))
     return Comparison(comparison.prompt, comparison.completions, **arguments, metadata=metadata)
 
 
@@ -212,7 +212,9 @@ def _last_number(text: str) -> float | None:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+    """Words, and where a script writes no spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) characters."""
+    alone = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
+    return re.findall(rf"[{alone}]|[^\W{alone}]+", text.lower())
 
 
 def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int = 0) -> dict[str, Any]:

@@ -19,6 +19,7 @@ The formats of a row (`to_comparison`); a text is a string or a list of messages
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -183,8 +184,9 @@ def text_length(text: Text) -> int:
     if isinstance(text, str):
         return len(text)
     contents = [message.get("content") or "" for message in text]
-    parts = [[one] if isinstance(one, str) else [part.get("text") or "" for part in one] for one in contents]
-    return sum(len(part) for one in parts for part in one)
+    parts = [one if isinstance(one, list) else [one] for one in contents]
+    texts = [part.get("text") or "" if isinstance(part, dict) else str(part) for one in parts for part in one]
+    return sum(map(len, texts))
 
 
 class BadRow(ValueError):
@@ -553,12 +555,23 @@ def _read_tools(value: Any) -> list | None:
             tools = json.loads(value or "null")
         except ValueError:
             tools = value
-    if tools is not None and not isinstance(tools, list):
+    if isinstance(tools, list) and any(map(callable, tools)):
+        from transformers.utils import get_json_schema
+
+        tools = [get_json_schema(tool) if callable(tool) else tool for tool in tools]
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise BadRow(f"`tools` is {_show(value)}", "give a list of tool schemas, or one written as JSON")
     return tools
 
 
 def _read_chat_template_kwargs(value: Any) -> dict | None:
+    if isinstance(value, str):  # of a csv file
+        with contextlib.suppress(ValueError):
+            value = json.loads(value or "null")
+    try:
+        json.dumps(value)
+    except TypeError as error:
+        raise BadRow(f"`chat_template_kwargs` is {_show(value)} ({error})", "give what JSON can hold") from None
     if value is not None and not isinstance(value, dict):
         raise BadRow(f"`chat_template_kwargs` is {_show(value)}", "it must be a dict of arguments for the template")
     return _without_nulls(value) or None

@@ -20,6 +20,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -321,7 +322,7 @@ def _to_sample(
     if config.stop_strings:  # what stopped at one is filled up with pads, which may be end tokens
         fillers = ends | {processing_class.pad_token_id}
         written = next((i for i, token in enumerate(new_ids) if token in fillers), len(new_ids))
-        if _has_stop_string(processing_class.decode(new_ids[:written]), config.stop_strings):
+        if _stops(processing_class, prompt_ids[-32:], new_ids[:written], config.stop_strings):
             new_ids, truncated = new_ids[:written], False
     text = processing_class.decode(new_ids, skip_special_tokens=True)
     if isinstance(prompt, str) or _continues(prompt):  # some tokenizers drop a space where they begin to decode
@@ -331,13 +332,29 @@ def _to_sample(
     if isinstance(prompt, str):
         completion = text
     else:  # the whole message, with the words that the policy was given to begin with
-        begun = prompt[-1]["content"] if _continues(prompt) else ""
-        completion = [{"role": "assistant", "content": begun + text}]
+        completion = [_message(prompt[-1] if _continues(prompt) else {"role": "assistant"}, text)]
     return Sample(completion, new_ids, truncated)
 
 
-def _has_stop_string(text: str, stop_strings: str | list[str]) -> bool:
-    return any(stop in text for stop in ([stop_strings] if isinstance(stop_strings, str) else stop_strings))
+def _stops(processing_class, before_ids: list[int], new_ids: list[int], stop_strings: str | list[str]) -> bool:
+    """Whether a stop string ends in the new text; it may begin in the prompt."""
+    before, whole = processing_class.decode(before_ids), processing_class.decode(before_ids + new_ids)
+    stop_strings = [stop_strings] if isinstance(stop_strings, str) else stop_strings
+    return any(stop in whole[max(0, len(before) - len(stop) + 1) :] for stop in stop_strings)
+
+
+def _message(begun: dict[str, Any], text: str) -> dict[str, Any]:
+    """The assistant's message that `text` goes on with."""
+    content = begun.get("content")
+    if isinstance(content, list):
+        *first, last = content or [{"type": "text", "text": ""}]
+        if last.get("type", "text") == "text":
+            content = [*first, {**last, "text": (last.get("text") or "") + text}]
+        else:
+            content = [*first, last, {"type": "text", "text": text}]
+    else:
+        content = (content or "") + text
+    return {**begun, "content": content}
 
 
 def _end_tokens(

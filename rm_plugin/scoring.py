@@ -176,6 +176,7 @@ class RewardScorer:
             self._shared_prefix = (
                 shared_prefix == "auto" and isinstance(model, RewardModel) and model.supports_shared_prefix()
             )
+        self._told_of: set[str] = set()
         self.listeners: list[Callable[..., None]] = []  # (prompts, completions, scores, completion_ids=…)
         self.__name__ = Path(name).name  # TRL logs a reward function under its name
 
@@ -233,17 +234,29 @@ class RewardScorer:
             listener(prompts, completions, scores, completion_ids=completion_ids)
         return scores
 
-    def rank(self, prompt: Text, completions: list[Text]) -> np.ndarray:
+    def rank(
+        self,
+        prompt: Text,
+        completions: list[Text],
+        *,
+        tools: list | None = None,
+        chat_template_kwargs: dict | None = None,
+    ) -> np.ndarray:
         """Indices of the completions, best first: `np.ndarray` (N,) int64; equal scores keep the caller's order."""
-        return np.argsort(-self.score([prompt] * len(completions), completions), kind="stable")
+        n = len(completions)
+        columns = {"tools": [tools] * n, "chat_template_kwargs": [chat_template_kwargs] * n}
+        return np.argsort(-self.score([prompt] * n, completions, **columns), kind="stable")
 
-    def preference(self, prompt: Text, a: Text, b: Text) -> float:
+    def preference(
+        self, prompt: Text, a: Text, b: Text, *, tools: list | None = None, chat_template_kwargs: dict | None = None
+    ) -> float:
         """
         σ(r(a) − r(b)): the probability that people prefer `a`, as Bradley & Terry read it.
 
         For a model trained with ties, a margin or smoothing this is not the probability that was fitted.
         """
-        score_a, score_b = self.score([prompt, prompt], [a, b]).astype(float)
+        columns = {"tools": [tools] * 2, "chat_template_kwargs": [chat_template_kwargs] * 2}
+        score_a, score_b = self.score([prompt, prompt], [a, b], **columns).astype(float)
         if self.normalize:
             score_a, score_b = (x * self.model.config.reward_std for x in (score_a, score_b))
         odds = math.exp(-abs(score_a - score_b))  # of the worse of the two; never over 1, so nothing overflows
@@ -280,7 +293,7 @@ class RewardScorer:
             `list[float | None]`: (N,) rewards; None for a text that `truncation_mode="drop"` left out.
         """
         num_nonfinite = self.num_nonfinite
-        columns = {name: kwargs.get(name) for name in ("tools", "chat_template_kwargs")}
+        columns = self._template_columns(prompts, kwargs, getattr(log_metric, "__self__", None))
         scores = self.score(prompts, completions, allow_empty=True, completion_ids=completion_ids, **columns)
         if log_metric is not None and len(scores):
             shares = {
@@ -297,6 +310,25 @@ class RewardScorer:
             for name, share in shares.items():
                 log_metric(f"rewards/{self.__name__}/{name}", float(share))
         return [None if math.isnan(score) else float(score) for score in scores]
+
+    def _template_columns(self, prompts: list[Text], kwargs: dict[str, Any], trainer: Any) -> dict[str, list]:
+        """What TRL's columns and its trainer give a chat template; a column of that name may hold something else."""
+        if not prompts or isinstance(prompts[0], str):
+            return {}
+        columns = {}
+        for name in ("tools", "chat_template_kwargs"):
+            values = kwargs.get(name)
+            values = values if isinstance(values, list) and len(values) == len(prompts) else [None] * len(prompts)
+            try:
+                columns[name] = [template_arguments({name: value})[name] for value in values]
+            except ValueError as error:
+                if name not in self._told_of:
+                    self._told_of.add(name)
+                    logger.warning("%s: the column %s is not read: %s", self.__name__, name, error)
+        if given := getattr(trainer, "chat_template_kwargs", None):  # TRL hands them to reward models
+            own = columns.get("chat_template_kwargs", [None] * len(prompts))
+            columns["chat_template_kwargs"] = [{**given, **(value or {})} for value in own]
+        return columns
 
     def score_comparisons(self, comparisons: list[Comparison]) -> list[np.ndarray]:
         """Rewards of every completion of every comparison: one float32 array (K,) a comparison, NaN where left out."""
@@ -529,10 +561,14 @@ def _policy_end_tokens(log_metric: Callable) -> set[int]:
 
 
 def own_tokens(ids: Any, ends: set[int]) -> list[int]:
-    """A completion's tokens up to its end: online DPO hands over rows of a padded batch."""
+    """A completion's tokens without what fills a batch up behind its end token, as online DPO hands them over.
+
+    End tokens inside stay: between them lie a tool's answers.
+    """
     ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-    end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    return ids[: end + 1]
+    while len(ids) > 1 and ids[-1] in ends and ids[-2] in ends:
+        ids.pop()
+    return ids
 
 
 def _key(*parts: Any) -> str:

@@ -1,7 +1,9 @@
 """Best-of-n: seeded samples, ready candidates, resumption, curve, pairs and winners, the command."""
 
+import copy
 import json
 import math
+import types
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,6 +135,10 @@ def test_a_sample_that_stops_at_a_string_ends_there_whatever_fills_the_batch(kin
     every = [s for samples in sample_completions(policy, tokenizer, PLAIN, 16, config) for s in samples]
     stopped = [s for s in every if {"e", "w"} & set(s.completion)]
     assert stopped and len({len(s.token_ids) for s in stopped}) > 1
+    config = {"max_new_tokens": 12, "stop_strings": ["ee"]}
+    [border] = sample_completions(policy, tokenizer, ["one two thre"], 64, config)
+    across = [s for s in border if s.completion.startswith("e")]
+    assert across and all(len(s.token_ids) == 1 and not s.truncated for s in across)
     for sample in stopped:
         assert {"e", "w"} & set(tokenizer.decode(sample.token_ids[-1:])) and not sample.truncated
         assert tokenizer.decode(sample.token_ids, skip_special_tokens=True).endswith(sample.completion)
@@ -148,6 +154,21 @@ def test_words_that_the_policy_continues_are_part_of_what_is_scored(tmp_path, po
     assert without.completions != result.completions
     np.testing.assert_allclose(result.scores, scorer.score([begun[:1]] * len(result.scores), result.completions))
     assert run(policy, tokenizer, scorer, output, [begun]) == [result]
+    for other in ([*begun[:1], {"role": "assistant", "content": "The"}], begun[:1]):
+        with pytest.raises(ValueError, match="holds another prompt 0"):
+            run(policy, tokenizer, scorer, output, [other])
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert lines[0].pop("prompt_key")
+    output.write_text(json.dumps({**lines[0], "prompt": begun}) + "\n")  # as written before the words were kept
+    with pytest.raises(ValueError, match="holds another prompt 0"):
+        run(policy, tokenizer, scorer, output, [begun])
+    parts = [*begun[:1], {**begun[1], "content": [{"type": "text", "text": "The answer is"}], "name": "me"}]
+    tokenizer = copy.deepcopy(tokenizer)
+    content = "{{ m.content if m.content is string else m.content[0].text }}"
+    tokenizer.chat_template = "{% for m in messages %}" + content + "{% endfor %}"
+    [in_parts] = sample_completions(policy, tokenizer, [parts], 1, SHORT)
+    assert in_parts[0].completion[0]["content"][0]["text"].startswith("The answer is")
+    assert in_parts[0].completion[0]["name"] == "me"
     assert set(map(len, (row["prompt"] for row in [*to_preferences([result]), *to_sft([result])]))) == {1}
 
 
@@ -368,6 +389,10 @@ def test_after_a_text_that_was_too_long_samples_are_scored_with_another_limit(tm
     assert results[kept["index"]].completions == kept["completions"] and calls
     with pytest.raises(ValueError, match="was made with reward_truncation_mode='keep_end'"):
         sample(max_length=12, truncation_mode="drop")  # some of the results were cut
+    settings = (tmp_path / "best.jsonl.settings.json").read_bytes()
+    with pytest.raises(ValueError, match="holds another prompt 0"):
+        sample(["another"], max_length=12, truncation_mode="keep_end")
+    assert (tmp_path / "best.jsonl.settings.json").read_bytes() == settings
     (tmp_path / "best.jsonl").unlink()
     whole = sample(max_length=200)
     assert sample(max_length=250, truncation_mode="keep_end") == whole  # nothing was too long
@@ -396,6 +421,30 @@ def test_tools_and_template_arguments_reach_every_score(policy):
     [sampled] = best_of_n(policy, [row], scorer, n=2, processing_class=tokenizer, generation_config=SHORT)
     [other] = best_of_n(policy, [ask], scorer, n=2, processing_class=tokenizer, generation_config=SHORT)
     assert sampled.completions != other.completions and sampled.tools == [{"name": "add"}]
+    arguments = {"tools": [{"name": "add"}], "chat_template_kwargs": {"mode": "brief"}}
+    assert list(scorer.rank(ask, texts, **arguments)) == list(np.argsort(-expected))
+    assert (scorer.preference(ask, *texts, **arguments) > 0.5) == (expected[0] > expected[1])
+
+    def add(a: int, b: int) -> int:
+        """
+        Adds.
+
+        Args:
+            a: one
+            b: the other
+        """
+
+    [called] = best_of_n(None, None, lambda prompts, completions: [1.0, 2.0], candidates=[{**ready, "tools": [add]}])
+    assert called.tools[0]["function"]["name"] == "add" and to_preferences([called])
+    trainer = SimpleNamespace(chat_template_kwargs={"mode": "brief"}, processing_class=tokenizer)
+    trainer.log = types.MethodType(lambda self, name, value: None, trainer)
+    texts_of = {"prompts": [ask] * 2, "completions": texts}
+    as_trl = scorer(**texts_of, log_metric=trainer.log, tools=[row["tools"]] * 2)
+    np.testing.assert_allclose(as_trl, expected, atol=1e-6)
+    plain = scorer.score([ask] * 2, texts).tolist()
+    for odd in ("search", ["search"], 3):  # a column of the data's that means something else
+        assert scorer(**texts_of, tools=[odd] * 2) == plain
+    assert scorer(prompts=["2 + 2 ="], completions=[" 4"], tools=["search"]) == scorer(["2 + 2 ="], [" 4"])
     with pytest.raises(ValueError, match="2 prompts and 1 tools; give one a prompt"):
         scorer.score([ask] * 2, texts, tools=[None])
 
@@ -576,6 +625,8 @@ def test_a_gold_scorer_gives_gold_values(tokenizer, scorer):
         ("The answer is banana", "A", False),
         ("The answer is (A).", "A", True),
         ("anything", "+", None),
+        ("答案是巴黎。", "巴黎", True),
+        ("巴黎の人", "巴黎", False),
     ],
 )
 def test_an_answer_is_compared_by_its_last_number_or_its_words(completion, answer, right):

@@ -577,9 +577,11 @@ def test_what_ppo_stops_at_is_an_end(scorer, tokenizer):
     callback.trainer = SimpleNamespace(
         processing_class=tokenizer, args=SimpleNamespace(stop_token_id=7), model=SimpleNamespace(training=True)
     )
-    callback(None, ["a", "b"], [0.0, 1.0], completion_ids=torch.tensor([[5, 7, 9, 9], [5, 6, 8, 9]]))
-    assert callback.figures()["truncated_rate"] == 0.5
-    assert callback._windows["train"].rows[:, 1].tolist() == [2, 4]
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    ids = torch.tensor([[5, 7, pad, pad, pad], [5, 6, 8, 9, 9], [5, end, 6, 9, end]])  # the last called a tool
+    callback(None, ["a", "b", "c"], [0.0, 1.0, 2.0], completion_ids=ids)
+    assert callback.figures()["truncated_rate"] == pytest.approx(1 / 3)
+    assert callback._windows["train"].rows[:, 1].tolist() == [2, 5, 5]
 
 
 def test_best_of_n_feeds_the_callback(tmp_path, tokenizer, scorer):

@@ -115,10 +115,15 @@ class EvaluationCallback(TrainerCallback):
 
 
 def _sample(comparisons: list[Comparison], limit: int) -> list[Comparison]:
-    """Some `limit` comparisons, spread over all; what belongs together (the two prompts of a tie) stays together."""
-    clusters: dict[str, list[Comparison]] = {}
-    for comparison in comparisons:
-        clusters.setdefault(cluster_of(comparison), []).append(comparison)
-    groups = list(clusters.values())
-    num = max(1, limit * len(groups) // len(comparisons))
-    return [comparison for i in range(num) for comparison in groups[i * len(groups) // num]]
+    """`limit` comparisons, spread over all; the two prompts of a tie stay together, which may make one more."""
+    clusters: dict[str, list[int]] = {}
+    for i, comparison in enumerate(comparisons):
+        clusters.setdefault(cluster_of(comparison), []).append(i)
+    groups, chosen, k = list(clusters.values()), [], 0
+    while len(chosen) < limit:
+        # Steps of the golden ratio: however soon it ends, what was taken lies evenly.
+        group = groups.pop(int(k * 0.6180339887498949 % 1 * len(groups)))
+        is_tie = "ties" in (comparisons[group[0]].metadata or {})
+        chosen += group if is_tie else group[: limit - len(chosen)]
+        k += 1
+    return [comparisons[i] for i in sorted(chosen)]

@@ -99,12 +99,12 @@ class Items:
             [item.cluster for item in items],
         )
 
-    def num_clusters(self) -> dict[str, int]:
-        """Number of clusters that each group has items of."""
+    def clusters_of_groups(self) -> dict[str, set[str]]:
+        """The clusters that each group has items of."""
         clusters: dict[str, set[str]] = {}
         for group, cluster in zip(self.groups, self.clusters, strict=True):
             clusters.setdefault(group, set()).add(cluster)
-        return {group: len(inside) for group, inside in clusters.items()}
+        return clusters
 
     def counts(self) -> dict[str, int]:
         """Number of items of each group, in the order in which they appear."""

@@ -60,7 +60,7 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
 
 def printable(text: str) -> str:
     """Control characters and lone surrogates, which no page and no SVG may hold, become �."""
-    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
+    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
 
 
 def terminal_text(text: str) -> str:

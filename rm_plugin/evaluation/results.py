@@ -200,7 +200,7 @@ def _official(benchmark: Benchmark, scored: list, items: Items, options: dict[st
     present = {comparison.subset for comparison, _ in scored}
     keep, arguments = official_arguments(benchmark, items.groups, items.clusters)
     plain = bootstrap_interval(items.credits[keep], **arguments, **options)
-    counts, num_clusters = items.counts(), items.num_clusters()
+    counts, clusters = items.counts(), items.clusters_of_groups()
     ties = {group for group in means if group.startswith("Ties/")}
     missing = [subset for subset in benchmark.subsets if subset not in present]
     missing += [group for group in official.TIES_WEIGHTS if ties and group not in ties]
@@ -219,7 +219,7 @@ def _official(benchmark: Benchmark, scored: list, items: Items, options: dict[st
                 "interval": _widened(
                     intervals["section", name],
                     value,
-                    sum(num_clusters[group] for group in _groups_behind(name, benchmark, means)),
+                    len(set().union(*(clusters[group] for group in _groups_behind(name, benchmark, means)))),
                 ),
             }
             for name, value in values.items()
@@ -228,7 +228,7 @@ def _official(benchmark: Benchmark, scored: list, items: Items, options: dict[st
         "subsets": {
             name: {
                 "accuracy": mean,
-                "interval": _widened(intervals["group", name], mean, num_clusters[name]),
+                "interval": _widened(intervals["group", name], mean, len(clusters[name])),
                 "num_items": counts[name],
             }
             for name, mean in means.items()
@@ -342,7 +342,7 @@ class _Pairs:
         if set(self.subsets) == {"all"}:
             return {}
         intervals = _intervals(self.correct, self.subsets, self.clusters, lambda means: dict(means), options)
-        num_clusters = official.Items(self.correct, self.subsets, self.clusters).num_clusters()
+        clusters = official.Items(self.correct, self.subsets, self.clusters).clusters_of_groups()
         names = np.array(self.subsets, dtype=object)
         table = {}
         for name in dict.fromkeys(self.subsets):
@@ -351,7 +351,7 @@ class _Pairs:
             margins = self.margins[inside & self.is_scored]
             table[name] = {
                 **figures,
-                "interval": _widened(intervals[name], figures["accuracy"], num_clusters[name]),
+                "interval": _widened(intervals[name], figures["accuracy"], len(clusters[name])),
                 "mean_margin": float(margins.mean()) if len(margins) else None,
             }
         return table

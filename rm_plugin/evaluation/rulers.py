@@ -17,7 +17,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 CALLS_OF = 64  # completions in one call of a function
 DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 
 Member = tuple[int, int]  # (comparison, completion)
 
@@ -94,6 +96,8 @@ class Call:
     prompts: list[Any]
     completions: list[Any]
     members: list[list[Member]] = field(default_factory=list)
+    tools: list[Any] = field(default_factory=list)
+    chat_template_kwargs: list[Any] = field(default_factory=list)
 
 
 class FunctionRuler:
@@ -115,13 +119,16 @@ class FunctionRuler:
             for k, completion in enumerate(comparison.completions):
                 calls[-1].prompts.append(comparison.prompt)
                 calls[-1].completions.append(completion)
+                calls[-1].tools.append(comparison.tools)
+                calls[-1].chat_template_kwargs.append(comparison.chat_template_kwargs)
                 calls[-1].members.append([(index, k)])
         return calls
 
     def run(self, call: Call) -> np.ndarray:
         name = self.about["name"]
+        columns = {column: getattr(call, column) for column in accepted(self.function, TEMPLATE_COLUMNS)}
         try:
-            result = list(self.function(call.prompts, call.completions))
+            result = list(self.function(call.prompts, call.completions, **columns))
         except Exception as error:  # anything: it is not our code
             raise ValueError(
                 f"{name} failed on {len(call.completions)} completions ({type(error).__name__}: {error}); it "
@@ -170,6 +177,16 @@ def as_ruler(model: Any, name: str | None, scorer_kwargs: dict[str, Any]) -> Mod
     return ModelRuler(scorer, name)
 
 
+def accepted(function: Callable, columns: Iterable[str]) -> list[str]:
+    """Those of the data's columns that a reward function takes, by name or by `**kwargs`."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # not in Python
+        return []
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    return [name for name in columns if takes_all or name in parameters]
+
+
 def is_function(model: Any) -> bool:
     """Whether a model is given as `module:callable`."""
     return isinstance(model, str) and bool(DOTTED.fullmatch(model)) and not Path(model).exists()
@@ -201,17 +218,21 @@ def _import(dotted: str) -> Callable:
 def _identity(function: Callable, dotted: str | None) -> dict[str, Any]:
     """What tells one judge from another: where it is, and a hash of its source; for a dotted path its module's."""
     if dotted is None:
+        held = []
         while isinstance(function, functools.partial):
+            held += [function.args, function.keywords]
             function = function.func
         named = function if hasattr(function, "__qualname__") else type(function)
-        return {"function": f"{named.__module__}.{named.__qualname__}", "source_hash": _source_hash(named)}
+        if inspect.isfunction(named):
+            held.append(inspect.getclosurevars(named).nonlocals)
+        return {"function": f"{named.__module__}.{named.__qualname__}", "source_hash": _source_hash(named, held)}
     file = getattr(sys.modules[dotted.partition(":")[0]], "__file__", None)  # None: built into Python
     digest = file and hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
     return {"function": dotted, "source_hash": digest}
 
 
-def _source_hash(named: Any) -> str | None:
-    """Of a function or class in memory; what it reads besides (globals, attributes) is not seen."""
+def _source_hash(named: Any, held: list[Any]) -> str | None:
+    """Of a function or class in memory and the plain values that it holds; globals and attributes are not seen."""
     try:
         source = inspect.getsource(named)
     except (OSError, TypeError):  # written at a prompt, or not in Python
@@ -219,12 +240,18 @@ def _source_hash(named: Any) -> str | None:
         if code is None:
             return None
         source = repr(_described(code))
-    return hashlib.sha256(source.encode()).hexdigest()[:16]
+    try:
+        values = json.dumps(held, sort_keys=True, default=lambda value: type(value).__qualname__)
+    except (TypeError, ValueError):  # keys of several types, a list in itself
+        values = ""
+    return hashlib.sha256(f"{source}{values}".encode(errors="replace")).hexdigest()[:16]
 
 
 def _described(code: Any) -> list[Any]:
-    inner = [_described(const) if inspect.iscode(const) else const for const in code.co_consts]
-    return [code.co_code, code.co_names, inner]
+    def one(const: Any) -> Any:
+        return sorted(map(repr, const)) if isinstance(const, frozenset) else const  # whose order changes by process
+
+    return [code.co_code, code.co_names, [_described(c) if inspect.iscode(c) else one(c) for c in code.co_consts]]
 
 
 def _as_float(value: Any, name: str) -> float:
@@ -261,8 +288,6 @@ def plan_digest(plan: list[Any]) -> str:
     lines = []
     for batch in plan:
         texts = zip(batch.prompts, batch.completions, strict=True) if isinstance(batch, Call) else _texts(batch)
-        lines += [json.dumps([text, whose], default=str) for text, whose in zip(texts, batch.members, strict=True)]
-    digest = hashlib.sha256()
-    for line in sorted(lines):
-        digest.update(line.encode())
-    return digest.hexdigest()[:16]
+        for text, whose in zip(texts, batch.members, strict=True):
+            lines.append(hashlib.sha256(json.dumps([text, whose], default=str).encode()).digest())
+    return hashlib.sha256(b"".join(sorted(lines))).hexdigest()[:16]
