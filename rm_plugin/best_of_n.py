@@ -45,7 +45,7 @@ from .candidates import (
     to_preferences,
     to_sft,
 )
-from .data import Comparison, Text, template_arguments
+from .data import TEMPLATE_COLUMNS, Comparison, Text, template_arguments
 from .evaluation.rulers import FunctionRuler, ModelRuler, accepted, weights_digest
 from .evaluation.scores import write_atomically
 from .generation import asked, check_prompt, count_occurrences, sample_completions, sampling_config, text_key
@@ -199,7 +199,7 @@ class BestOfNSampler:
                     self.policy,
                     self.generation_config,
                     i,
-                    **_template_arguments(groups[i]),
+                    **groups[i].template_arguments,
                 )
         if journal.results:
             logger.info("%s holds %d of %d prompts, going on behind them", output, len(journal.results), len(groups))
@@ -214,7 +214,7 @@ class BestOfNSampler:
                     self.generation_config,
                     seed=self.seed,
                     occurrences=[occurrences[i] for i in fresh],
-                    template_arguments=[_template_arguments(groups[i]) for i in fresh],
+                    template_arguments=[groups[i].template_arguments for i in fresh],
                     batch_size=self.batch_size,
                 )
                 journal.write_generated(zip(fresh, samples, strict=True))
@@ -279,8 +279,9 @@ class BestOfNSampler:
         known = [[(group.metadata or {}).get(name) for name in ("answer", "gold", "systems")] for group in groups]
         if any(value is not None for values in known for value in values):
             settings["answers"] = text_key(json.dumps(known, default=str))
-        if any(any(_template_arguments(group).values()) for group in groups):
-            settings["template_arguments"] = text_key(json.dumps(list(map(_template_arguments, groups)), default=str))
+        if any(any(group.template_arguments.values()) for group in groups):
+            arguments = [group.template_arguments for group in groups]
+            settings["template_arguments"] = text_key(json.dumps(arguments, default=str))
         if not groups[0].completions:
             settings |= {
                 "policy": _name(self.policy),
@@ -482,23 +483,19 @@ def _read_prompt(row: Any, place: int) -> Comparison:
 
 def _with_samples(group: Comparison, line: dict[str, Any]) -> Comparison:
     metadata = {**(group.metadata or {}), "truncated": line["truncated"], "completion_ids": line["completion_ids"]}
-    return Comparison(asked(group.prompt), line["completions"], **_template_arguments(group), metadata=metadata)
-
-
-def _template_arguments(group: Comparison) -> dict[str, Any]:
-    return {"tools": group.tools, "chat_template_kwargs": group.chat_template_kwargs}
+    return Comparison(asked(group.prompt), line["completions"], **group.template_arguments, metadata=metadata)
 
 
 def _values(function: Any, groups: list[Comparison], answers: list[Any] | None = None) -> list[np.ndarray]:
     """One value a candidate: (n,) float32 a group, NaN where there is none. A scorer computes each group at once."""
     if isinstance(function, RewardScorer):
         comparisons = [
-            function.comparison(g.prompt, g.completions, allow_empty=True, **_template_arguments(g)) for g in groups
+            function.comparison(g.prompt, g.completions, allow_empty=True, **g.template_arguments) for g in groups
         ]
         return function.score_comparisons(comparisons)
     sizes = [len(group.completions) for group in groups]
     columns = {} if answers is None else {"answer": answers}
-    columns |= {name: [getattr(group, name) for group in groups] for name in ("tools", "chat_template_kwargs")}
+    columns |= {name: [getattr(group, name) for group in groups] for name in TEMPLATE_COLUMNS}
     columns = {
         name: [value for value, size in zip(columns[name], sizes, strict=True) for _ in range(size)]
         for name in accepted(function, columns)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .data import BadRow, Comparison, Text, template_arguments, to_comparison
+from .data import TEMPLATE_COLUMNS, BadRow, Comparison, Text, template_arguments, to_comparison
 from .generation import text_key
 
 PROMPT_COLUMNS = ("prompt", "messages", "question", "instruction", "query")
@@ -170,7 +170,7 @@ def _from_comparison(comparison: Comparison, metadata: dict[str, Any]) -> Compar
         best = min(comparison.ranks) if len(set(comparison.ranks)) > 1 else 0  # GSM8K: four wrong ones have rank 1
         metadata["gold"] = [float(rank == best) for rank in comparison.ranks]
         metadata.setdefault("systems", ["chosen" if rank == best else "rejected" for rank in comparison.ranks])
-    arguments = template_arguments(vars(comparison))
+    arguments = template_arguments(comparison.template_arguments)
     return Comparison(comparison.prompt, comparison.completions, **arguments, metadata=metadata)
 
 
@@ -383,8 +383,7 @@ def to_sft(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
 
 
 def _template_columns(result: BestOfN) -> dict[str, Any]:
-    columns = {"tools": result.tools, "chat_template_kwargs": result.chat_template_kwargs}
-    return {name: value for name, value in columns.items() if value is not None}
+    return {name: value for name in TEMPLATE_COLUMNS if (value := getattr(result, name)) is not None}
 
 
 def _gold_of_best(scores: Sequence[float], gold: Sequence[float]) -> float:

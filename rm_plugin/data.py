@@ -37,6 +37,7 @@ ON_BAD_ROW = ("error", "skip")
 MAX_LISTED_ROWS = 1000  # skipped rows that are listed; all of them are counted
 
 SCORE_COLUMNS = ("scores", "rewards", "rating")  # larger is better, unlike `ranks`
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # for the chat template
 QUESTION_COLUMNS = ("question", "instruction", "query")  # names other projects give to the prompt
 SHAREGPT_ROLES = {
     "human": "user",
@@ -149,6 +150,11 @@ class Comparison:
         self.id = id
         self.subset = subset
         self.metadata = metadata
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template gets besides messages, by `TEMPLATE_COLUMNS`."""
+        return {name: getattr(self, name) for name in TEMPLATE_COLUMNS}
 
     @property
     def conversational(self) -> bool:

@@ -45,7 +45,8 @@ from .packing import pack, pad
 
 logger = logging.getLogger(__name__)
 
-HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder", "proxies")
+WHERE_ON_HUB = ("revision", "token", "cache_dir", "local_files_only")
+HUB_ARGUMENTS = (*WHERE_ON_HUB, "force_download", "subfolder", "proxies")
 QUANTIZATION_ATTRIBUTES = (
     "hf_quantizer",
     "is_quantized",

@@ -34,7 +34,7 @@ from transformers import (
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from .data import Comparison, Text, template_arguments
+from .data import TEMPLATE_COLUMNS, Comparison, Text, template_arguments
 from .encoding import (
     REASONING_MODES,
     TRUNCATION_MODES,
@@ -44,7 +44,7 @@ from .encoding import (
     encode,
     template_hash,
 )
-from .modeling import HUB_ARGUMENTS, RewardModel, RewardModelConfig, load_tokenizer
+from .modeling import HUB_ARGUMENTS, WHERE_ON_HUB, RewardModel, RewardModelConfig, load_tokenizer
 from .modeling import _sequence_classifier as sequence_classifier
 from .packing import collate, packed_tokens, split_by_tokens
 from .sources import HUB_ID
@@ -52,7 +52,6 @@ from .sources import HUB_ID
 logger = logging.getLogger(__name__)
 
 ON_NONFINITE = ("error", "zero")
-WHERE_ON_HUB = ("revision", "token", "cache_dir", "local_files_only")
 
 
 @dataclass
@@ -316,7 +315,7 @@ class RewardScorer:
         if not prompts or isinstance(prompts[0], str):
             return {}
         columns = {}
-        for name in ("tools", "chat_template_kwargs"):
+        for name in TEMPLATE_COLUMNS:
             values = kwargs.get(name)
             values = values if isinstance(values, list) and len(values) == len(prompts) else [None] * len(prompts)
             try:

@@ -56,6 +56,7 @@ from .losses import check_label_smoothing, comparison_loss, eta_from_raw, raw_fr
 from .model_card import model_card
 from .modeling import (
     SIDE_FILE,
+    WHERE_ON_HUB,
     RewardHead,
     RewardModel,
     RewardModelConfig,
@@ -327,8 +328,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         if processing_class is None:
             hub = {"trust_remote_code": args.trust_remote_code}
             if isinstance(given, str):
-                names = ("revision", "token", "cache_dir", "local_files_only")
-                hub |= {name: value for name, value in (args.model_init_kwargs or {}).items() if name in names}
+                hub |= {name: value for name, value in (args.model_init_kwargs or {}).items() if name in WHERE_ON_HUB}
             processing_class = load_tokenizer(given, config, **hub)
         ensure_pad_token(processing_class, reward_model)
         if peft_config is not None:

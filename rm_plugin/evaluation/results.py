@@ -216,11 +216,7 @@ def _official(benchmark: Benchmark, scored: list, items: Items, options: dict[st
         "sections": {
             name: {
                 "value": value,
-                "interval": _widened(
-                    intervals["section", name],
-                    value,
-                    len(set().union(*(clusters[group] for group in _groups_behind(name, benchmark, means)))),
-                ),
+                "interval": _section_interval(intervals["section", name], name, benchmark, means, clusters),
             }
             for name, value in values.items()
             if not np.isnan(value)
@@ -270,12 +266,21 @@ def _intervals(
     return intervals
 
 
-def _groups_behind(section: str, benchmark: Benchmark, means: Mapping[str, float]) -> list[str]:
-    """The groups that a section of the official score moves with."""
-    whole = benchmark.formula(means)[section]
-    return [
-        group for group, mean in means.items() if benchmark.formula({**means, group: mean - 0.5})[section] != whole
+def _section_interval(
+    interval: Sequence[float | None],
+    section: str,
+    benchmark: Benchmark,
+    means: Mapping[str, float],
+    clusters: Mapping[str, set[str]],
+) -> list[float | None]:
+    """As [`_widened`], over the clusters of all groups that a section of the official score moves with."""
+    if interval[0] is None or interval[0] != interval[1]:  # to find those groups takes a formula each
+        return list(interval)
+    value = float(benchmark.formula(means)[section])
+    behind = [
+        group for group, mean in means.items() if benchmark.formula({**means, group: mean - 0.5})[section] != value
     ]
+    return _widened(interval, value, len(set().union(*(clusters[group] for group in behind))))
 
 
 def _widened(interval: Sequence[float | None], estimate: float, num_clusters: int) -> list[float | None]:

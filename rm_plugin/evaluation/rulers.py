@@ -24,15 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data import Comparison
+from ..data import TEMPLATE_COLUMNS, Comparison
 
 if TYPE_CHECKING:
     from ..scoring import RewardScorer
 
 CALLS_OF = 64  # completions in one call of a function
 DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-
-TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 
 Member = tuple[int, int]  # (comparison, completion)
 
