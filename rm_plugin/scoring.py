@@ -351,7 +351,10 @@ class RewardScorer:
             try:
                 group = self._encode(comparison)
             except (ValueError, TemplateError) as error:
-                raise ValueError(f"{comparison.id or f'comparison {c}'}: {error}") from error
+                cause = str(error)
+                if isinstance(error, TemplateError):
+                    cause = f"the chat template refuses it: {cause}; mend the messages or the template"
+                raise ValueError(f"{comparison.id or f'comparison {c}'}: {cause}") from error
             prompt = _key(comparison.prompt, comparison.tools, comparison.chat_template_kwargs)
             for k, ids in zip(group.kept, map(tuple, group.input_ids), strict=True):
                 if ids not in texts:  # where nothing is shared, each text stands alone, among those of its length

@@ -574,6 +574,15 @@ def test_unknown_choice_lists_the_known_ones(option):
         scorer(**{option: "x"})
 
 
+def test_messages_that_the_chat_template_refuses_are_one_line_with_the_fix():
+    one = RewardScorer(tiny_reward_model(), tiny_tokenizer("chatml"))
+    reply = [{"role": "assistant", "content": "four"}]
+    with pytest.raises(
+        ValueError, match="^comparison 1: the chat template refuses it: TypeError: .*; mend the messages"
+    ):
+        one.score([[{"role": "user", "content": "2 + 2 ="}], [{"role": "user", "content": ["2"]}]], [reply, reply])
+
+
 def test_conversation_without_a_chat_template_is_refused_with_the_fix():
     with pytest.raises(ValueError, match="has no chat template, .* set chat_template_path"):
         scorer(tokenizer="plain").score([user("Hi")], [assistant("Hello")])
