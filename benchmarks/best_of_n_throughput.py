@@ -40,10 +40,10 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from rm_plugin import RewardScorer
-    from rm_plugin.attention import IMPLEMENTATION
-    from rm_plugin.encoding import EncodedGroup
-    from rm_plugin.packing import packed_tokens, pad, padded_tokens
-    from rm_plugin.scoring import ScoringBatch
+    from rm_plugin.data.encoding import EncodedGroup
+    from rm_plugin.model.attention import IMPLEMENTATION
+    from rm_plugin.model.packing import packed_tokens, pad, padded_tokens
+    from rm_plugin.scoring.scorer import ScoringBatch
 
     model, tokenizer = reward_model_and_tokenizer(args)
     scorer = RewardScorer(model, tokenizer)

@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     from rm_plugin import RewardModel, RewardScorer
-    from rm_plugin.callbacks import RewardScoringCallback
+    from rm_plugin.loops.callbacks import RewardScoringCallback
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     torch.manual_seed(0)

@@ -77,7 +77,7 @@ def reward_model_and_tokenizer(args: argparse.Namespace):
     from transformers import AutoTokenizer
 
     from rm_plugin import RewardModel
-    from rm_plugin.encoding import ensure_pad_token
+    from rm_plugin.data.encoding import ensure_pad_token
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     torch.manual_seed(0)

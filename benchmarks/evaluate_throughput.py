@@ -40,11 +40,11 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from rm_plugin import RewardScorer
-    from rm_plugin.attention import IMPLEMENTATION
-    from rm_plugin.encoding import EncodedGroup, encode
+    from rm_plugin.data.encoding import EncodedGroup, encode
     from rm_plugin.evaluation import evaluate, load_benchmark
     from rm_plugin.evaluation.benchmarks import as_messages
-    from rm_plugin.packing import packed_tokens, padded_tokens
+    from rm_plugin.model.attention import IMPLEMENTATION
+    from rm_plugin.model.packing import packed_tokens, padded_tokens
 
     model, tokenizer = reward_model_and_tokenizer(args)
     standard = model.to_sequence_classifier()  # the same weights in transformers' own class

@@ -61,10 +61,10 @@ def train(args: argparse.Namespace, engine: str) -> None:
     from trl import RewardConfig, RewardTrainer
 
     from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer
-    from rm_plugin.checkpoints import newest_complete_checkpoint
-    from rm_plugin.encoding import ensure_pad_token
-    from rm_plugin.modeling import RewardModel
-    from rm_plugin.training import reward_peft_config
+    from rm_plugin.data.encoding import ensure_pad_token
+    from rm_plugin.model.modeling import RewardModel
+    from rm_plugin.training.checkpoints import newest_complete_checkpoint
+    from rm_plugin.training.trainer import reward_peft_config
 
     folder = args.output / engine
     if (folder / "adapter_model.safetensors").exists():
@@ -181,7 +181,7 @@ def main(args: argparse.Namespace) -> None:
         return
     import numpy as np
 
-    from rm_plugin.evaluation.statistics import compare_models, wilson_interval
+    from rm_plugin.metrics.statistics import compare_models, wilson_interval
 
     runs = {engine: evaluate(args, engine) for engine in ENGINES}
     result = {"benchmark": "real_training", **conditions(args)}

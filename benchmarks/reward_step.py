@@ -40,9 +40,9 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     quiet()
     from rm_plugin import RewardScorer
-    from rm_plugin.attention import IMPLEMENTATION
-    from rm_plugin.encoding import encode
-    from rm_plugin.packing import packed_tokens, padded_tokens
+    from rm_plugin.data.encoding import encode
+    from rm_plugin.model.attention import IMPLEMENTATION
+    from rm_plugin.model.packing import packed_tokens, padded_tokens
 
     model, tokenizer = reward_model_and_tokenizer(args)
     scorer = RewardScorer(model, tokenizer)

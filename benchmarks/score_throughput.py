@@ -35,9 +35,9 @@ def main(args: argparse.Namespace) -> None:
     from trl import RewardConfig, RewardTrainer
 
     from rm_plugin import RewardScorer
-    from rm_plugin.attention import IMPLEMENTATION
-    from rm_plugin.encoding import EncodedGroup
-    from rm_plugin.packing import packed_tokens, pad, padded_tokens
+    from rm_plugin.data.encoding import EncodedGroup
+    from rm_plugin.model.attention import IMPLEMENTATION
+    from rm_plugin.model.packing import packed_tokens, pad, padded_tokens
 
     model, tokenizer = reward_model_and_tokenizer(args)
     scorer = RewardScorer(model, tokenizer, max_num_batched_tokens=args.max_num_batched_tokens)

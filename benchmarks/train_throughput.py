@@ -46,8 +46,8 @@ def main(args: argparse.Namespace) -> None:
     from trl import RewardConfig, RewardTrainer
 
     from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer, RewardModel
-    from rm_plugin.encoding import ensure_pad_token
-    from rm_plugin.training import reward_peft_config
+    from rm_plugin.data.encoding import ensure_pad_token
+    from rm_plugin.training.trainer import reward_peft_config
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     ensure_pad_token(tokenizer)
@@ -165,9 +165,9 @@ def rows_to_run(args, tokenizer) -> list[dict]:
 
 def token_counts(batches: list[list[dict]], tokenizer) -> dict[str, float]:
     """Real, padded and packed tokens of the batches, and what follows from them."""
-    from rm_plugin.encoding import EncodedGroup
-    from rm_plugin.packing import packed_tokens, padded_tokens
-    from rm_plugin.preparation import RowEncoder
+    from rm_plugin.data.encoding import EncodedGroup
+    from rm_plugin.model.packing import packed_tokens, padded_tokens
+    from rm_plugin.training.batches import RowEncoder
 
     encode = RowEncoder(tokenizer)
     batches = [[EncodedGroup(encode(row["row"], 0)["input_ids"]) for row in batch] for batch in batches]

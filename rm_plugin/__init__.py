@@ -15,25 +15,25 @@ import sys
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Comparison": "data",
-    "load_rows": "data",
-    "read_comparisons": "data",
-    "to_comparison": "data",
-    "encode": "encoding",
-    "RewardModel": "modeling",
-    "RewardModelConfig": "modeling",
-    "PairwiseRewardConfig": "training",
-    "PairwiseRewardTrainer": "training",
-    "lora_config": "training",
-    "nf4_config": "training",
-    "RewardScorer": "scoring",
-    "BestOfNSampler": "best_of_n",
-    "RewardScoringCallback": "callbacks",
-    "EvaluationCallback": "evaluation.callback",
-    "as_ppo_reward_model": "ppo",
+    "Comparison": "data.comparison",
+    "load_rows": "data.sources",
+    "read_comparisons": "data.comparison",
+    "to_comparison": "data.comparison",
+    "encode": "data.encoding",
+    "RewardModel": "model.modeling",
+    "RewardModelConfig": "model.modeling",
+    "PairwiseRewardConfig": "training.trainer",
+    "PairwiseRewardTrainer": "training.trainer",
+    "lora_config": "training.trainer",
+    "nf4_config": "training.trainer",
+    "RewardScorer": "scoring.scorer",
+    "BestOfNSampler": "loops.best_of_n",
+    "RewardScoringCallback": "loops.callbacks",
+    "EvaluationCallback": "loops.evaluation_callback",
+    "as_ppo_reward_model": "loops.ppo",
     "evaluate": "evaluation.harness",
-    "PairwiseAccuracy": "evaluation.metrics",
-    "MarginDistribution": "evaluation.metrics",
+    "PairwiseAccuracy": "metrics.preference",
+    "MarginDistribution": "metrics.preference",
 }
 __all__ = ["__version__", *(name for name in _PUBLIC if name != "as_ppo_reward_model")]  # that needs TRL 1.12
 
@@ -55,7 +55,7 @@ def _register_config(configuration_auto) -> None:
 
 
 def _register_model(modeling_auto) -> None:
-    importlib.import_module(f"{__name__}.modeling")  # registers its classes
+    importlib.import_module(f"{__name__}.model.modeling")  # registers its classes
 
 
 _REGISTER = {

@@ -12,8 +12,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .data import Text
-    from .scoring import RewardScorer
+    from .data.comparison import Text
+    from .scoring.scorer import RewardScorer
 
 PREFIX = "RM_PLUGIN_REWARD_"
 
@@ -62,12 +62,12 @@ def reward_from_env(prompts: list[Text], completions: list[Text], **kwargs) -> l
 def scorer_from_env() -> RewardScorer:
     """The [`RewardScorer`] that the environment describes; made once a process."""
     options = read_environment(os.environ)
-    from .scoring import RewardScorer
+    from .scoring.scorer import RewardScorer
 
     if "dtype" not in options:
         options["dtype"] = "auto"
     if options.pop("load_in_4bit", False):
-        from .training import nf4_config
+        from .training.trainer import nf4_config
 
         options["quantization_config"] = nf4_config()
     return RewardScorer(options.pop("model"), **options)
@@ -85,7 +85,7 @@ def read_environment(environment: dict[str, str]) -> dict[str, Any]:
     for variable in sorted(name for name in environment if name.startswith(PREFIX)):
         name, value = variable.removeprefix(PREFIX), environment[variable]
         if name not in VARIABLES:
-            from .cli import nearest
+            from .commands.cli import nearest
 
             known = [PREFIX + name for name in VARIABLES]
             raise ValueError(f"{variable} is not known{nearest(variable, known)}; known are {', '.join(known)}")

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from rm_plugin.modeling import RewardModel
+from rm_plugin.model.modeling import RewardModel
 
 VOCAB_SIZE = 320  # of every tiny model; at least that of every tiny tokenizer
 WINDOW = 7  # of every sliding-window layer

@@ -38,7 +38,7 @@ def test_import_is_light():
 @pytest.mark.parametrize("name", rm_plugin.__all__)
 def test_public_name_resolves(name):
     if name == "as_ppo_reward_model":
-        ppo = pytest.importorskip("rm_plugin.ppo", reason="TRL without PPO", exc_type=ImportError)
+        ppo = pytest.importorskip("rm_plugin.loops.ppo", reason="TRL without PPO", exc_type=ImportError)
         assert rm_plugin.as_ppo_reward_model is ppo.as_ppo_reward_model
     else:
         assert getattr(rm_plugin, name) is not None
@@ -59,7 +59,7 @@ def test_rm_plugin_first_then_transformers(native):
     script = f"""
 import rm_plugin, sys
 from transformers import AutoConfig
-assert "transformers.models.auto.modeling_auto" not in sys.modules and "rm_plugin.modeling" not in sys.modules
+assert "transformers.models.auto.modeling_auto" not in sys.modules and "rm_plugin.model.modeling" not in sys.modules
 print(type(AutoConfig.from_pretrained({native!r})).__name__)
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 for auto in (AutoModelForSequenceClassification, AutoModel):

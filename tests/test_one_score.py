@@ -16,11 +16,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rm_plugin.best_of_n import best_of_n
-from rm_plugin.data import Comparison
-from rm_plugin.encoding import ensure_pad_token, trim_template_tail
+from rm_plugin.data.comparison import Comparison
+from rm_plugin.data.encoding import ensure_pad_token, trim_template_tail
 from rm_plugin.evaluation.harness import evaluate
-from rm_plugin.scoring import RewardScorer
+from rm_plugin.loops.best_of_n import best_of_n
+from rm_plugin.scoring.scorer import RewardScorer
 
 HAS_PPO = Path(importlib.util.find_spec("trl").submodule_search_locations[0], "experimental", "ppo").is_dir()
 pytestmark = pytest.mark.trl112
@@ -143,7 +143,7 @@ def ppo_module(texts, batch_size):
     """The PPO module inside TRL's `get_reward`."""
     from trl.experimental.utils import get_reward
 
-    as_ppo_reward_model = importlib.import_module("rm_plugin.ppo").as_ppo_reward_model
+    as_ppo_reward_model = importlib.import_module("rm_plugin.loops.ppo").as_ppo_reward_model
     scores = []
     for chunk in chunks(batch_size):
         rows, pad, width, known = query_responses(texts, chunk)

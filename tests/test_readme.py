@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer
-from rm_plugin.quickstart import build_model, build_tokenizer
+from rm_plugin.commands.quickstart import build_model, build_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -128,7 +128,7 @@ def test_the_best_of_n_example_runs_and_its_pairs_train_dpo_and_a_reward_model(h
 
 
 def test_commands_and_recipes_of_the_readme_exist(capsys):
-    from rm_plugin.cli import main
+    from rm_plugin.commands.cli import main
 
     commands = set(re.findall(r"^rm-plugin ([a-z-]+)", README, re.MULTILINE))
     assert commands == {"train", "evaluate", "score", "export"}

@@ -55,7 +55,9 @@ def folder(smollm2, tmp_path_factory):
         ["score", "model", "--input", "in.jsonl", "--output", "scores.jsonl"],
         ["export", "model", "export", "--dtype", "float32"],
     ]
-    script = f"import sys; from rm_plugin.cli import main; sys.exit(max(main(words) for words in {commands!r}))"
+    script = (
+        f"import sys; from rm_plugin.commands.cli import main; sys.exit(max(main(words) for words in {commands!r}))"
+    )
     for one in (script, PLAIN):
         done = subprocess.run(
             [sys.executable, "-c", one],

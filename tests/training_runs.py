@@ -20,8 +20,13 @@ from datasets import Dataset
 from models import tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, TrainerCallback, TrainerState
 
-from rm_plugin.modeling import RewardModel
-from rm_plugin.training import PairwiseRewardConfig, PairwiseRewardTrainer, lora_config, newest_complete_checkpoint
+from rm_plugin.model.modeling import RewardModel
+from rm_plugin.training.trainer import (
+    PairwiseRewardConfig,
+    PairwiseRewardTrainer,
+    lora_config,
+    newest_complete_checkpoint,
+)
 
 WORDS = ["Which", "country", "owns", "Antarctica", "penguins", "treaty", "answer", "four", "five", "hello", "world"]
 SMALL_WEIGHTS = {"initializer_range": 0.05}

@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Comparison, Text, to_comparison
-from ..sources import load_rows
+from ..data.comparison import Comparison, Text, to_comparison
+from ..data.sources import load_rows
 from . import official
 from .official import Item, Items, Means
 

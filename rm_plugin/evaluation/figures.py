@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .metrics import margin_distribution, reliability_curve
+from ..metrics.preference import margin_distribution, reliability_curve
+from ..metrics.statistics import finite_array
 from .page import printable
-from .statistics import finite_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,7 +111,7 @@ def reliability_figure(margins: ArrayLike, num_bins: int = 10) -> str:
     Returns:
         `str`: SVG.
     """
-    from .statistics import wilson_interval
+    from ..metrics.statistics import wilson_interval
 
     curve = reliability_curve(margins, num_bins)
     bins = [

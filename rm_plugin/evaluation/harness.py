@@ -29,10 +29,10 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Comparison
+from ..data.comparison import Comparison
+from ..scoring.rewards import Member, as_ruler, plan_digest
 from .benchmarks import LoadedBenchmark, as_messages, load_benchmark
 from .results import Results, measure
-from .rulers import Member, as_ruler, plan_digest
 from .scores import read_scores, score_line, score_lines, write_atomically
 
 __all__ = ["EvaluationReport", "evaluate", "evaluate_scores"]

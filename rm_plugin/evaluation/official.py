@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..data import Comparison
+    from ..data.comparison import Comparison
 
     Scored = tuple[Comparison, np.ndarray]
 

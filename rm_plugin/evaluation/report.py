@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data import Text
+from ..data.comparison import Text
 from .benchmarks import BENCHMARKS
 from .figures import (
     accuracy_bars,

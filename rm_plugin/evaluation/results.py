@@ -16,10 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Comparison, text_length
-from . import official
-from .benchmarks import Benchmark, LoadedBenchmark
-from .metrics import (
+from ..data.comparison import Comparison, text_length
+from ..metrics.preference import (
     accuracy_by_length_difference,
     best_of_n_curve,
     calibration,
@@ -29,8 +27,10 @@ from .metrics import (
     margin_distribution,
     pairwise_correctness,
 )
+from ..metrics.statistics import bootstrap_interval, compare_models, minimum_detectable_difference, wilson_interval
+from . import official
+from .benchmarks import Benchmark, LoadedBenchmark
 from .official import Items, mark_unscored
-from .statistics import bootstrap_interval, compare_models, minimum_detectable_difference, wilson_interval
 
 NUM_MISTAKES = 10
 BASELINES = ("random", "length", "constant")

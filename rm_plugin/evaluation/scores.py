@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import Comparison
+from ..data.comparison import Comparison
 
 
 def score_lines(comparisons: Sequence[Comparison], scores: Sequence[np.ndarray]) -> list[str]:

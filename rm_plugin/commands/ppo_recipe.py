@@ -1,0 +1,247 @@
+"""YAML recipes ► a PPO run of TRL 1.12: fields of `PPOConfig`, `ModelConfig`, `ScriptArguments`, `PPORewardArguments`.
+
+    train_ppo(*parse_ppo_recipe("recipes/ppo-quickstart.yaml", ["--total_episodes", "3200"]))
+
+The policy is `sft_model_path` and the reward model `reward_model_path`, as in TRL's own PPO script; the two may have
+different tokenizers. The value model is a fresh head on the policy's backbone.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..data.sources import load_rows
+from .recipe import parse_fields
+
+QUICKSTART = "quickstart"  # as sft_model_path: the embedded policy
+QUICKSTART_STEPS, QUICKSTART_BATCH = 300, 64
+
+
+@dataclass
+class PPORewardArguments:
+    """What `as_ppo_reward_model` and its scorer take."""
+
+    reward_normalize: bool = field(
+        default=False, metadata={"help": "Normalise rewards by the mean and deviation in the reward model's config."}
+    )
+    reward_clip: float | None = field(default=None, metadata={"help": "Cut rewards to [-reward_clip, reward_clip]."})
+
+
+def parse_ppo_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> tuple[Any, ...]:
+    """
+    A recipe and command-line fields that override it.
+
+    Args:
+        path (`str` or `os.PathLike`, *optional*): YAML mapping of field names (underscores or hyphens) to values.
+        arguments (`list[str]`): `--field value` words.
+
+    Returns:
+        `(ScriptArguments, PPOConfig, ModelConfig, PPORewardArguments)`
+
+    Raises:
+        ImportError: a TRL without PPO.
+        ValueError: a field that none of the four has (the nearest name is told), or a file that is not a mapping.
+    """
+    from ..loops import ppo  # noqa: F401  it says what to do where this TRL has no PPO
+
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from trl import ModelConfig, ScriptArguments
+    from trl.experimental.ppo import PPOConfig
+
+    sections = (ScriptArguments, PPOConfig, ModelConfig, PPORewardArguments)
+    parsed, launch_words = parse_fields(path, arguments, sections, prog="rm-plugin ppo")
+    if launch_words:
+        raise ValueError(f"{' '.join(launch_words)}: rm-plugin ppo does not launch; run it under `accelerate launch`")
+    return parsed
+
+
+def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArguments):
+    """
+    Run a recipe: policy, reward and value model, prompts, training; the policy is saved to `output_dir`.
+
+    Returns:
+        `trl.experimental.ppo.PPOTrainer`: after training; its `state.log_history` holds `objective/scores`.
+    """
+    from accelerate import PartialState
+    from datasets import Dataset
+    from transformers import set_seed
+    from trl import ScriptArguments, get_peft_config
+    from trl.experimental.ppo import PPOTrainer
+
+    from ..loops.ppo import as_ppo_reward_model
+    from ..scoring.scorer import RewardScorer
+
+    for name in ("output_dir", "reward_model_path"):
+        path = getattr(training_args, name)
+        if not path or path == "EleutherAI/pythia-160m":  # TRL's defaults, neither of which is a reward model
+            raise ValueError(f"{name} is unset; name it in the recipe")
+    if not Path(training_args.reward_model_path).exists() and training_args.reward_model_path.count("/") != 1:
+        raise ValueError(
+            f"reward_model_path={training_args.reward_model_path!r} is not there; name a reward model's folder or hub "
+            "id (rm-plugin quickstart writes quickstart-reward-model)"
+        )
+    wants_eval = training_args.eval_strategy != "no"
+    if script_args.dataset_test_split != ScriptArguments.dataset_test_split and not wants_eval:
+        raise ValueError(
+            f"dataset_test_split={script_args.dataset_test_split!r} has no effect without an evaluation; set "
+            "eval_strategy, or leave it out"
+        )
+    set_seed(training_args.seed)
+    policy, tokenizer = _load_policy(training_args, model_args)
+    rows = prompt_rows(script_args, tokenizer, script_args.dataset_train_split)
+    eval_rows = prompt_rows(script_args, tokenizer, script_args.dataset_test_split) if wants_eval else None
+    batch_size = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
+    batch_size *= PartialState().num_processes
+    if len(rows) < batch_size:  # TRL drops the incomplete batch, and waits for a full one for ever
+        raise ValueError(
+            f"{len(rows)} prompts do not fill one batch of {batch_size}; give more prompts or lower "
+            "per_device_train_batch_size"
+        )
+    scorer = RewardScorer(
+        training_args.reward_model_path,
+        truncation_mode="keep_end",
+        normalize=reward_args.reward_normalize,
+        dtype=model_args.dtype if model_args.dtype is not None else "auto",
+    )
+    value_model = _value_model(policy, tokenizer, training_args, model_args)
+    trainer = PPOTrainer(
+        training_args,
+        tokenizer,
+        policy,
+        None,
+        as_ppo_reward_model(scorer, tokenizer, rows + (eval_rows or []), reward_clip=reward_args.reward_clip),
+        Dataset.from_list([{"input_ids": row["input_ids"]} for row in rows]),
+        value_model,
+        eval_dataset=eval_rows and Dataset.from_list([{"input_ids": row["input_ids"]} for row in eval_rows]),
+        peft_config=get_peft_config(model_args),
+    )
+    gc.freeze()  # TRL collects garbage twice an update, a second each over what the imports have left
+    trainer.train()
+    gc.unfreeze()
+    trainer.save_model(training_args.output_dir)
+    tokenizer.save_pretrained(training_args.output_dir)
+    rewards = [entry["objective/scores"] for entry in trainer.state.log_history if "objective/scores" in entry]
+    if trainer.is_world_process_zero():
+        tenth = max(1, len(rewards) // 10)
+        first, last = (sum(part) / tenth for part in (rewards[:tenth], rewards[-tenth:]))
+        print(
+            f"mean reward {first:.4g} in the first {tenth} and {last:.4g} in the last {tenth} of {len(rewards)} "
+            f"updates; policy saved to {training_args.output_dir}"
+        )
+    return trainer
+
+
+def prompt_rows(script_args, tokenizer, split: str) -> list[dict[str, Any]]:
+    """Rows `{"prompt", "input_ids"}` of any data set that has a prompt or is a preference set; each prompt once."""
+    from ..data.comparison import to_comparison
+
+    if not script_args.dataset_name:
+        raise ValueError("dataset_name is unset; name a hub id, a folder or a file (jsonl, json, parquet, csv)")
+    options = {"name": script_args.dataset_config, "streaming": script_args.dataset_streaming}
+    rows = {}
+    for index, row in enumerate(load_rows(script_args.dataset_name, split, **options)):
+        prompt = row.get("prompt") or to_comparison(row, index).prompt
+        if not prompt:
+            raise ValueError(f"row {index} has no prompt; PPO needs one to complete")
+        if isinstance(prompt, str):
+            ids = tokenizer(prompt)["input_ids"]
+        elif tokenizer.chat_template is None:
+            raise ValueError(f"row {index} is a conversation and the policy has no chat template; give plain prompts")
+        else:
+            ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+        rows[tuple(ids)] = prompt
+    return [{"prompt": prompt, "input_ids": list(ids)} for ids, prompt in rows.items()]
+
+
+def _load_policy(training_args, model_args):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import get_quantization_config
+
+    from ..data.encoding import ensure_pad_token
+
+    name, quantization = training_args.sft_model_path, get_quantization_config(model_args)
+    if quantization is not None and (name == QUICKSTART or not model_args.use_peft):
+        option = "load_in_4bit" if model_args.load_in_4bit else "load_in_8bit"
+        raise ValueError(
+            f"{option}=True, a quantised policy is trained by adapters and loaded from an sft_model_path; set "
+            f"use_peft=true, or leave {option} out"
+        )
+    if name == QUICKSTART:
+        return quickstart_policy(training_args.seed)
+    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", revision=model_args.model_revision)
+    policy = AutoModelForCausalLM.from_pretrained(name, **_load_options(model_args), quantization_config=quantization)
+    ensure_pad_token(tokenizer, policy)
+    return policy, tokenizer
+
+
+def _load_options(model_args) -> dict[str, Any]:
+    return {
+        "dtype": model_args.dtype if model_args.dtype is not None else "auto",
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+    }
+
+
+def _value_model(policy, tokenizer, training_args, model_args):
+    """
+    A fresh head on a transformer like the policy's. PPO trains the two apart, so they share no weight, and the value
+    model whole, so it is not quantised.
+    """
+    import copy
+
+    from ..data.encoding import ensure_pad_token
+    from ..model.modeling import RewardModel
+
+    if getattr(policy, "is_quantized", False):
+        value_model = RewardModel.from_backbone(training_args.sft_model_path, **_load_options(model_args))
+        ensure_pad_token(tokenizer, value_model)
+        return value_model
+    return RewardModel.from_backbone(copy.deepcopy(getattr(policy, policy.base_model_prefix)))
+
+
+def quickstart_policy(seed: int = 0):
+    """
+    The embedded policy: the quickstart's tiny decoder with a language head, taught some of the chosen answers.
+
+    Returns:
+        `(Qwen3ForCausalLM, PreTrainedTokenizerFast)`: a policy that answers in the right form and is often wrong.
+    """
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    from .quickstart import build_model, build_tokenizer
+    from .quickstart_data import preference_data
+
+    tokenizer = build_tokenizer()
+    tokenizer.padding_side = "left"
+    backbone = build_model(tokenizer, seed)
+    torch.manual_seed(seed)
+    policy = Qwen3ForCausalLM(backbone.config)
+    policy.model = backbone
+    prompts, answers = zip(*((row["prompt"], row["chosen"]) for row in preference_data(seed)[0]), strict=True)
+    texts = [
+        (prompt_ids, answer_ids + [tokenizer.eos_token_id])
+        for prompt_ids, answer_ids in zip(
+            tokenizer(list(prompts))["input_ids"], tokenizer(list(answers))["input_ids"], strict=True
+        )
+    ]
+    print(f"teaching the embedded policy its answers: {QUICKSTART_STEPS} steps", flush=True)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=2e-3)
+    policy.train()
+    for step in range(QUICKSTART_STEPS):
+        batch = [texts[(step * QUICKSTART_BATCH + i) % len(texts)] for i in range(QUICKSTART_BATCH)]
+        length = max(len(prompt) + len(answer) for prompt, answer in batch)
+        ids = torch.full((len(batch), length), tokenizer.pad_token_id)
+        labels = torch.full_like(ids, -100)
+        for i, (prompt, answer) in enumerate(batch):
+            ids[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+            labels[i, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
+        policy(input_ids=ids, attention_mask=ids != tokenizer.pad_token_id, labels=labels).loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return policy.eval(), tokenizer

@@ -1,0 +1,248 @@
+"""The embedded default: a tiny decoder and its tokenizer, made here without download, and the main job run on them.
+
+run("quickstart-reward-model")      # trains, evaluates, scores and writes a page, with the code of any recipe
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .quickstart_data import ANTARCTICA, preference_data
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from ..evaluation.harness import EvaluationReport
+    from ..scoring.scorer import RewardScorer
+
+MAX_LENGTH = 128  # tokens; the longest text of the preference set has 26
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """
+    Build the tokenizer: one token for each word and mark of the preference set, whatever its seed.
+
+    Other words are spelled in characters, and what is not ASCII becomes `<unk>`. Spaces only part words, so a prompt
+    and its completion have the same tokens joined with or without one. `<pad>` is not `<eos>`; no chat template.
+
+    Returns:
+        `PreTrainedTokenizerFast`: about 550 tokens, right padding.
+
+    Example:
+
+    ```python
+    >>> tokenizer = build_tokenizer()
+    >>> tokenizer.tokenize("Which country owns Antarctica?")
+    ['Which', 'country', 'owns', 'Antarctica', '?']
+
+    ```
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    characters = [chr(code) for code in range(33, 127)]
+    tokens = ["<pad>", "<eos>", "<unk>", *characters, *(f"##{character}" for character in characters)]
+    train, heldout = preference_data(seed=0, num_train=3600, num_heldout=900)
+    words = {word for row in train + heldout for word in re.findall(r"\w+", f"{row['prompt']} {row['chosen']}")}
+    tokens += sorted(words - set(tokens))
+    vocab = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="<unk>", continuing_subword_prefix="##"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.Sequence([decoders.WordPiece(prefix="##", cleanup=True), decoders.Replace(" :", ":")])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        model_max_length=MAX_LENGTH,
+        padding_side="right",
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> PreTrainedModel:
+    """
+    Build the tiny decoder with random weights: a backbone for `RewardModel.from_backbone`, without any head.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerFast`): gives the size of the vocabulary and the special tokens.
+        seed (`int`, *optional*, defaults to `0`): equal seeds give equal weights, whatever the random state is.
+
+    Returns:
+        `Qwen3Model`: float32, 400 thousand parameters.
+    """
+    import torch
+    from transformers import Qwen3Config, Qwen3Model
+
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        head_dim=16,
+        max_position_embeddings=MAX_LENGTH,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.1,  # 0.02 suits wide models; this one is narrow and learns faster so
+        use_cache=False,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen3Model(config)
+
+
+def run(output: str | Path = "quickstart-reward-model", seed: int | None = None) -> EvaluationReport:
+    """
+    Train, evaluate and score the embedded default; `rm-plugin quickstart`.
+
+    Args:
+        output (`str` or `Path`, *optional*, defaults to `"quickstart-reward-model"`):
+            Folder of the reward model; its page is `quickstart.html` in there, the evaluation lies in `evaluation/`.
+        seed (`int`, *optional*): of data, model and training; the recipe's if absent.
+
+    Returns:
+        [`EvaluationReport`]: of the held-out comparisons.
+    """
+    from ..evaluation.harness import evaluate
+    from ..metrics.statistics import wilson_interval
+    from ..scoring.scorer import RewardScorer
+    from .recipe import parse_recipe, train
+
+    start, output = time.perf_counter(), Path(output)
+    if output.exists() and any(output.iterdir()) and not (output / "quickstart.html").exists():
+        raise ValueError(f"{output} is not empty and no earlier quickstart; name a new folder with --output")
+    for part in ("start", "data", "evaluation"):
+        shutil.rmtree(output / part, ignore_errors=True)
+    recipe = _recipe_path()
+    fields = [] if seed is None else ["--seed", str(seed)]
+    seed = parse_recipe(recipe, fields)[1].seed
+    (output / "data").mkdir(parents=True, exist_ok=True)
+    (output / "quickstart.html").touch()
+    train_rows, heldout = preference_data(seed)
+    for split, rows in (("train", train_rows), ("test", heldout)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (output / "data" / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    tokenizer = build_tokenizer()
+    build_model(tokenizer, seed).save_pretrained(output / "start")
+    tokenizer.save_pretrained(output / "start")
+
+    places = {"model_name_or_path": output / "start", "dataset_name": output / "data", "output_dir": output}
+    fields += [word for name, place in places.items() for word in (f"--{name}", str(place))]
+    trainer = train(*parse_recipe(recipe, fields))
+    history = [log for log in trainer.state.log_history if "eval_accuracy" in log]
+
+    scorer = RewardScorer(str(output))
+    report = evaluate(
+        scorer, source=str(output / "data" / "test.jsonl"), output=output / "evaluation", name="quickstart"
+    )
+    interval = report.interval
+    before = history[0]["eval_accuracy"]
+    right = round(before * len(heldout))
+    start_low, start_high = wilson_interval(right, len(heldout))
+    examples = [ANTARCTICA, *{row["kind"]: row for row in heldout if row["kind"] != ANTARCTICA["kind"]}.values()][:6]
+    ranked = [_ranked(scorer, row) for row in examples]
+    page = _page(report, history, ranked)
+    (output / "quickstart.html").write_text(page, encoding="utf-8")
+    _print(ranked)
+    print(
+        f"\nheld-out pairwise accuracy {before:.3f} [{start_low:.3f}, {start_high:.3f}] before, "
+        f"{report.score:.3f} [{interval[0]:.3f}, {interval[1]:.3f}] after training "
+        f"({len(heldout)} pairs, prompts not trained on; 95 % intervals)\n"
+        f"model {output}, page {output / 'quickstart.html'}, {time.perf_counter() - start:.0f} s"
+    )
+    return report
+
+
+def _recipe_path() -> Path:
+    """`quickstart.yaml` in the installed package, or at the top of the repository."""
+    here = Path(__file__).resolve().parents[1]
+    return next(p for p in (here / "recipes", here.parent / "recipes") if p.is_dir()) / "quickstart.yaml"
+
+
+def _ranked(scorer: RewardScorer, row: dict[str, Any]) -> dict[str, Any]:
+    """Both completions of a row with their rewards, the better one by the model first, and Δ of the chosen."""
+    completions = [row["chosen"], row["rejected"]]
+    rewards = scorer.score([row["prompt"]] * 2, completions)
+    return {
+        "prompt": row["prompt"],
+        "answers": [(completions[i], float(rewards[i]), i == 0) for i in scorer.rank(row["prompt"], completions)],
+        "margin": float(rewards[0] - rewards[1]),
+        "probability": scorer.preference(row["prompt"], *completions),
+    }
+
+
+def _print(ranked: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    for example in ranked:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for answer, reward, is_chosen in example["answers"]:
+            table.add_row(Text(f"{reward:+7.2f}"), Text("chosen" if is_chosen else "rejected"), Text(answer))
+        console = Console()
+        console.print()
+        console.print(Text(example["prompt"], style="bold"))
+        console.print(table)
+        console.print(Text(f"Δ = {example['margin']:+.2f}, σ(Δ) = {example['probability']:.3f}"))
+
+
+def _page(report: EvaluationReport, history: list[dict[str, Any]], ranked: list[dict[str, Any]]) -> str:
+    from ..evaluation.figures import learning_curve, loss_curve_figure, margin_histogram, reliability_figure
+    from ..evaluation.page import Section, cards_html, figure_html, figures_html, render_page, table_html
+
+    low, high = report.interval
+    margins = report.results.margins
+    steps = [log["step"] for log in history]
+    accuracies = [log["eval_accuracy"] for log in history]
+    losses = [log["eval_loss"] for log in history]
+    rows = [
+        [example["prompt"], answer, "chosen" if is_chosen else "rejected", f"{reward:+.2f}"]
+        for example in ranked
+        for answer, reward, is_chosen in example["answers"]
+    ]
+    deltas = [[e["prompt"], f"{e['margin']:+.2f}", f"{e['probability']:.3f}"] for e in ranked]
+    figures = [
+        figure_html(
+            learning_curve(steps, accuracies, "held-out pairwise accuracy", reference=0.5),
+            "Held-out pairwise accuracy over training steps; 0.5 is chance.",
+        ),
+        figure_html(
+            learning_curve(steps, losses, "held-out loss"), "Held-out loss −log σ(Δ); ln 2 = 0.693 is chance."
+        ),
+        figure_html(margin_histogram(margins), "Margins Δ = r(chosen) − r(rejected) of the held-out pairs."),
+        figure_html(reliability_figure(margins), "Predicted σ(|Δ|) against how often the preferred answer was right."),
+        figure_html(loss_curve_figure(), "The loss of one pair over its margin: 0.693, 0.313, 0.127, 0.007."),
+    ]
+    return render_page(
+        "Quickstart: a reward model in three minutes",
+        [
+            Section(
+                "",
+                cards_html(
+                    [
+                        ("before training", f"{100 * accuracies[0]:.1f} %", "held-out pairwise accuracy"),
+                        (
+                            "after training",
+                            f"{100 * report.score:.1f} %",
+                            f"95 %: {100 * low:.1f} to {100 * high:.1f}",
+                        ),
+                        ("held-out pairs", f"{len(margins)}", "prompts not trained on"),
+                    ]
+                ),
+            ),
+            Section("What it learned", figures_html(figures)),
+            Section(
+                "Held-out answers, ranked",
+                table_html(["prompt", "answer", "label", "r"], rows) + table_html(["prompt", "Δ", "σ(Δ)"], deltas),
+            ),
+        ],
+    )

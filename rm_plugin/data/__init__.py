@@ -1,0 +1,1 @@
+"""Preference data: rows become comparisons, comparisons become token ids."""

@@ -1,0 +1,320 @@
+"""The one function that turns a prompt and its completions into token ids; training, scoring and RL all call it.
+
+With the same tokenizer the ids equal those of TRL's `RewardTrainer._prepare_dataset`:
+
+    plain text    ids(prompt + completion + EOS)            joined as text, tokenised once, EOS unless it is there
+    conversation  ids(template(prompt + completion))        rendered and tokenised by the chat template, no second BOS
+
+What completions of one prompt share is the longest common prefix of token *ids*, never of text, and every completion
+keeps at least one token of its own: `input_ids[i] = prefix + rest_i`.
+
+    encode(Comparison("2 + 2 =", chosen=" 4", rejected=" 5"), tokenizer).input_ids
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from .comparison import Comparison, Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TRUNCATION_MODES = ("drop", "keep_end", "error")
+REASONING_MODES = ("keep", "strip", "error")
+
+# Opened or prefilled by the template (then only the end is there), closed or cut off at the length limit.
+REASONING_SPAN = re.compile(r"^(?:(?!<think>).)*?</think>\s*|<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
+
+TRIMMED_TEMPLATE = (
+    "{{% set rendered %}}{template}{{% endset %}}{{{{ rendered if add_generation_prompt else rendered.rstrip() }}}}"
+)
+
+
+@dataclass
+class EncodedGroup:
+    """One prompt with its completions as token ids.
+
+    Args:
+        input_ids (`list[list[int]]`): ids of prompt + completion, one list a completion that was kept.
+        prefix_length (`int`): number of leading ids that all of them share; less than the shortest.
+        kept (`list[int]`): for each list, the index of its completion in the comparison.
+        ranks (`list[int]`, *optional*): ranks of the kept completions, smaller is better.
+        margin (`float`, *optional*): margin of the comparison.
+        num_dropped (`int`): completions over `max_length` that `truncation_mode="drop"` left out.
+        num_truncated (`int`): completions that `truncation_mode="keep_end"` cut.
+        num_reasoning (`int`): completions that hold reasoning (`<think>…</think>`).
+    """
+
+    input_ids: list[list[int]]
+    prefix_length: int = field(default=-1)
+    kept: list[int] | None = None
+    ranks: list[int] | None = None
+    margin: float | None = None
+    num_dropped: int = 0
+    num_truncated: int = 0
+    num_reasoning: int = 0
+
+    def __post_init__(self):
+        if self.prefix_length < 0:
+            self.prefix_length = common_prefix_length(self.input_ids)
+        if self.kept is None:
+            self.kept = list(range(len(self.input_ids)))
+
+
+def common_prefix_length(sequences: list[list[int]]) -> int:
+    """Length of the longest common prefix that leaves every sequence at least one id of its own.
+
+    Example:
+        >>> common_prefix_length([[1, 2, 3], [1, 2, 4]]), common_prefix_length([[1, 2], [1, 2, 3]])
+        (2, 1)
+    """
+    if not sequences:
+        return 0
+    return min(len(os.path.commonprefix(sequences)), min(map(len, sequences)) - 1)
+
+
+def encode(
+    comparison: Comparison,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int | None = None,
+    truncation_mode: str = "error",
+    reasoning: str = "keep",
+    pairs: bool = False,
+) -> EncodedGroup:
+    """Token ids of every completion of a comparison.
+
+    Args:
+        comparison (`Comparison`): prompt and completions, plain text or messages.
+        tokenizer (`PreTrainedTokenizerBase`): the reward model's own.
+        max_length (`int`, *optional*): the most tokens of prompt + completion.
+        truncation_mode (`str`): for a completion over `max_length`: `"drop"` leaves it out (TRL's way), `"keep_end"`
+            cuts the start of the prompt, behind its BOS or [CLS], `"error"` raises. Decided for each completion alone,
+            never by its company.
+        reasoning (`str`): what happens to `<think>…</think>` in completions: `"keep"`, `"strip"` or `"error"`.
+        pairs (`bool`): an encoder's form: prompt and completion as a pair of texts, where there is no chat template.
+
+    Returns:
+        `EncodedGroup`
+
+    Raises:
+        ValueError: over the length limit, unwanted reasoning, messages without a chat template, unknown mode.
+        jinja2.TemplateError: the chat template refuses the messages.
+    """
+    check_choice("truncation_mode", truncation_mode, TRUNCATION_MODES)
+    check_choice("reasoning", reasoning, REASONING_MODES)
+    sequences, kept, num_dropped, num_truncated, num_reasoning = [], [], 0, 0, 0
+    for i, completion in enumerate(comparison.completions):
+        if has_reasoning(completion):
+            num_reasoning += 1
+            if reasoning == "error":
+                raise ValueError(
+                    f"completion {i} holds reasoning (<think>…</think>), reasoning='error' forbids it; "
+                    "use reasoning='strip' or 'keep'"
+                )
+            if reasoning == "strip":
+                completion = strip_reasoning(completion)
+        if pairs and tokenizer.chat_template is None:
+            ids = pair_ids(comparison.prompt, completion, tokenizer)
+        else:
+            ids = token_ids(
+                comparison.prompt, completion, tokenizer, comparison.tools, comparison.chat_template_kwargs
+            )
+        if max_length is not None and len(ids) > max_length:
+            if truncation_mode == "error":
+                raise ValueError(
+                    f"prompt + completion {i} has {len(ids)} tokens, max_length is {max_length}; raise max_length or "
+                    "use truncation_mode='drop' or 'keep_end'"
+                )
+            if truncation_mode == "drop":
+                num_dropped += 1
+                continue
+            ids = cut_start(ids, max_length, tokenizer)
+            num_truncated += 1
+        sequences.append(ids)
+        kept.append(i)
+    ranks = None if comparison.ranks is None else [comparison.ranks[i] for i in kept]
+    return EncodedGroup(
+        input_ids=sequences,
+        kept=kept,
+        ranks=ranks,
+        margin=comparison.margin,
+        num_dropped=num_dropped,
+        num_truncated=num_truncated,
+        num_reasoning=num_reasoning,
+    )
+
+
+def cut_start(ids: list[int], max_length: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The last `max_length` ids; a token that only starts texts ([CLS], BOS) stays where it is, as models expect."""
+    starts = {tokenizer.cls_token_id, tokenizer.bos_token_id} - {None}
+    start = ids[:1] if ids[0] in starts and ids.count(ids[0]) == 1 and max_length > 1 else []
+    return start + ids[len(ids) - max_length + len(start) :]
+
+
+def token_ids(
+    prompt: Text,
+    completion: Text,
+    tokenizer: PreTrainedTokenizerBase,
+    tools: list | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> list[int]:
+    """Ids of one prompt + completion, both plain text or both messages, as TRL's `RewardTrainer` makes them."""
+    if isinstance(completion, str):
+        if tokenizer.eos_token is not None and not completion.endswith(tokenizer.eos_token):
+            completion += tokenizer.eos_token
+        text = prompt + completion
+        try:
+            return list(tokenizer(text=text)["input_ids"])
+        except TypeError:  # what tokenizers say of text that is none
+            surrogate = text.encode(errors="replace").decode() != text
+            if not surrogate:
+                raise
+            raise ValueError("half a character (a lone surrogate) is in the text; mend or leave it out") from None
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no chat template, a conversation needs one; set chat_template_path to a "
+            "tokenizer or a .jinja file, or give plain text"
+        )
+    messages, options = list(prompt) + list(completion), {"tools": tools, **(chat_template_kwargs or {})}
+    try:
+        rendered = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+    except (TypeError, KeyError) as error:  # what a template says of a content that is no text
+        raise TemplateError(f"{type(error).__name__}: {error}") from error
+    return list(rendered["input_ids"])
+
+
+def pair_ids(prompt: Text, completion: Text, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a question and its answer as an encoder reads them: two texts, the separator between them."""
+    if not isinstance(completion, str):
+        if [m["role"] for m in [*prompt, *completion]] != ["user", "assistant"]:
+            raise ValueError(
+                f"{type(tokenizer).__name__} has no chat template, so it takes one question and one answer, not "
+                f"{len(prompt) + len(completion)} messages; set chat_template_path, or give plain text"
+            )
+        prompt, completion = prompt[0]["content"], completion[0]["content"]
+    return list(tokenizer(text=prompt, text_pair=completion)["input_ids"])
+
+
+def has_reasoning(completion: Text) -> bool:
+    """Whether a completion holds `<think>` or `</think>`, or a message with `reasoning_content` or `thinking`."""
+    if isinstance(completion, str):
+        return "</think>" in completion or "<think>" in completion
+    return any(
+        message.get("reasoning_content")
+        or message.get("thinking")
+        or (isinstance(message.get("content"), str) and has_reasoning(message["content"]))
+        for message in completion
+        if message.get("role") == "assistant"
+    )
+
+
+def strip_reasoning(completion: Text) -> Text:
+    """The completion without its reasoning: closed, cut off, or prefilled by the template (an orphan `</think>`).
+
+    Example:
+        >>> strip_reasoning("<think>2+2</think>\\n4"), strip_reasoning("2+2</think>4"), strip_reasoning("<think>2+")
+        ('4', '4', '')
+    """
+    if isinstance(completion, str):
+        return REASONING_SPAN.sub("", completion)
+    stripped = []
+    for message in completion:
+        if message.get("role") == "assistant":
+            message = {k: v for k, v in message.items() if k not in ("reasoning_content", "thinking")}
+            if isinstance(message.get("content"), str):
+                message["content"] = REASONING_SPAN.sub("", message["content"])
+        stripped.append(message)
+    return stripped
+
+
+def trim_template_tail(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Let the chat template end a conversation at its last special token, as generated text ends.
+
+    ChatML templates end in `<|im_end|>\\n`, so a rendered conversation is scored at the newline while generated text
+    ends at `<|im_end|>`: two scores for one answer. The template is wrapped once, only where a rendering ends in a
+    special token and white space. It is saved with the tokenizer, so that every tool ends at the same token.
+
+    Returns:
+        `bool`: whether the template was changed.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if template is None or template.startswith("{% set rendered %}"):
+        return False
+    probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        rendered = tokenizer.apply_chat_template(probe, tokenize=False)
+    except Exception:  # a template that refuses this conversation (tool use only, …) is left alone
+        return False
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special |= set(tokenizer.all_special_tokens)
+    body = rendered.rstrip()
+    if body == rendered or not body.endswith(tuple(special)):
+        return False
+    wrapped = TRIMMED_TEMPLATE.format(template=template.removesuffix("\n"))  # as jinja does at the end of a template
+    if isinstance(tokenizer.chat_template, dict):
+        tokenizer.chat_template = {**tokenizer.chat_template, "default": wrapped}
+    else:
+        tokenizer.chat_template = wrapped
+    return True
+
+
+def ensure_pad_token(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> None:
+    """Give the tokenizer (and the model's config) a pad token that never ends a sequence.
+
+    Plain transformers pools the last token that is not pad, so with pad == EOS it scores the token before EOS. Taken
+    is the tokenizer's own pad token, else an existing special token named like a pad, else the unknown token or a
+    further special token that ends no text, else a new one (the embeddings grow where they have no room).
+    """
+    enders = {tokenizer.eos_token_id, tokenizer.bos_token_id}
+    if tokenizer.chat_template is not None:
+        probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        with contextlib.suppress(Exception):  # a template that refuses this conversation says nothing of enders
+            enders |= set(token_ids(probe[:1], probe[1:], tokenizer))
+    if tokenizer.eos_token is not None:
+        enders |= set(tokenizer("a" + tokenizer.eos_token)["input_ids"])
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in enders:
+        special = {str(t): i for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in enders}
+        by_name = sorted(special, key=lambda t: ("pad" not in t.lower(), t != tokenizer.unk_token, special[t]))
+        if by_name:
+            tokenizer.pad_token = by_name[0]
+        else:
+            tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    if model is not None:
+        if tokenizer.pad_token_id >= num_embeddings(model):
+            model.resize_token_embeddings(len(tokenizer))
+        model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def num_embeddings(model: PreTrainedModel) -> int:
+    """Tokens that the model has embeddings for; PEFT may have wrapped the module that holds them."""
+    embeddings = model.get_input_embeddings()
+    for inner in ("original_module", "base_layer"):
+        embeddings = getattr(embeddings, inner, embeddings)
+    return embeddings.num_embeddings
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """16 hex digits that name how text becomes ids: the chat template and the special tokens."""
+    described = json.dumps(
+        [tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token], sort_keys=True, ensure_ascii=False
+    )
+    described = described.replace(r"\r\n", r"\n")  # as a saved template is read
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """One line for an unknown word: the value, and the known ones."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(map(repr, choices))}")

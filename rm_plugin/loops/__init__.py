@@ -1,0 +1,1 @@
+"""Rewards at work: best-of-n, sampling, monitoring, callbacks, PPO."""

@@ -1,0 +1,550 @@
+"""Best-of-n: n completions a prompt, scored as one group, the best one chosen; from a policy or from ready candidates.
+
+    prompts ► n samples each (streams of their own, `generation.py`) ┐
+    ready candidates (any generator's jsonl)                         ┴► scores ► ranks, the best ► jsonl, resumable
+                                                                        ├► pairs best ≻ worst for DPO and reward models
+                                                                        └► winners for SFT (rejection sampling)
+
+Expected reward and gold value of the best of n come with the bound KL(best-of-n ‖ policy) ≤ ln n − (n − 1)/n, and with
+gain (over n = 1) and regret (to a choice by the gold value itself) where gold values are known.
+
+    results = best_of_n("my-policy", ["2 + 2 ="], "my-reward-model", n=16, output="best.jsonl")
+    print(results[0].chosen, summarize(results)["curve"])
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text, template_arguments
+from ..evaluation.scores import write_atomically
+from ..scoring.rewards import FunctionRuler, ModelRuler, accepted, weights_digest
+from ..scoring.scorer import RewardScorer
+from .candidates import (
+    PROMPT_COLUMNS,
+    BestOfN,
+    answer_is_right,
+    print_summary,
+    read_candidates,
+    summarize,
+    to_preferences,
+    to_sft,
+)
+from .generation import asked, check_prompt, count_occurrences, sample_completions, sampling_config, text_key
+
+logger = logging.getLogger(__name__)
+
+SCORED_PER_CHUNK = 512  # ready candidates between two writes of the output
+
+__all__ = [
+    "BestOfN",
+    "BestOfNSampler",
+    "answer_is_right",
+    "best_of_n",
+    "print_summary",
+    "read_candidates",
+    "summarize",
+    "to_preferences",
+    "to_sft",
+]
+
+
+class BestOfNSampler:
+    """
+    Samples n completions a prompt from a policy, scores them and chooses; or does that with ready candidates.
+
+    Args:
+        policy (`str`, `PreTrainedModel` or `PeftModel`, *optional*): the language model; None for ready candidates.
+        processing_class (`PreTrainedTokenizerBase`, *optional*): the policy's tokenizer; loaded with it if absent.
+        scorer ([`RewardScorer`], `str` or a reward function): the reward; a name is loaded as `RewardScorer(name)`, a
+            function takes `prompts, completions` and returns one number each, as TRL's do.
+        n (`int`, *optional*, defaults to `16`): completions a prompt.
+        generation_config (`GenerationConfig` or `dict`, *optional*):
+            Sampling settings, or fields to change in the policy's own; `max_new_tokens` is 256 where nothing is said.
+        callbacks (`list`, *optional*):
+            Called with `(prompts, completions, scores, completion_ids=…, truncated=…)` after each batch, as
+            [`RewardScoringCallback`] is; one that has `flush()` is flushed at the end.
+        gold ([`RewardScorer`] or a reward function, *optional*):
+            Gives the true values. A function also gets `answer`, the list of the prompts' answers. Absent, candidates
+            are compared with the prompts' `answer` (see [`answer_is_right`]) where they have one.
+        seed (`int`, *optional*, defaults to `0`): seed of all samples.
+        batch_size (`int`, *optional*, defaults to `16`): sequences that the policy generates at once.
+        progress (`bool`, *optional*, defaults to `False`): show a progress bar.
+
+    Example:
+
+    ```python
+    sampler = BestOfNSampler("my-policy", None, RewardScorer("my-reward-model"), n=16)
+    results = sampler.sample(["Which country owns Antarctica?"], output="best.jsonl")
+    ```
+    """
+
+    def __init__(
+        self,
+        policy: str | os.PathLike | PreTrainedModel | None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        scorer: RewardScorer | str | os.PathLike | Callable | None = None,
+        n: int = 16,
+        generation_config: GenerationConfig | dict | None = None,
+        callbacks: Sequence[Callable] | None = None,
+        *,
+        gold: RewardScorer | Callable | None = None,
+        seed: int = 0,
+        batch_size: int = 16,
+        progress: bool = False,
+    ):
+        for name, value in (("n", n), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name}={value}, it must be at least 1")
+        if scorer is None:
+            raise ValueError("scorer is missing; give a RewardScorer, the name of a reward model or a reward function")
+        self.scorer = RewardScorer(scorer) if isinstance(scorer, (str, os.PathLike)) else scorer
+        if not callable(self.scorer):
+            raise ValueError(f"scorer is a {type(scorer).__name__}; wrap a model: RewardScorer(model, tokenizer)")
+        if isinstance(policy, (str, os.PathLike)):
+            policy, processing_class = _load_policy(os.fspath(policy), processing_class)
+        if policy is not None and processing_class is None:
+            raise ValueError("processing_class is missing, the policy needs its tokenizer; give it")
+        self.policy = policy
+        self.processing_class = processing_class
+        self.n = n
+        self.generation_config = None if policy is None else sampling_config(policy, generation_config)
+        if n > 1 and policy is not None and not self.generation_config.do_sample:
+            raise ValueError(f"do_sample=False gives {n} equal completions; set do_sample=True or n=1")
+        self.callbacks = list(callbacks or [])
+        self.gold = gold
+        self.seed = seed
+        self.batch_size = batch_size
+        self.progress = progress
+
+    def sample(
+        self, prompts: Iterable[Text | Mapping[str, Any]], output: str | os.PathLike | None = None
+    ) -> list[BestOfN]:
+        """
+        Generate, score and choose.
+
+        Args:
+            prompts (list of `str`, of `list[dict]`, or of rows): texts, conversations, or rows with `prompt` and
+                perhaps `answer`, `tools`, `chat_template_kwargs`. Where a conversation ends with the assistant's
+                words, the policy continues them, and they are part of the completions.
+            output (`str`, *optional*):
+                A jsonl file that takes the results as they come. Where it holds some already (a run that was killed),
+                the run goes on behind them; what was generated is never generated again.
+
+        Returns:
+            `list[BestOfN]`, in the order of the prompts.
+
+        Raises:
+            ValueError: no prompts, an empty one, a conversation without a chat template, an output of other settings.
+        """
+        if self.policy is None:
+            raise ValueError("policy is None, there is nothing to sample from; give a policy or use rank(candidates)")
+        groups = [_read_prompt(row, place) for place, row in enumerate(prompts)]
+        if not groups:
+            raise ValueError("there are no prompts; give at least one")
+        return self._run(groups, max(1, self.batch_size // self.n), output)
+
+    def rank(
+        self, candidates: Iterable[Comparison | Mapping[str, Any]], output: str | os.PathLike | None = None
+    ) -> list[BestOfN]:
+        """
+        Score ready candidates and choose.
+
+        Args:
+            candidates (list of `Comparison` or of rows): see [`read_candidates`].
+            output (`str`, *optional*): as in [`BestOfNSampler.sample`].
+
+        Returns:
+            `list[BestOfN]`, in the order of the candidates' prompts.
+
+        Raises:
+            ValueError: no candidates, a row without prompt or completions, an output of other settings.
+        """
+        groups = read_candidates(candidates)
+        most = max(len(group.completions) for group in groups)
+        return self._run(groups, max(1, SCORED_PER_CHUNK // most), output)
+
+    # --- the run
+
+    def _run(self, groups: list[Comparison], groups_per_chunk: int, output) -> list[BestOfN]:
+        prompts = [group.prompt for group in groups]
+        occurrences = count_occurrences(prompts)
+        ready = bool(groups[0].completions)
+        journal = _Journal(output, {} if output is None else self._settings(groups), list(groups))
+        waiting = [i for i in range(len(groups)) if i not in journal.results]
+        if not ready:  # before the first batch, so that a bad prompt costs nothing
+            for i in waiting:
+                check_prompt(
+                    prompts[i],
+                    self.processing_class,
+                    self.policy,
+                    self.generation_config,
+                    i,
+                    **groups[i].template_arguments,
+                )
+        if journal.results:
+            logger.info("%s holds %d of %d prompts, going on behind them", output, len(journal.results), len(groups))
+        for chunk in self._chunks(waiting, groups_per_chunk):
+            if not ready:
+                fresh = [i for i in chunk if i not in journal.generated]
+                samples = sample_completions(
+                    self.policy,
+                    self.processing_class,
+                    [prompts[i] for i in fresh],
+                    self.n,
+                    self.generation_config,
+                    seed=self.seed,
+                    occurrences=[occurrences[i] for i in fresh],
+                    template_arguments=[groups[i].template_arguments for i in fresh],
+                    batch_size=self.batch_size,
+                )
+                journal.write_generated(zip(fresh, samples, strict=True))
+                for i in chunk:
+                    groups[i] = _with_samples(groups[i], journal.generated[i])
+            results = self._score([groups[i] for i in chunk], chunk)
+            journal.write_results(results)
+        journal.finish()
+        for callback in self.callbacks:
+            if hasattr(callback, "flush"):
+                callback.flush()
+        return [journal.results[i] for i in range(len(groups))]
+
+    def _chunks(self, indices: list[int], size: int) -> Iterator[list[int]]:
+        with tqdm(total=len(indices), unit="prompt", desc="best of n", disable=not self.progress) as bar:
+            for start in range(0, len(indices), size):
+                yield indices[start : start + size]
+                bar.update(len(indices[start : start + size]))
+
+    def _score(self, groups: list[Comparison], indices: list[int]) -> list[BestOfN]:
+        scores = _values(self.scorer, groups)
+        results = []
+        for index, group, values in zip(indices, groups, scores, strict=True):
+            meta = group.metadata or {}
+            ranks = _ranks(values)
+            best = int(np.nanargmax(values)) if np.isfinite(values).any() else None
+            listed = [None if math.isnan(v) else float(v) for v in values]
+            result = BestOfN(index, group.prompt, group.completions, listed, ranks, best)
+            result.gold, result.truncated, result.systems = (meta.get(k) for k in ("gold", "truncated", "systems"))
+            result.tools, result.chat_template_kwargs = group.tools, group.chat_template_kwargs
+            results.append(result)
+        for result, values in zip(results, self._gold_values(groups), strict=True):
+            result.gold = values if values is not None else result.gold
+        self._call_back(groups, scores)
+        return results
+
+    def _gold_values(self, groups: list[Comparison]) -> list[list[float] | None]:
+        answers = [(group.metadata or {}).get("answer") for group in groups]
+        if self.gold is not None:
+            return [
+                [None if math.isnan(v) else float(v) for v in values] for values in _values(self.gold, groups, answers)
+            ]
+        right = [
+            [None if answer is None else answer_is_right(text, answer) for text in group.completions]
+            for group, answer in zip(groups, answers, strict=True)
+        ]
+        return [None if None in values else list(map(float, values)) for values in right]
+
+    def _call_back(self, groups: list[Comparison], scores: list[np.ndarray]) -> None:
+        prompts = [group.prompt for group in groups for _ in group.completions]
+        completions = [text for group in groups for text in group.completions]
+        context = {}
+        for name in ("completion_ids", "truncated"):
+            values = [(group.metadata or {}).get(name) for group in groups]
+            context[name] = None if None in values else [one for value in values for one in value]
+        for callback in self.callbacks:
+            callback(prompts, completions, np.concatenate(scores), **context)
+
+    def _settings(self, groups: list[Comparison]) -> dict[str, Any]:
+        """What a result depends on, besides its prompt and, where they are ready, its completions."""
+        settings = {**_identity("reward", self.scorer), **_identity("gold", self.gold)}
+        known = [[(group.metadata or {}).get(name) for name in ("answer", "gold", "systems")] for group in groups]
+        if any(value is not None for values in known for value in values):
+            settings["answers"] = text_key(json.dumps(known, default=str))
+        if any(any(group.template_arguments.values()) for group in groups):
+            arguments = [group.template_arguments for group in groups]
+            settings["template_arguments"] = text_key(json.dumps(arguments, default=str))
+        if not groups[0].completions:
+            settings |= {
+                "policy": _name(self.policy),
+                "policy_weights": weights_digest(self.policy),
+                "n": self.n,
+                "seed": self.seed,
+                "generation_config": {
+                    name: value
+                    for name, value in self.generation_config.to_diff_dict().items()
+                    if name != "transformers_version"
+                },
+            }
+        return json.loads(json.dumps(settings, default=str))
+
+
+def best_of_n(
+    policy: str | os.PathLike | PreTrainedModel | None,
+    prompts: Iterable[Text | Mapping[str, Any]] | None,
+    scorer: RewardScorer | str | os.PathLike | Callable,
+    n: int = 16,
+    *,
+    processing_class: PreTrainedTokenizerBase | None = None,
+    generation_config: GenerationConfig | dict | None = None,
+    candidates: Iterable[Comparison | Mapping[str, Any]] | None = None,
+    gold: RewardScorer | Callable | None = None,
+    output: str | os.PathLike | None = None,
+    callbacks: Sequence[Callable] | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: bool = False,
+) -> list[BestOfN]:
+    """
+    [`BestOfNSampler`] in one call: n completions of every prompt, or the ready `candidates`, scored and ranked.
+
+    Args:
+        policy, processing_class, scorer, n, generation_config, callbacks, gold, seed, batch_size, progress:
+            As for [`BestOfNSampler`]; `policy=None` with `candidates`.
+        prompts (list, *optional*): as for [`BestOfNSampler.sample`]; None with `candidates`.
+        candidates (list, *optional*): as for [`read_candidates`], instead of `policy` and `prompts`.
+        output (`str`, *optional*): jsonl file that takes the results as they come, and that a killed run goes on with.
+
+    Returns:
+        `list[BestOfN]`
+
+    Raises:
+        ValueError: both or neither of prompts and candidates, and what [`BestOfNSampler`] refuses.
+
+    Example:
+
+    ```python
+    best_of_n("my-policy", ["Which country owns Antarctica?"], "my-reward-model", n=8)[0].chosen
+    best_of_n(None, None, "my-reward-model", candidates=[{"prompt": "2 + 2 =", "completions": ["4", "5"]}])[0].chosen
+    ```
+    """
+    if (prompts is None) == (candidates is None):
+        raise ValueError("give either prompts (with a policy) or ready candidates, one of the two")
+    if candidates is not None and policy is not None:
+        raise ValueError("candidates are ready, the policy would not be used; leave it out (policy=None)")
+    sampler = BestOfNSampler(
+        policy,
+        processing_class,
+        scorer,
+        n,
+        generation_config,
+        callbacks,
+        gold=gold,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return sampler.sample(prompts, output) if candidates is None else sampler.rank(candidates, output)
+
+
+# --- helpers
+
+
+@dataclass
+class _Journal:
+    """The output file: results line by line, beside it the settings and what is generated but not scored yet."""
+
+    output: str | os.PathLike | None
+    settings: dict[str, Any]
+    groups: list[Comparison]
+    results: dict[int, BestOfN] = field(default_factory=dict)
+    generated: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.output is None:
+            return
+        self.path = Path(self.output)
+        self.generated_path = Path(f"{self.path}.generated")
+        settings_path = Path(f"{self.path}.settings.json")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() or self.generated_path.exists():
+            if not settings_path.exists():
+                raise ValueError(f"{self.path} exists and is no output of best-of-n; name another file")
+            earlier = json.loads(settings_path.read_text(encoding="utf-8"))
+            lines, generated = _whole_lines(self.path), _whole_lines(self.generated_path)
+            for line in [*lines, *generated]:
+                self._check_prompt(line)
+            self.results = {line["index"]: BestOfN(**line) for line in lines}
+            self.generated = {line.pop("index"): line for line in generated}
+            for name in [*self.settings, *earlier]:
+                if self._differs(name, earlier):
+                    raise ValueError(
+                        f"{self.path} was made with {name}={earlier.get(name)!r}, now it is "
+                        f"{self.settings.get(name)!r}; name another file, or delete it"
+                    )
+            if self.settings != earlier:
+                write_atomically(settings_path, json.dumps(self.settings, indent=2))
+        else:
+            write_atomically(settings_path, json.dumps(self.settings, indent=2))
+
+    def _check_prompt(self, line: dict[str, Any]) -> None:
+        index, key = line["index"], line.pop("prompt_key", None)
+        group = self.groups[index] if index < len(self.groups) else None
+        if group is None or key != _prompt_key(group.prompt) or (key is None and group.prompt != line["prompt"]):
+            raise ValueError(f"{self.path} holds another prompt {index}; name another file, or delete it")
+        if group.completions and group.completions != line["completions"]:
+            raise ValueError(f"{self.path} holds other completions of prompt {index}; name another file, or delete it")
+
+    def _with_key(self, line: dict[str, Any]) -> dict[str, Any]:
+        key = _prompt_key(self.groups[line["index"]].prompt)
+        return line if key is None else {**line, "prompt_key": key}
+
+    def _differs(self, name: str, earlier: dict[str, Any]) -> bool:
+        """Whether what is there was made with another setting, so that it cannot be gone on with."""
+        before, now = earlier.get(name), self.settings.get(name)
+        role, _, setting = name.partition("_")
+        if before == now or (role in ("reward", "gold") and not self.results):  # samples do not depend on the reward
+            return False
+        if earlier.get(f"{role}_truncation_mode") == "error" and now is not None:  # no text that was scored was long
+            if setting == "truncation_mode":
+                return False
+            if setting == "max_length":
+                return before is None or now < before
+        return True
+
+    def write_generated(self, samples: Iterator) -> None:
+        for index, group in samples:
+            line = {
+                "prompt": self.groups[index].prompt,
+                "completions": [sample.completion for sample in group],
+                "truncated": [sample.truncated for sample in group],
+                "completion_ids": [sample.token_ids for sample in group],
+            }
+            self.generated[index] = line
+            if self.output is not None:
+                _append(self.generated_path, [self._with_key({"index": index, **line})])
+
+    def write_results(self, results: list[BestOfN]) -> None:
+        self.results |= {result.index: result for result in results}
+        for result in results:
+            self.generated.pop(result.index, None)
+        if self.output is not None:
+            _append(self.path, [self._with_key(asdict(result)) for result in results])
+
+    def finish(self) -> None:
+        if self.output is not None:
+            self.generated_path.unlink(missing_ok=True)
+
+
+def _prompt_key(prompt: Text) -> str | None:
+    """Names a prompt that the policy continues, the words that it was given included: no result's prompt has them."""
+    return None if asked(prompt) is prompt else text_key(prompt)
+
+
+def _append(path: Path, lines: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    with path.open("ab") as file:  # one write, so that a kill leaves whole lines, or one that is cut at the end
+        file.write(text.encode(errors="backslashreplace"))  # lone surrogates, as JSON writes them
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file that may have been cut off while it was written; the rest of a cut line is removed."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        os.truncate(path, end)
+    return [json.loads(line) for line in content[:end].splitlines()]
+
+
+def _read_prompt(row: Any, place: int) -> Comparison:
+    """A comparison that still has no completions."""
+    answer, arguments = None, {}
+    if isinstance(row, Mapping):
+        prompt = next((row[name] for name in PROMPT_COLUMNS if row.get(name)), None)
+        answer, arguments = row.get("answer"), template_arguments(row)
+    else:
+        prompt = row
+    if not prompt:
+        raise ValueError(f"prompt {place} is empty, a policy needs words to continue; give it text or leave it out")
+    group = Comparison(prompt, [prompt], **arguments, metadata={} if answer is None else {"answer": answer})
+    group.completions = []
+    return group
+
+
+def _with_samples(group: Comparison, line: dict[str, Any]) -> Comparison:
+    metadata = {**(group.metadata or {}), "truncated": line["truncated"], "completion_ids": line["completion_ids"]}
+    return Comparison(asked(group.prompt), line["completions"], **group.template_arguments, metadata=metadata)
+
+
+def _values(function: Any, groups: list[Comparison], answers: list[Any] | None = None) -> list[np.ndarray]:
+    """One value a candidate: (n,) float32 a group, NaN where there is none. A scorer computes each group at once."""
+    if isinstance(function, RewardScorer):
+        comparisons = [
+            function.comparison(g.prompt, g.completions, allow_empty=True, **g.template_arguments) for g in groups
+        ]
+        return function.score_comparisons(comparisons)
+    sizes = [len(group.completions) for group in groups]
+    columns = {} if answers is None else {"answer": answers}
+    columns |= {name: [getattr(group, name) for group in groups] for name in TEMPLATE_COLUMNS}
+    columns = {
+        name: [value for value, size in zip(columns[name], sizes, strict=True) for _ in range(size)]
+        for name in accepted(function, columns)
+    }
+    values = function(
+        prompts=[group.prompt for group in groups for _ in group.completions],
+        completions=[text for group in groups for text in group.completions],
+        **columns,
+    )
+    if inspect.iscoroutine(values):
+        values.close()
+        raise ValueError(f"{_name(function)} is asynchronous; best-of-n takes plain reward functions")
+    if len(values) != sum(sizes):
+        raise ValueError(f"{_name(function)} gave {len(values)} values for {sum(sizes)} completions; give one each")
+    flat = np.array([math.nan if value is None else value for value in values], dtype=np.float32)
+    if bad := flat[np.isinf(flat)].tolist():
+        raise ValueError(
+            f"{_name(function)} gave {len(bad)} of {len(values)} values that are not finite ({bad[0]}); give finite "
+            "numbers, or None or NaN where there is none"
+        )
+    return np.split(flat, np.cumsum(sizes)[:-1])
+
+
+def _ranks(scores: np.ndarray) -> list[int]:
+    """0 for the highest score, equal for equal ones; what is not scored comes last."""
+    return [int(np.sum(scores > s)) if s == s else int(np.isfinite(scores).sum()) for s in scores]
+
+
+def _name(thing: Any) -> str:
+    """What a user calls a model, a scorer or a function."""
+    config = getattr(getattr(thing, "model", thing), "config", None)
+    return getattr(config, "_name_or_path", None) or getattr(thing, "__name__", None) or type(thing).__name__
+
+
+def _identity(role: str, function: Any) -> dict[str, Any]:
+    """What tells a reward from another one, as the harness has it; a model may lie anywhere."""
+    if function is None:
+        return {f"{role}_kind": None}
+    if isinstance(function, RewardScorer):
+        about = ModelRuler(function, None).about
+        del about["name"], about["max_num_batched_tokens"]  # neither changes a score
+    else:
+        about = FunctionRuler(function, _name(function)).about
+    return {f"{role}_{name}": value for name, value in about.items()}
+
+
+def _load_policy(name: str, processing_class: PreTrainedTokenizerBase | None) -> tuple[PreTrainedModel, Any]:
+    """A language model by name (an adapter folder too), on the machine's accelerator."""
+    model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+    if torch.accelerator.is_available():
+        model = model.to(torch.accelerator.current_accelerator())
+    return model, processing_class if processing_class is not None else AutoTokenizer.from_pretrained(name)

@@ -1,0 +1,569 @@
+"""Callbacks for TRL's trainers that show what a reward is doing.
+
+TRL's callbacks see no prompts, completions or scores, so `RewardScoringCallback` listens where the scoring happens,
+and writes its figures into the trainer's own record: `log_history`, the progress line and every tracker.
+
+    trainer = GRPOTrainer(policy, reward_funcs=scorer, callbacks=[RewardScoringCallback(scorer)], ...)
+
+Scores ► `monitoring.ScoreWindow` ► at every `trainer.log`: gathered over processes ► `reward_scoring/…`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from transformers import GenerationConfig, PreTrainedModel, Trainer, TrainerCallback
+
+from ..data.comparison import Text
+from ..data.encoding import num_embeddings, template_hash, trim_template_tail
+from ..metrics.statistics import bootstrap_interval, wilson_interval
+from ..model.modeling import RewardModel
+from ..scoring.scorer import RewardScorer, own_tokens
+from .evaluation_callback import EvaluationCallback  # noqa: F401 (all callbacks are found here)
+from .generation import asked, check_prompt, count_occurrences, sample_completions, sampling_config
+from .monitoring import (
+    SAMPLE_KINDS,
+    TRACKERS,
+    HackingWatch,
+    ScoreWindow,
+    append_samples,
+    figures,
+    log_table,
+    merge,
+    shorten,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_TABLES = 200  # sample tables of one kind in a run; with few samples each, their file stays small
+
+
+class RewardScoringCallback(TrainerCallback):
+    """
+    Watches a reward in use: in GRPO, RLOO, online DPO, PPO and best-of-n, and by `eval_prompts` in any trainer.
+
+    At every log it adds, under `<name>/`: `mean`, `std`, `q05` … `q95`, `zero_spread_rate` (share of groups whose
+    completions all score alike), `length_correlation` (Spearman's, of reward and length), `duplicate_rate`,
+    `truncated_rate` (cut at the length limit) and `num_scores`; scores of an evaluation under `eval_<name>/`. It keeps
+    samples (best, worst, random) in `<output_dir>/<name>/samples.jsonl` and in the trackers, and warns once when the
+    reward rises while length correlation or duplicates cross their bound.
+
+    With `eval_prompts`, the current policy answers them every `eval_steps` steps, each always with the same random
+    numbers; logged are `policy_mean` with `policy_low` and `policy_high` (95 %, over prompts), and `win_rate` against
+    the policy at the start (a tie counts ½) with `win_rate_low` and `win_rate_high`.
+
+    Args:
+        reward ([`RewardScorer`], the module of `as_ppo_reward_model`, [`RewardModel`] or `PeftModel` of one):
+            The reward that the trainer was given.
+        name (`str`, *optional*, defaults to `"reward_scoring"`): prefix of the keys; each callback needs its own.
+        eval_prompts (list of `str` or of `list[dict]`, *optional*): prompts that the current policy answers.
+        eval_steps (`int`, *optional*, defaults to `100`): steps between two evaluations on `eval_prompts`.
+        generation_config (`GenerationConfig` or `dict`, *optional*): for `eval_prompts`; 256 new tokens if absent.
+        num_samples (`int`, *optional*, defaults to `1`): samples of each kind in one table; 0 keeps none.
+        max_length_correlation (`float`, *optional*, defaults to `0.7`): bound of |Spearman(reward, length)|.
+        max_duplicate_rate (`float`, *optional*, defaults to `0.5`): bound of the duplicate rate.
+        report_to (`str` or `list[str]`, *optional*):
+            Trackers that get the tables, of `"trackio"`, `"wandb"`, `"tensorboard"`, or `"none"`; the trainer's if
+            absent. (The figures go wherever the trainer logs.)
+        output_dir (`str`, *optional*): where samples go; the trainer's `output_dir` if absent.
+        seed (`int`, *optional*, defaults to `0`): of the random samples and of the answers to `eval_prompts`.
+
+    Raises:
+        ValueError: a reward that cannot be listened to, an empty list of prompts, an unknown tracker.
+
+    Example:
+
+    ```python
+    scorer = RewardScorer("my-reward-model")
+    GRPOTrainer(model="my-policy", reward_funcs=scorer, callbacks=[RewardScoringCallback(scorer)], ...)
+    SFTTrainer(model="my-policy", callbacks=[RewardScoringCallback(scorer, eval_prompts=["2 + 2 ="])], ...)
+    BestOfNSampler("my-policy", None, scorer, callbacks=[RewardScoringCallback(scorer, output_dir="best-of-n")])
+    ```
+    """
+
+    def __init__(
+        self,
+        reward: RewardScorer | PreTrainedModel | torch.nn.Module,
+        *,
+        name: str = "reward_scoring",
+        eval_prompts: Sequence[Text] | None = None,
+        eval_steps: int = 100,
+        generation_config: GenerationConfig | dict | None = None,
+        num_samples: int = 1,
+        max_length_correlation: float = 0.7,
+        max_duplicate_rate: float = 0.5,
+        report_to: str | Sequence[str] | None = None,
+        output_dir: str | Path | None = None,
+        seed: int = 0,
+    ):
+        if eval_prompts is not None and not len(eval_prompts):
+            raise ValueError("eval_prompts is empty; give at least one prompt, or leave it out")
+        if eval_steps < 1:
+            raise ValueError(f"eval_steps={eval_steps}, it must be at least 1")
+        self.reward = _listenable(reward)
+        self.name = name
+        self.eval_prompts = None if eval_prompts is None else list(eval_prompts)
+        self.eval_steps = eval_steps
+        self.generation_config = generation_config
+        self.num_samples = num_samples
+        self.report_to = None if report_to is None else _trackers(report_to)
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.seed = seed
+        self.trainer: Trainer | None = None
+        self._windows = {mode: ScoreWindow(num_samples, seed) for mode in ("train", "eval")}
+        self._watch = HackingWatch(max_length_correlation, max_duplicate_rate)
+        self._pending: dict[str, float] = {}  # figures of eval_prompts that wait for the next log
+        self._start: dict[int, float] = {}  # score of each of the eval_prompts under the policy at the start
+        self._detach: Callable[[], None] | None = None
+        self._muted = False
+        self._next_table: dict[str, int] = {}  # kind of table ► the first step that may have the next one
+
+    # --- listening
+
+    def __call__(
+        self,
+        prompts: Sequence[Any] | None,
+        completions: Sequence[Any],
+        scores: Sequence[float],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        truncated: Sequence[bool] | None = None,
+    ) -> None:
+        """
+        Take note of scores; what a scorer's `listeners` and `BestOfNSampler` call.
+
+        Args:
+            prompts (list, *optional*): (N,) texts, conversations or token ids.
+            completions (list): (N,) texts, conversations or token ids.
+            scores (list of `float`): (N,) rewards.
+            completion_ids (list, *optional*): (N,) the policy's own tokens.
+            truncated (list of `bool`, *optional*): (N,) cut at the length limit; read from `completion_ids` if absent.
+        """
+        if self._muted or not len(completions):
+            return
+        ends = self._end_tokens()
+        if completion_ids is not None:
+            completion_ids = [own_tokens(ids, ends) for ids in completion_ids]
+        lengths = None if completion_ids is None else list(map(len, completion_ids))
+        if truncated is None and completion_ids is not None and ends:
+            truncated = [not len(ids) or ids[-1] not in ends for ids in completion_ids]
+        evaluating = self.trainer is not None and (
+            not self.trainer.model.training or _caller("generate_completions")  # PPO's look at its evaluation set
+        )
+        self._windows["eval" if evaluating else "train"].add(prompts, completions, scores, lengths, truncated)
+
+    def figures(self) -> dict[str, float]:
+        """Figures of the scores since the last log, of this process, without the prefix."""
+        return figures(self._windows["train"].rows)
+
+    def flush(self) -> dict[str, float]:
+        """Outside of a trainer: figures since the last time, with the samples written where `output_dir` says."""
+        window = self._windows["train"]
+        found = figures(window.rows)
+        samples = {kind: [self._as_text(one) for one in kept] for kind, kept in window.samples.items()}
+        window.clear()
+        self._write_samples(samples, "", step=0)
+        if found and self.output_dir is not None:
+            append_samples(self.output_dir / self.name / "figures.jsonl", [found])
+        return found
+
+    # --- events
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        trainer = _from_callers("self", lambda value: isinstance(value, Trainer))
+        assert trainer is not None, "on_train_begin comes from a Trainer"
+        others = [c for c in trainer.callback_handler.callbacks if isinstance(c, RewardScoringCallback)]
+        if sum(other.name == self.name for other in others) > 1:
+            raise ValueError(f"two callbacks have the name {self.name!r}; give each RewardScoringCallback a name=")
+        if self.output_dir is None:
+            self.output_dir = Path(args.output_dir)
+        if self.report_to is None:
+            self.report_to = _trackers(args.report_to)
+        if trainer is not self.trainer:
+            self.trainer = trainer
+            self._log_with_figures()
+        if self._detach is not None:  # a run before this one was broken off
+            self._detach()
+        self._detach = _listen(self.reward, self)
+        for window in self._windows.values():
+            window.clear()
+        self._next_table = {}
+        if isinstance(self.reward, RewardModel) and hasattr(trainer, "reward_model"):
+            _check_ppo_ids(self.reward, self._tokenizer())
+        if self.eval_prompts is not None:
+            self._read_start(state.global_step)
+            self.trainer.log(self._evaluate(state.global_step))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.eval_prompts is not None and state.global_step % self.eval_steps == 0:
+            self._pending = self._evaluate(state.global_step)
+            control.should_log = True
+        return control
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self._detach is not None:
+            self._detach()
+            self._detach = None
+        if self._pending:  # PPO logs a step before it ends
+            pending, self._pending = self._pending, {}
+            self.trainer.log(pending)
+
+    # --- the trainer's record
+
+    def _log_with_figures(self) -> None:
+        """
+        Let `trainer.log` log our figures too. Keys that a callback adds in `on_log` come too late: the record is
+        written and the trackers have run.
+        """
+        trainer, log = self.trainer, self.trainer.log
+
+        def log_with_figures(logs: dict[str, float], *args, **kwargs) -> None:
+            if self._detach is None:  # not training
+                log(logs, *args, **kwargs)
+                return
+            mode = "train" if trainer.model.training else "eval"
+            prefix = self.name if mode == "train" else f"eval_{self.name}"
+            found, samples = self._take(mode)
+            logs.update({f"{prefix}/{key}": value for key, value in found.items()})
+            if mode == "train":
+                logs.update(self._pending)
+                self._pending = {}
+            log(logs, *args, **kwargs)
+            self._write_samples(samples, "" if mode == "train" else "eval_", trainer.state.global_step)
+            if mode == "train":
+                record = trainer.state.log_history[-1] if trainer.state.log_history else logs
+                warning = self._watch.see(found, record.get("kl", record.get("objective/kl")))
+                if warning and trainer.is_world_process_zero():
+                    logger.warning("%s: %s", self.name, warning)
+
+        trainer.log = log_with_figures
+
+    def _take(self, mode: str) -> tuple[dict[str, float], dict[str, list]]:
+        """Figures and samples of the window that ends now, over all processes."""
+        window = self._windows[mode]
+        own = (window.rows, {kind: [self._as_text(one) for one in kept] for kind, kept in window.samples.items()})
+        window.clear()
+        rows, samples = merge(gather_object([own]), self.num_samples)
+        return figures(rows), samples
+
+    def _as_text(self, sample: tuple) -> tuple:
+        *numbers, prompt, completion = sample
+        return (*numbers, *(shorten(self._decode(text)) for text in (prompt, completion)))
+
+    def _decode(self, text: Any) -> Text | None:
+        """Token ids as text; anything else as it is."""
+        if text is None or isinstance(text, str) or (text and isinstance(text[0], dict)):
+            return text
+        return self._tokenizer().decode(text, skip_special_tokens=True)
+
+    def _tokenizer(self) -> Any:
+        processing_class = self.trainer.processing_class
+        return getattr(processing_class, "tokenizer", processing_class)
+
+    def _end_tokens(self) -> set[int]:
+        """Ids after which the policy writes nothing more."""
+        if self.trainer is None:
+            return set()
+        tokenizer = self._tokenizer()
+        ends = [tokenizer.eos_token_id, tokenizer.pad_token_id, *(getattr(self.trainer, "eos_token_ids", None) or [])]
+        ends += [getattr(place, "stop_token_id", None) for place in (self.trainer, self.trainer.args)]  # of PPO
+        return {end for end in ends if end is not None}
+
+    def _write_samples(self, samples: dict[str, list], prefix: str, step: int) -> None:
+        is_main = self.trainer is None or self.trainer.is_world_process_zero()
+        if not is_main or self.output_dir is None or not any(samples.values()):
+            return
+        if self.trainer is not None:
+            if step < self._next_table.get(prefix, 0):
+                return
+            self._next_table[prefix] = step + math.ceil(max(self.trainer.state.max_steps, 1) / MAX_TABLES)
+        rows = [
+            {"step": step, "kind": prefix + kind, "score": float(score), "prompt": prompt, "completion": completion}
+            for kind in SAMPLE_KINDS
+            for score, _, prompt, completion in samples[kind]
+        ]
+        append_samples(self.output_dir / self.name / "samples.jsonl", rows)
+        log_table(self.report_to or [], f"{self.name}/{prefix}samples", rows, step, self._tensorboard_writer())
+
+    def _tensorboard_writer(self) -> Any:
+        callbacks = [] if self.trainer is None else self.trainer.callback_handler.callbacks
+        return next((writer for c in callbacks if (writer := getattr(c, "tb_writer", None)) is not None), None)
+
+    # --- eval_prompts
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Answers of the current policy to `eval_prompts`, scored; every process takes its share of the prompts."""
+        trainer = self.trainer
+        shares = range(trainer.accelerator.process_index, len(self.eval_prompts), trainer.accelerator.num_processes)
+        occurrences = count_occurrences(self.eval_prompts)
+        self._muted = True
+        try:
+            with _unwrapped(trainer) as policy:
+                answers = sample_completions(
+                    getattr(policy, "policy", policy),  # PPO wraps policy and value model into one
+                    self._tokenizer(),
+                    [self.eval_prompts[i] for i in shares],
+                    config=self.generation_config,
+                    seed=self.seed,
+                    occurrences=[occurrences[i] for i in shares],
+                )
+                completions = [samples[0].completion for samples in answers]
+            scores = self._score([asked(self.eval_prompts[i]) for i in shares], completions)
+        finally:
+            self._muted = False
+        own = list(zip(shares, completions, map(float, scores), strict=True))
+        scored = sorted((one for one in gather_object(own) if not math.isnan(one[2])), key=lambda one: one[0])
+        if not scored:
+            return {}
+        if not self._start:
+            self._start = {i: score for i, _, score in scored}
+            self._write_start(step, scored)
+        self._write_eval_samples(step, scored)
+        return {f"{self.name}/{key}": value for key, value in self._policy_figures(scored).items()}
+
+    def _policy_figures(self, scored: list[tuple[int, Text, float]]) -> dict[str, float]:
+        mean = bootstrap_interval([score for _, _, score in scored], num_samples=2000, seed=self.seed)
+        found = {"policy_mean": mean["estimate"], "policy_low": mean["low"], "policy_high": mean["high"]}
+        wins = [
+            0.5 * (1 + np.sign(np.float32(score) - np.float32(self._start[i])))
+            for i, _, score in scored
+            if i in self._start
+        ]
+        if wins:
+            low, high = wilson_interval(float(sum(wins)), len(wins))
+            found |= {"win_rate": float(np.mean(wins)), "win_rate_low": low, "win_rate_high": high}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def _score(self, prompts: list[Text], completions: list[Text]) -> np.ndarray:
+        """Scores that no listener hears of."""
+        if not prompts:
+            return np.zeros(0)
+        if isinstance(self.reward, RewardModel):
+            scorer = RewardScorer(self.reward, self._tokenizer(), truncation_mode="keep_end")
+            return _silent_scores(scorer, prompts, completions)
+        if isinstance(self.reward, RewardScorer):
+            return _silent_scores(self.reward, prompts, completions)
+        parts = zip(self.reward.scorers, self.reward.weights, strict=True)  # the module of as_ppo_reward_model
+        total = sum(weight * _silent_scores(scorer, prompts, completions) for scorer, weight in parts)
+        clip = self.reward.reward_clip
+        return total if clip is None else np.clip(total, -clip, clip)
+
+    def _start_path(self) -> Path:
+        return self.output_dir / self.name / "start.jsonl"
+
+    def _read_start(self, step: int) -> None:
+        """After a resumption the policy at the start is gone, its scores are in a file."""
+        with _unwrapped(self.trainer) as policy:  # a bad prompt is refused before anything runs
+            policy = getattr(policy, "policy", policy)
+            config = sampling_config(policy, self.generation_config)
+            for place, prompt in enumerate(self.eval_prompts):
+                check_prompt(prompt, self._tokenizer(), policy, config, place)
+        self._start = {}
+        if step == 0:
+            return
+        if self._start_path().exists():
+            lines = [json.loads(line) for line in self._start_path().read_text(encoding="utf-8").splitlines()]
+            if [line["prompt"] for line in lines] == [self.eval_prompts[line["index"]] for line in lines]:
+                self._start = {line["index"]: line["score"] for line in lines}
+                return
+        logger.warning("%s: no scores of the starting policy are at %s", self.name, self._start_path())
+        logger.warning("%s: win_rate is against the policy at step %d", self.name, step)
+
+    def _write_start(self, step: int, scored: list[tuple[int, Text, float]]) -> None:
+        if self.trainer.is_world_process_zero():
+            self._start_path().unlink(missing_ok=True)
+            rows = [
+                {"index": i, "step": step, "prompt": self.eval_prompts[i], "completion": completion, "score": score}
+                for i, completion, score in scored
+            ]
+            append_samples(self._start_path(), rows)
+
+    def _write_eval_samples(self, step: int, scored: list[tuple[int, Text, float]]) -> None:
+        window = ScoreWindow(self.num_samples, self.seed)
+        places, completions, scores = zip(*scored, strict=True)
+        window.add([asked(self.eval_prompts[i]) for i in places], completions, scores)
+        samples = {kind: [self._as_text(one) for one in kept] for kind, kept in window.samples.items()}
+        self._write_samples(samples, "policy_", step)
+
+
+# --- where scores are heard of
+
+
+def _listenable(reward: Any) -> Any:
+    """The object to listen at: a scorer, the PPO module, or a bare `RewardModel`."""
+    if hasattr(reward, "get_base_model"):
+        reward = reward.get_base_model()
+    if isinstance(reward, (RewardScorer, RewardModel)) or hasattr(reward, "scorers"):
+        return reward
+    raise ValueError(
+        f"a {type(reward).__name__} cannot be listened to; give the RewardScorer, the module of as_ppo_reward_model "
+        "or the RewardModel that the trainer was given"
+    )
+
+
+def _listen(reward: Any, callback: Callable[..., None]) -> Callable[[], None]:
+    """Have the callback called with every batch of scores; the function returned ends that."""
+    if isinstance(reward, RewardScorer):
+        reward.listeners.append(callback)
+        return lambda: reward.listeners.remove(callback)
+    if isinstance(reward, RewardModel):
+        return _listen_at_model(reward, callback)
+    return _listen_at_ppo_module(reward, callback)
+
+
+def _listen_at_ppo_module(module: torch.nn.Module, callback: Callable[..., None]) -> Callable[[], None]:
+    """Texts as the first scorer gets them, rewards as the head gives them (weighted and clipped)."""
+    heard: list[tuple] = []
+
+    def at_scorer(prompts, completions, scores, completion_ids=None):
+        heard[:] = [(prompts, completions, completion_ids)]
+
+    def at_head(head, inputs, output):
+        if heard:
+            prompts, completions, completion_ids = heard.pop()
+            callback(prompts, completions, output[:, 0, 0].float().cpu().numpy(), completion_ids=completion_ids)
+
+    first = module.scorers[0]
+    first.listeners.append(at_scorer)
+    handle = module.score.register_forward_hook(at_head)
+
+    def detach():
+        first.listeners.remove(at_scorer)
+        handle.remove()
+
+    return detach
+
+
+def _listen_at_model(model: RewardModel, callback: Callable[..., None]) -> Callable[[], None]:
+    """
+    A `RewardModel` as it is: token ids at its backbone, scores at its head.
+
+    PPO (`get_reward` of TRL 1.12, its last) reads the head at the last token before the first pad of the response;
+    where the response starts it knows alone, so that is read from its frame. Other loops call the model's own forward,
+    of which the text is known but not where the completion begins.
+    """
+    batch: dict[str, torch.Tensor] = {}
+
+    def at_backbone(backbone, args, kwargs):
+        batch.clear()
+        ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
+        if ids is not None and mask is not None and mask.ndim == 2:
+            batch.update(ids=ids, mask=mask.bool())
+
+    def at_head(head, inputs, output):
+        if not batch:
+            return
+        ids_NL, mask_NL = batch["ids"], batch["mask"]
+        batch.clear()
+        if output.ndim == 2:
+            if len(output) == len(ids_NL):
+                callback(None, _real(ids_NL, mask_NL), output[:, 0].detach().float().cpu().numpy())
+            return
+        start = ppo_context_length()
+        if start is None:
+            return
+        response_mask = mask_NL[:, start:]
+        # Places of the response before its first pad, and the place of the last of them, as TRL's get_reward has it.
+        before_pad = response_mask.long().cumprod(-1).bool()
+        last_N = before_pad.sum(-1) - 1 + start
+        scores = output[torch.arange(len(ids_NL), device=output.device), last_N.to(output.device), 0]
+        ids_NR = ids_NL[:, start:]
+        eos = callback._tokenizer().eos_token_id
+        cut = before_pad[:, -1] & (ids_NR[:, -1] != eos)
+        responses = _real(ids_NR, before_pad)
+        callback(
+            _real(ids_NL[:, :start], mask_NL[:, :start]),
+            responses,
+            scores.detach().float().cpu().numpy(),
+            completion_ids=responses,
+            truncated=cut.tolist(),
+        )
+
+    handles = [
+        model.model.register_forward_pre_hook(at_backbone, with_kwargs=True),
+        model.score.register_forward_hook(at_head),
+    ]
+
+    def detach():
+        for handle in handles:
+            handle.remove()
+
+    return detach
+
+
+def _check_ppo_ids(model: RewardModel, policy_tokenizer: Any) -> None:
+    """Warn where PPO, which hands over the policy's ids, shows a reward model other ids than it was trained on."""
+    trimmed = copy.deepcopy(policy_tokenizer)
+    trim_template_tail(trimmed)  # generated text has no tail, so a template that differs in that is the same
+    known = model.config.template_hash in (None, template_hash(policy_tokenizer), template_hash(trimmed))
+    if not known or len(policy_tokenizer) > num_embeddings(model):
+        logger.warning(
+            "the reward model was trained with another chat template, special tokens or vocabulary than the policy's "
+            "tokenizer has, whose ids PPO shows it; hand over "
+            "rm_plugin.as_ppo_reward_model(RewardScorer(...), policy_tokenizer) instead"
+        )
+
+
+def _real(ids_NL: torch.Tensor, mask_NL: torch.Tensor) -> list[list[int]]:
+    return [row[mask].tolist() for row, mask in zip(ids_NL.cpu(), mask_NL.cpu(), strict=True)]
+
+
+def _unwrapped(trainer: Trainer) -> AbstractContextManager:
+    """The policy, ready to generate. TRL's own function resets gradient checkpointing, which it does not need."""
+    model = getattr(trainer, "model_wrapped", None) or trainer.model
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    if plugin is not None and plugin.zero_stage == 3:
+        from trl.models import unwrap_model_for_generation
+
+        return unwrap_model_for_generation(model, trainer.accelerator)
+    return nullcontext(trainer.accelerator.unwrap_model(model))
+
+
+def _silent_scores(scorer: RewardScorer, prompts: list[Text], completions: list[Text]) -> np.ndarray:
+    comparisons = [scorer.comparison(p, [c], allow_empty=True) for p, c in zip(prompts, completions, strict=True)]
+    return np.concatenate(scorer.score_comparisons(comparisons))
+
+
+def _trackers(report_to: str | Sequence[str]) -> list[str]:
+    names = [report_to] if isinstance(report_to, str) else list(report_to)
+    if unknown := [name for name in names if name not in (*TRACKERS, "none", "all")]:
+        logger.info("report_to: tables of samples go to %s only, not to %s", ", ".join(TRACKERS), ", ".join(unknown))
+    return list(TRACKERS) if "all" in names else [name for name in names if name in TRACKERS]
+
+
+# --- the stack, for what TRL and transformers do not hand over
+
+
+def _from_callers(name: str, fits: Callable[[Any], bool]) -> Any:
+    """The nearest calling function's local variable of this name that fits; None if there is none."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if name in frame.f_code.co_varnames and fits(value := frame.f_locals.get(name)):
+            return value
+        frame = frame.f_back
+    return None
+
+
+def ppo_context_length() -> int | None:
+    """The place at which responses start, which TRL's `get_reward` alone knows; None where nothing is called by it."""
+    frame = _caller("get_reward")
+    return None if frame is None else frame.f_locals.get("context_length")
+
+
+def _caller(function: str) -> FrameType | None:
+    """The nearest calling function of this name."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != function:
+        frame = frame.f_back
+    return frame

@@ -1,0 +1,279 @@
+"""What the rewards of a run look like: figures of a window of scores, signs of reward hacking, samples in tables.
+
+    window = ScoreWindow(); window.add(prompts, completions, scores); figures(window.rows)["length_correlation"]
+
+Nothing here knows a trainer; `callbacks.py` puts it into one. Rows: (N, 5) float64, columns as `COLUMNS` says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.comparison import Text, text_length
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("score", "length", "group", "text", "truncated")  # NaN where something is not known
+QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
+TRACKERS = ("trackio", "wandb", "tensorboard")
+SAMPLE_KINDS = ("best", "worst", "random")
+MAX_SAMPLE_CHARACTERS = 2000
+
+
+class ScoreWindow:
+    """
+    Scores since the last log, with what the figures need of their texts, and a few of the texts themselves.
+
+    Args:
+        num_samples (`int`, *optional*, defaults to `1`): texts kept of each kind (best, worst, random).
+        seed (`int`, *optional*, defaults to `0`): of the random ones.
+    """
+
+    def __init__(self, num_samples: int = 1, seed: int = 0):
+        self.num_samples = num_samples
+        self._random = random.Random(seed)
+        self._calls = 0
+        self.clear()
+
+    def clear(self) -> None:
+        self._blocks: list[np.ndarray] = []
+        self.samples: dict[str, list[tuple[float, float, Any, Any]]] = {kind: [] for kind in SAMPLE_KINDS}
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(N, 5) float64, see `COLUMNS`."""
+        return np.concatenate([np.zeros((0, len(COLUMNS))), *self._blocks])
+
+    def add(
+        self,
+        prompts: Sequence[Any] | None,
+        completions: Sequence[Any],
+        scores: Sequence[float],
+        lengths: Sequence[int] | None = None,
+        truncated: Sequence[bool] | None = None,
+    ) -> None:
+        """
+        Args:
+            prompts (list, *optional*): (N,) texts, conversations or token ids; equal ones of one call form a group.
+            completions (list): (N,) texts, conversations or token ids.
+            scores (list of `float`): (N,) rewards; NaN for what has none.
+            lengths (list of `int`, *optional*): (N,) tokens; characters of the text (or ids) if absent.
+            truncated (list of `bool`, *optional*): (N,) whether each was cut at the length limit.
+        """
+        self._calls += 1
+        block = np.full((len(completions), len(COLUMNS)), math.nan)
+        block[:, 0] = np.asarray(scores, dtype=np.float64)
+        block[:, 1] = list(map(_length, completions)) if lengths is None else lengths
+        if prompts is not None:  # the call is part of the group: a prompt that comes again has new completions
+            block[:, 2] = [_number(prompt, self._calls) for prompt in prompts]
+        block[:, 3] = list(map(_number, completions))
+        if truncated is not None:
+            block[:, 4] = truncated
+        self._blocks.append(block)
+        ranked = sorted((i for i in range(len(block)) if not math.isnan(block[i, 0])), key=lambda i: -block[i, 0])
+        picks = {
+            "best": ranked[: self.num_samples],
+            "worst": ranked[-self.num_samples :][::-1],
+            "random": self._random.sample(ranked, min(self.num_samples, len(ranked))),
+        }
+        for kind, places in picks.items():
+            self.samples[kind] += [
+                (block[i, 0], self._random.random(), None if prompts is None else prompts[i], completions[i])
+                for i in places
+            ]
+            self.samples[kind] = _best_of_kind(kind, self.samples[kind], self.num_samples)
+
+
+def merge(windows: Sequence[tuple[np.ndarray, dict[str, list]]], num_samples: int) -> tuple[np.ndarray, dict]:
+    """Rows and samples of the same window on several processes, as one."""
+    rows = np.concatenate([rows for rows, _ in windows])
+    samples = {
+        kind: _best_of_kind(kind, [one for _, samples in windows for one in samples[kind]], num_samples)
+        for kind in SAMPLE_KINDS
+    }
+    return rows, samples
+
+
+def _best_of_kind(kind: str, samples: list[tuple], num_samples: int) -> list[tuple]:
+    key = {"best": lambda s: -s[0], "worst": lambda s: s[0], "random": lambda s: s[1]}[kind]
+    return sorted(samples, key=key)[:num_samples]
+
+
+def figures(rows: np.ndarray) -> dict[str, float]:
+    """
+    Figures of a window of scores; one that is not defined (no groups, lengths all equal) is left out.
+
+    Args:
+        rows (`np.ndarray`): (N, 5) float64, see `COLUMNS`; rows without a score do not count.
+
+    Returns:
+        `dict`: `mean`, `std` (of the sample), `q05` … `q95`, `zero_spread_rate` (share of the groups, of at least two
+        completions of one prompt, whose scores are all equal), `length_correlation` (Spearman's, of reward and
+        length), `duplicate_rate` (share of completions equal to an earlier one of the window), `truncated_rate`,
+        `num_scores`.
+    """
+    rows = rows[~np.isnan(rows[:, 0])]
+    if not len(rows):
+        return {}
+    scores, lengths, groups, texts, truncated = rows.T
+    found = {"mean": scores.mean(), "std": scores.std(ddof=1) if len(scores) > 1 else 0.0}
+    found |= {
+        f"q{round(100 * q):02d}": value for q, value in zip(QUANTILES, np.quantile(scores, QUANTILES), strict=True)
+    }
+    if not np.isnan(groups).all():
+        order = np.lexsort((scores, groups))
+        _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
+        spreads = scores[order][starts + counts - 1] - scores[order][starts]
+        if (counts > 1).any():
+            found["zero_spread_rate"] = (spreads[counts > 1] == 0).mean()
+    correlation = spearman(scores, lengths)
+    if correlation is not None:
+        found["length_correlation"] = correlation
+    found["duplicate_rate"] = 1 - len(np.unique(texts)) / len(texts)
+    if not np.isnan(truncated).all():
+        found["truncated_rate"] = np.nanmean(truncated)
+    return {name: float(value) for name, value in found.items()} | {"num_scores": len(rows)}
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Spearman's rank correlation with average ranks for ties; None where one side is constant."""
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.corrcoef(_average_ranks(a), _average_ranks(b))[0, 1])
+
+
+def _average_ranks(values: np.ndarray) -> np.ndarray:
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]
+
+
+class HackingWatch:
+    """
+    Says once that a reward seems to be hacked: it rises while length correlation or duplicates cross their bound.
+
+    "Rises": the mean of the last windows (at least `MIN_SCORES` scores) lies above that of the first ones by more than
+    two standard errors of the difference.
+
+    Args:
+        max_length_correlation (`float`): bound of |Spearman(reward, length)|.
+        max_duplicate_rate (`float`): bound of the duplicate rate.
+    """
+
+    MIN_SCORES = 64
+
+    def __init__(self, max_length_correlation: float, max_duplicate_rate: float):
+        self.bounds = {"length_correlation": max_length_correlation, "duplicate_rate": max_duplicate_rate}
+        self.windows: list[dict[str, float]] = []
+        self.baseline: dict[str, float] | None = None
+        self.warned = False
+
+    def see(self, figures: dict[str, float], kl: float | None) -> str | None:
+        """The warning, where it is due now."""
+        if self.warned or not figures:
+            return None
+        self.windows.append(figures)
+        if sum(window["num_scores"] for window in self.windows) < self.MIN_SCORES:
+            return None
+        while sum(window["num_scores"] for window in self.windows[1:]) >= self.MIN_SCORES:
+            self.windows.pop(0)
+        recent = _pool(self.windows)
+        if self.baseline is None:
+            self.baseline, self.windows = recent, []
+            return None
+        rise = recent["mean"] - self.baseline["mean"]
+        error = math.sqrt(sum(side["std"] ** 2 / side["num_scores"] for side in (recent, self.baseline)))
+        signs = [
+            f"{name.replace('_', ' ')} {recent[name]:.2f} (bound {bound:g})"
+            for name, bound in self.bounds.items()
+            if abs(recent.get(name, 0.0)) > bound
+        ]
+        if not signs or rise <= 2 * error:
+            return None
+        self.warned = True
+        drift = "" if kl is None else f", KL to the reference policy {kl:.3g}"
+        return (
+            f"the reward may be hacked: its mean rose from {self.baseline['mean']:.3g} to {recent['mean']:.3g} with "
+            f"{' and '.join(signs)}{drift}; read the samples"
+        )
+
+
+def _pool(windows: list[dict[str, float]]) -> dict[str, float]:
+    """Figures of several windows, weighted by their scores."""
+    pooled = {"num_scores": sum(window["num_scores"] for window in windows)}
+    for name in ("mean", "std", "length_correlation", "duplicate_rate"):
+        have = [window for window in windows if name in window]
+        total = sum(window["num_scores"] for window in have)
+        if total:
+            pooled[name] = sum(window[name] * window["num_scores"] for window in have) / total
+    return pooled
+
+
+# --- sample tables
+
+
+def append_samples(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Add rows to a jsonl file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def log_table(
+    trackers: Sequence[str], name: str, rows: list[dict[str, Any]], step: int, tensorboard_writer: Any = None
+) -> None:
+    """A table of samples to those trackers that are installed and have a run going."""
+    columns = list(rows[0])
+    cells = [[_cell(row[column]) for column in columns] for row in rows]
+    if "wandb" in trackers and importlib.util.find_spec("wandb"):
+        import wandb
+
+        if wandb.run is not None:
+            wandb.log({name: wandb.Table(columns=columns, data=cells)})
+    if "trackio" in trackers and importlib.util.find_spec("trackio"):
+        import pandas
+        import trackio
+
+        if trackio.context_vars.current_run.get() is not None:
+            trackio.log({name: trackio.Table(dataframe=pandas.DataFrame(cells, columns=columns))})
+    if "tensorboard" in trackers and tensorboard_writer is not None:
+        lines = [columns, ["---"] * len(columns), *([str(cell) for cell in row] for row in cells)]
+        escaped = [[cell.replace("|", "\\|").replace("\n", "<br>") for cell in line] for line in lines]
+        tensorboard_writer.add_text(name, "\n".join("| " + " | ".join(line) + " |" for line in escaped), step)
+
+
+def shorten(text: Text | None) -> Text | None:
+    """A text for a table, cut after 2,000 characters."""
+    if isinstance(text, str):
+        return text if len(text) <= MAX_SAMPLE_CHARACTERS else text[:MAX_SAMPLE_CHARACTERS] + "…"
+    if isinstance(text, list):
+        return [{**m, "content": shorten(m["content"])} if isinstance(m.get("content"), str) else m for m in text]
+    return text
+
+
+def _cell(value: Any) -> str | float | int | None:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+
+
+# --- texts as numbers
+
+
+def _number(text: Any, call: int = 0) -> float:
+    """52 bits that name a text (exact in a float64), equal on all processes."""
+    content = text if isinstance(text, str) else json.dumps(text, default=str)
+    digest = hashlib.blake2b(content.encode(errors="surrogatepass"), digest_size=8, salt=call.to_bytes(8, "little"))
+    return float(int.from_bytes(digest.digest(), "little") >> 12)
+
+
+def _length(text: Any) -> int:
+    """Characters of a text or of the messages of a conversation; ids where it is token ids."""
+    return len(text) if isinstance(text, str) or not text or not isinstance(text[0], dict) else text_length(text)

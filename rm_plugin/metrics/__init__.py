@@ -1,0 +1,1 @@
+"""Numbers about scores: preference metrics, calibration, ranking, statistics. Imports nothing of the package."""

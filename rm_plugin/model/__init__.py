@@ -1,0 +1,1 @@
+"""The reward model: head, packed attention, adapters, what is saved."""

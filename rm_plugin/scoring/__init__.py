@@ -1,0 +1,1 @@
+"""Texts to scores: the scorer, and one interface for everything that gives rewards."""

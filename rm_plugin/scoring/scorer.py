@@ -1,0 +1,583 @@
+"""`RewardScorer`: texts ► rewards, the one object behind evaluation, best-of-n and every RL loop.
+
+    prompts, completions ► groups of equal prompts ► batches by tokens, longest first ► r(x, y) in the caller's order
+
+A text has one score: it does not depend on batch size, order, padding or company. Equal prompts share their
+computation wherever they stand in the list, and equal texts are computed once.
+
+    RewardScorer("my-reward-model").score(["2 + 2 ="], [" 4"])
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text, template_arguments
+from ..data.encoding import (
+    REASONING_MODES,
+    TRUNCATION_MODES,
+    EncodedGroup,
+    check_choice,
+    common_prefix_length,
+    encode,
+    template_hash,
+)
+from ..data.sources import HUB_ID
+from ..model.modeling import HUB_ARGUMENTS, WHERE_ON_HUB, RewardModel, RewardModelConfig, load_tokenizer
+from ..model.modeling import _sequence_classifier as sequence_classifier
+from ..model.packing import collate, packed_tokens, split_by_tokens
+
+logger = logging.getLogger(__name__)
+
+ON_NONFINITE = ("error", "zero")
+
+
+@dataclass
+class ScoringBatch:
+    """One call of the model.
+
+    Args:
+        groups (`list[EncodedGroup]`): the texts to compute.
+        members (`list[list[tuple[int, int]]]`):
+            For each text, in the order of the scores: every (comparison, completion) that it is the text of.
+    """
+
+    groups: list[EncodedGroup]
+    members: list[list[tuple[int, int]]]
+
+
+class RewardScorer:
+    """
+    Rewards of completions, from any reward model.
+
+    Args:
+        model (`str`, `os.PathLike`, [`RewardModel`], `PeftModel` or one-label `*ForSequenceClassification`):
+            The reward model: a folder or hub id (full checkpoint or adapter), or a model in memory.
+        processing_class (`PreTrainedTokenizerBase`, *optional*):
+            The reward model's own tokenizer; loaded with the model if absent.
+        max_length (`int`, *optional*): most tokens of prompt + completion; the model's context length if absent.
+        max_num_batched_tokens (`int`, *optional*, defaults to `16384`): token budget of one call, which bounds memory.
+        truncation_mode (`str`, *optional*, defaults to `"error"`):
+            For texts over `max_length`: `"error"`, `"drop"` (NaN from `score`, None from a call) or `"keep_end"`.
+        reasoning (`str`, *optional*):
+            For `<think>…</think>`: `"keep"`, `"strip"` or `"error"`; as the model was trained if absent.
+        normalize (`bool`, *optional*, defaults to `False`):
+            Return (r − mean) / std with the figures that the model's config holds from its held-out data.
+        on_nonfinite (`str`, *optional*, defaults to `"error"`):
+            For a score that is not finite: `"error"` saves the texts to a file and stops, `"zero"` gives 0 and counts
+            (`num_nonfinite`).
+        shared_prefix (`str`, *optional*, defaults to `"auto"`): `"auto"`, or `"off"` to pad.
+        progress (`bool`, *optional*, defaults to `False`): show a progress bar.
+        model_kwargs: for a model given by name: `dtype`, `quantization_config`, `device_map`, `revision`, …
+
+    Example:
+
+    ```python
+    scorer = RewardScorer("my-reward-model")
+    scorer.score(["Which country owns Antarctica?"], ["None: the Antarctic Treaty System governs it."])
+    scorer.rank("Which country owns Antarctica?", ["Sweden.", "None: the Antarctic Treaty System governs it."])
+    GRPOTrainer(model, reward_funcs=scorer, ...)
+    ```
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | PreTrainedModel | Any,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        max_length: int | None = None,
+        max_num_batched_tokens: int = 16384,
+        truncation_mode: str = "error",
+        reasoning: str | None = None,
+        normalize: bool = False,
+        on_nonfinite: str = "error",
+        shared_prefix: str = "auto",
+        progress: bool = False,
+        **model_kwargs,
+    ):
+        for option, value in (("max_length", max_length), ("max_num_batched_tokens", max_num_batched_tokens)):
+            if value is not None and value < 1:
+                raise ValueError(f"{option}={value} leaves no token; give at least 1")
+        check_choice("truncation_mode", truncation_mode, TRUNCATION_MODES)
+        check_choice("shared_prefix", shared_prefix, ("auto", "off"))
+        check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE)
+        if isinstance(model, (str, os.PathLike)):
+            name = os.fspath(model)
+            hub = {k: model_kwargs[k] for k in WHERE_ON_HUB if k in model_kwargs}
+            check_model_exists(name, **hub)
+            model = _load(name, model_kwargs)
+            if processing_class is None:
+                processing_class = load_tokenizer(name, model.config, **hub)
+        else:
+            if model_kwargs:
+                raise ValueError(f"{', '.join(model_kwargs)} cannot be applied to a model in memory; give its folder")
+            if hasattr(model, "get_base_model"):  # a PeftModel: its adapters live inside the base model
+                if model.active_peft_config.is_prompt_learning:
+                    raise ValueError(
+                        f"{type(model.active_peft_config).__name__} puts tokens before the text, a scorer computes "
+                        "the text alone; train with LoRA"
+                    )
+                model = model.get_base_model()
+            if model.config.num_labels != 1:
+                raise ValueError(f"num_labels={model.config.num_labels}, a reward model has 1; load with num_labels=1")
+            if not isinstance(model, RewardModel) and sequence_classifier(model.config)[0] is not None:
+                model = _as_reward_model(model)
+            name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+            if processing_class is None:
+                processing_class = load_tokenizer(model, model.config)
+        self.model = model
+        self.processing_class = processing_class
+        config = model.config
+        if getattr(config, "template_hash", None) not in (None, template_hash(processing_class)):
+            logger.warning(
+                "%s was trained with another chat template or special tokens than the tokenizer given has", name
+            )
+        self.reasoning = reasoning or getattr(config, "reasoning", None) or "keep"
+        check_choice("reasoning", self.reasoning, REASONING_MODES)
+        text_config = getattr(config, "backbone_config", config).get_text_config()
+        self.max_length = max_length or getattr(text_config, "max_position_embeddings", None)
+        if max_length is None and not isinstance(model, RewardModel):  # RoBERTa counts places that no token can take
+            self.max_length = min(self.max_length or math.inf, processing_class.model_max_length)
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.truncation_mode = truncation_mode
+        self.progress = progress
+        self.normalize = normalize
+        self.on_nonfinite = on_nonfinite
+        self.num_nonfinite = 0
+        if normalize and not getattr(config, "reward_std", None):
+            raise ValueError(
+                f"normalize=True, but {name} has no reward_mean and reward_std; evaluate it on held-out data first "
+                "(the trainer does), or set them in its config"
+            )
+        with in_eval_mode(model):
+            self._shared_prefix = (
+                shared_prefix == "auto" and isinstance(model, RewardModel) and model.supports_shared_prefix()
+            )
+        self._told_of: set[str] = set()
+        self.listeners: list[Callable[..., None]] = []  # (prompts, completions, scores, completion_ids=…)
+        self.__name__ = Path(name).name  # TRL logs a reward function under its name
+
+    # --- what users call
+
+    def score(
+        self,
+        prompts: list[Text],
+        completions: list[Text],
+        *,
+        allow_empty: bool = False,
+        completion_ids: list[list[int]] | None = None,
+        tools: list[list | str | None] | None = None,
+        chat_template_kwargs: list[dict | None] | None = None,
+    ) -> np.ndarray:
+        """
+        Rewards of prompt–completion pairs.
+
+        Every callable in `listeners` is told of them (`RewardScoringCallback` listens there).
+
+        Args:
+            prompts (`list[str]` or `list[list[dict]]`): (N,) plain texts or conversations.
+            completions (`list[str]` or `list[list[dict]]`): (N,) each answering the prompt at its place.
+            allow_empty (`bool`, *optional*, defaults to `False`):
+                Score an empty completion as an empty reply (prompt and end token) instead of refusing it: a policy may
+                end at once, and data may not.
+            completion_ids (`list[list[int]]`, *optional*): (N,) the policy's own tokens, for the listeners.
+            tools (`list`, *optional*): (N,) for each prompt the schemas of its tools, or None.
+            chat_template_kwargs (`list`, *optional*): (N,) for each prompt more arguments of its template, or None.
+
+        Returns:
+            `np.ndarray` (N,) float32, in the caller's order; NaN for a text that `truncation_mode="drop"` left out.
+
+        Raises:
+            ValueError: lists of different length, a text over `max_length`, an empty completion, a score not finite.
+        """
+        if isinstance(prompts, str) or isinstance(completions, str):
+            raise ValueError(
+                "prompts and completions are lists, one item a text; a single text has to be put in a list"
+            )
+        if len(prompts) != len(completions):
+            raise ValueError(
+                f"{len(prompts)} prompts and {len(completions)} completions; give one prompt a completion"
+            )
+        columns = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
+        for name, column in columns.items():
+            if column is not None and len(column) != len(prompts):
+                raise ValueError(f"{len(prompts)} prompts and {len(column)} {name}; give one a prompt")
+        comparisons = []
+        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            arguments = template_arguments({name: column[i] for name, column in columns.items() if column is not None})
+            comparisons.append(self.comparison(prompt, [completion], allow_empty=allow_empty, **arguments))
+        scores = np.concatenate([np.zeros(0, dtype=np.float32), *self.score_comparisons(comparisons)])
+        for listener in self.listeners:
+            listener(prompts, completions, scores, completion_ids=completion_ids)
+        return scores
+
+    def rank(
+        self,
+        prompt: Text,
+        completions: list[Text],
+        *,
+        tools: list | None = None,
+        chat_template_kwargs: dict | None = None,
+    ) -> np.ndarray:
+        """Indices of the completions, best first: `np.ndarray` (N,) int64; equal scores keep the caller's order."""
+        n = len(completions)
+        columns = {"tools": [tools] * n, "chat_template_kwargs": [chat_template_kwargs] * n}
+        return np.argsort(-self.score([prompt] * n, completions, **columns), kind="stable")
+
+    def preference(
+        self, prompt: Text, a: Text, b: Text, *, tools: list | None = None, chat_template_kwargs: dict | None = None
+    ) -> float:
+        """
+        σ(r(a) − r(b)): the probability that people prefer `a`, as Bradley & Terry read it.
+
+        For a model trained with ties, a margin or smoothing this is not the probability that was fitted.
+        """
+        columns = {"tools": [tools] * 2, "chat_template_kwargs": [chat_template_kwargs] * 2}
+        score_a, score_b = self.score([prompt, prompt], [a, b], **columns).astype(float)
+        if self.normalize:
+            score_a, score_b = (x * self.model.config.reward_std for x in (score_a, score_b))
+        odds = math.exp(-abs(score_a - score_b))  # of the worse of the two; never over 1, so nothing overflows
+        return (1 if score_a >= score_b else odds) / (1 + odds)
+
+    def __call__(
+        self,
+        prompts: list[Text],
+        completions: list[Text],
+        completion_ids: list[list[int]] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list], None] | None = None,
+        **kwargs,
+    ) -> list[float | None]:
+        """
+        TRL's reward function (GRPO, RLOO, online DPO). Completions of one prompt are computed as one group.
+
+        An empty completion is scored as an empty reply. Columns `tools` and `chat_template_kwargs` of the data go to
+        the reward model's chat template. TRL's online DPO takes None for 0, so a text that was left out may win there:
+        use `truncation_mode="keep_end"`. TRL hands over text without special tokens, so a completion
+        that was cut at the length limit reads as if it had ended; which ones were is read from `completion_ids`.
+
+        Args:
+            prompts (`list[str]` or `list[list[dict]]`): (N,).
+            completions (`list[str]` or `list[list[dict]]`): (N,).
+            completion_ids (`list[list[int]]`, *optional*): (N,) the policy's own tokens.
+            log_metric (`Callable`, *optional*):
+                Takes shares of this batch under `rewards/<name>/`: `truncated` (cut at the policy's length limit),
+                `empty`, `over_max_length` (no reward), `nonfinite`.
+            log_extra (`Callable`, *optional*): takes the column `truncated` of TRL's table of completions.
+            kwargs: what TRL passes besides (data columns, state); all but the two columns is not read.
+
+        Returns:
+            `list[float | None]`: (N,) rewards; None for a text that `truncation_mode="drop"` left out.
+        """
+        num_nonfinite = self.num_nonfinite
+        columns = self._template_columns(prompts, kwargs, getattr(log_metric, "__self__", None))
+        scores = self.score(prompts, completions, allow_empty=True, completion_ids=completion_ids, **columns)
+        if log_metric is not None and len(scores):
+            shares = {
+                "empty": np.mean([_is_empty(text) for text in completions]),
+                "over_max_length": np.isnan(scores).mean(),
+                "nonfinite": (self.num_nonfinite - num_nonfinite) / len(scores),
+            }
+            ends = _policy_end_tokens(log_metric)
+            if completion_ids is not None and ends:
+                truncated = [not (own := own_tokens(ids, ends)) or own[-1] not in ends for ids in completion_ids]
+                shares["truncated"] = np.mean(truncated)
+                if log_extra is not None:
+                    log_extra("truncated", truncated)
+            for name, share in shares.items():
+                log_metric(f"rewards/{self.__name__}/{name}", float(share))
+        return [None if math.isnan(score) else float(score) for score in scores]
+
+    def _template_columns(self, prompts: list[Text], kwargs: dict[str, Any], trainer: Any) -> dict[str, list]:
+        """What TRL's columns and its trainer give a chat template; a column of that name may hold something else."""
+        if not prompts or isinstance(prompts[0], str):
+            return {}
+        columns = {}
+        for name in TEMPLATE_COLUMNS:
+            values = kwargs.get(name)
+            values = values if isinstance(values, list) and len(values) == len(prompts) else [None] * len(prompts)
+            try:
+                columns[name] = [template_arguments({name: value})[name] for value in values]
+            except ValueError as error:
+                if name not in self._told_of:
+                    self._told_of.add(name)
+                    logger.warning("%s: the column %s is not read: %s", self.__name__, name, error)
+        if given := getattr(trainer, "chat_template_kwargs", None):  # TRL hands them to reward models
+            own = columns.get("chat_template_kwargs", [None] * len(prompts))
+            columns["chat_template_kwargs"] = [{**given, **(value or {})} for value in own]
+        return columns
+
+    def score_comparisons(self, comparisons: list[Comparison]) -> list[np.ndarray]:
+        """Rewards of every completion of every comparison: one float32 array (K,) a comparison, NaN where left out."""
+        scores = [np.full(len(c.completions), np.nan, dtype=np.float32) for c in comparisons]
+        for batch in self._with_progress(self.plan(comparisons)):
+            for members, score in zip(batch.members, self.run(batch), strict=True):
+                for comparison, completion in members:
+                    scores[comparison][completion] = score
+        return scores
+
+    # --- plan and compute
+
+    def plan(self, comparisons: list[Comparison]) -> list[ScoringBatch]:
+        """
+        The model calls for a list of comparisons, longest texts first. It depends on the list alone, so work that was
+        cut off can go on where it stopped.
+        """
+        texts: dict[tuple[int, ...], list[tuple[int, int]]] = {}  # ids ► whose text they are
+        by_prompt: dict[Hashable, dict[tuple[int, ...], None]] = {}
+        for c, comparison in enumerate(comparisons):
+            try:
+                group = self._encode(comparison)
+            except (ValueError, TemplateError) as error:
+                cause = str(error)
+                if isinstance(error, TemplateError):
+                    cause = f"the chat template refuses it: {cause}; mend the messages or the template"
+                raise ValueError(f"{comparison.id or f'comparison {c}'}: {cause}") from error
+            prompt = _key(comparison.prompt, comparison.tools, comparison.chat_template_kwargs)
+            for k, ids in zip(group.kept, map(tuple, group.input_ids), strict=True):
+                if ids not in texts:  # where nothing is shared, each text stands alone, among those of its length
+                    by_prompt.setdefault(prompt if self._shared_prefix else ids, {})[ids] = None
+                texts.setdefault(ids, []).append((c, k))
+        switch = self.model.rope_switch if isinstance(self.model, RewardModel) else None
+        groups = []
+        for members in by_prompt.values():
+            sides = {}
+            for ids in members:
+                sides.setdefault(switch is not None and len(ids) > switch, []).append(list(ids))
+            for side in sides.values():
+                groups += self._split_group(side)
+        groups.sort(key=lambda group: -max(map(len, group.input_ids)))
+        return [
+            ScoringBatch(
+                [groups[i] for i in run],
+                [texts[tuple(ids)] for i in run for ids in groups[i].input_ids],
+            )
+            for run in split_by_tokens(groups, self.max_num_batched_tokens, self._shared_prefix, switch)
+        ]
+
+    @torch.no_grad()
+    def run(self, batch: ScoringBatch) -> np.ndarray:
+        """Rewards of one planned batch: (number of its texts,) float32, normalised where asked.
+
+        Raises:
+            ValueError: a score that is not finite, where `on_nonfinite="error"`; the texts are saved to a file.
+        """
+        model, device = self.model, self.model.device
+        # the reward model's own dtype, whatever loop it is in
+        with in_eval_mode(model), torch.autocast(device.type, enabled=False):
+            if isinstance(model, RewardModel):
+                inputs = collate(batch.groups, self._shared_prefix)
+            else:
+                rows = [{"input_ids": ids} for group in batch.groups for ids in group.input_ids]
+                if "token_type_ids" in self.processing_class.model_input_names:
+                    separator = self.processing_class.sep_token_id
+                    rows = [{**row, "token_type_ids": _type_ids(row["input_ids"], separator)} for row in rows]
+                inputs = self.processing_class.pad(rows, return_tensors="pt")
+            inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+            scores = model(**inputs).logits[:, 0].float().cpu().numpy()
+        finite = np.isfinite(scores)
+        if not finite.all():
+            self._refuse_nonfinite(batch, scores)
+        if self.normalize:
+            scores = (scores - self.model.config.reward_mean) / self.model.config.reward_std
+        return np.where(finite, scores, 0).astype(np.float32)
+
+    # --- helpers
+
+    @staticmethod
+    def comparison(
+        prompt: Text, completions: list[Text], *, allow_empty: bool = False, **template_arguments
+    ) -> Comparison:
+        """A plain completion of a conversation is the assistant's message, a plain prompt of messages the user's."""
+        if not allow_empty and any(not text for text in completions):
+            raise ValueError("a completion is empty; every completion needs text")
+        if any(isinstance(text, list) for text in [prompt, *completions]):
+            completions = [
+                [{"role": "assistant", "content": text}] if isinstance(text, str) else text for text in completions
+            ]
+            if prompt and isinstance(prompt, str):
+                prompt = [{"role": "user", "content": prompt}]
+        return Comparison(prompt, completions, **template_arguments)
+
+    def _refuse_nonfinite(self, batch: ScoringBatch, scores: np.ndarray) -> None:
+        """Count the scores that are not finite, or save their texts and stop."""
+        bad = np.flatnonzero(~np.isfinite(scores))
+        self.num_nonfinite += len(bad)
+        if self.on_nonfinite == "zero":
+            logger.warning("%s: %d of %d scores are not finite, 0 is given", self.__name__, len(bad), len(scores))
+            return
+        sequences = [ids for group in batch.groups for ids in group.input_ids]
+        lines = [
+            {"score": str(scores[i]), "text": self.processing_class.decode(sequences[i]), "input_ids": sequences[i]}
+            for i in bad
+        ]
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", prefix="nonfinite_rewards_", suffix=".jsonl", delete=False
+        ) as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        raise ValueError(
+            f"{len(bad)} of {len(scores)} scores are not finite, the first for the text that ends "
+            f"{self.processing_class.decode(sequences[bad[0]][-24:])!r}, all saved in {file.name}; load the model in "
+            "float32 or bfloat16, or set on_nonfinite='zero'"
+        )
+
+    def _encode(self, comparison: Comparison) -> EncodedGroup:
+        options = {"max_length": self.max_length, "truncation_mode": self.truncation_mode, "reasoning": self.reasoning}
+        return encode(comparison, self.processing_class, pairs=not isinstance(self.model, RewardModel), **options)
+
+    def _split_group(self, sequences: list[list[int]]) -> Iterator[EncodedGroup]:
+        """A group as it is, or cut where one call could not hold it; each part then computes the prefix."""
+        chunk: list[list[int]] = []
+        prefix = common_prefix_length(sequences)
+        tokens = 0
+        for ids in sorted(sequences, key=len, reverse=True):
+            own = len(ids) - (prefix if chunk else 0)
+            if chunk and tokens + own > self.max_num_batched_tokens:
+                yield EncodedGroup(chunk)
+                chunk, tokens, own = [], 0, len(ids)
+            chunk.append(ids)
+            tokens += own
+        yield EncodedGroup(chunk)
+
+    def _with_progress(self, batches: list[ScoringBatch]) -> Iterator[ScoringBatch]:
+        if not self.progress:
+            yield from batches
+            return
+        from tqdm.auto import tqdm
+
+        total = sum(packed_tokens(group) for batch in batches for group in batch.groups)
+        with tqdm(total=total, unit="tok", unit_scale=True, desc="scoring") as bar:
+            for batch in batches:
+                yield batch
+                bar.update(sum(map(packed_tokens, batch.groups)))
+
+
+def check_model_exists(name: str, **hub) -> None:
+    """One line for a model that is neither a folder nor on the hub, instead of what a download says about it.
+
+    Args:
+        name (`str`): folder or hub id of a model or an adapter.
+        hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+    Raises:
+        ValueError: it cannot be found.
+    """
+    if Path(name).is_dir():
+        if not any(Path(name, file).is_file() for file in ("config.json", "adapter_config.json")):
+            raise ValueError(f"{name} holds no model (no config.json, no adapter_config.json); name a model's folder")
+        return
+    if Path(name).exists() or not HUB_ID.fullmatch(name):
+        raise ValueError(f"{name} is no such folder; name a model's folder or a hub id")
+    try:
+        if find_adapter_config_file(name, **hub) is None:
+            cached_file(name, "config.json", **hub)
+    except OSError as error:
+        reason = "nor on the hub" if "valid model identifier" in str(error) else "and the hub cannot be asked"
+        raise ValueError(f"{name} is no folder here, {reason}; name a model's folder or a hub id") from error
+
+
+def _load(name: str, model_kwargs: dict[str, Any]) -> PreTrainedModel:
+    """A reward model by name, on the machine's accelerator unless the caller places it."""
+    hub = {k: v for k, v in model_kwargs.items() if k in (*HUB_ARGUMENTS, "trust_remote_code")}
+    if find_adapter_config_file(name, **{k: v for k, v in hub.items() if k in WHERE_ON_HUB}):
+        config = None
+    else:
+        config = AutoConfig.from_pretrained(name, **hub)
+    if config is not None and _is_encoder(config):
+        if config.num_labels != 1:
+            raise ValueError(
+                f"{name}: num_labels={config.num_labels}, a reward model has 1; choose a one-label checkpoint"
+            )
+        model = AutoModelForSequenceClassification.from_pretrained(name, **model_kwargs)
+    else:
+        model = RewardModel.from_pretrained(name, **model_kwargs)
+    quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
+    if not quantized and "device_map" not in model_kwargs and torch.accelerator.is_available():
+        model = model.to(torch.accelerator.current_accelerator())
+    return model
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
+    """No dropout; afterwards every module is in the mode it was in."""
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
+
+
+def _as_reward_model(model: PreTrainedModel) -> RewardModel:
+    """A decoder's classifier in memory, with the head that PEFT trains where it wraps the original one."""
+    wrapper = model.score
+    if not hasattr(wrapper, "modules_to_save"):
+        return RewardModel.from_sequence_classifier(model)
+    backbone, head = getattr(model, model.base_model_prefix), wrapper.modules_to_save[wrapper.active_adapters[0]]
+    return RewardModel._around(backbone, RewardModelConfig.from_backbone_config(model.config), head)
+
+
+def _is_encoder(config: PreTrainedConfig) -> bool:
+    """Whether a checkpoint is a sequence classifier that is not a decoder with a head named `score`."""
+    architecture = (config.architectures or [""])[0]
+    return architecture.endswith("ForSequenceClassification") and sequence_classifier(config)[0] is None
+
+
+def _is_empty(completion: Text) -> bool:
+    """Whether a completion says nothing: no text and no tool call."""
+    if isinstance(completion, str):
+        return not completion
+    return not any(message.get("content") or message.get("tool_calls") for message in completion)
+
+
+def _policy_end_tokens(log_metric: Callable) -> set[int]:
+    """Ids that end a completion; TRL says them nowhere, but the function it hands over is its trainer's method."""
+    trainer = getattr(log_metric, "__self__", None)
+    tokenizer = getattr(trainer, "processing_class", None)
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor of text and images
+    ends = [getattr(tokenizer, "eos_token_id", None), *(getattr(trainer, "eos_token_ids", None) or [])]
+    return {end for end in ends if end is not None}
+
+
+def own_tokens(ids: Any, ends: set[int]) -> list[int]:
+    """A completion's tokens without what fills a batch up behind its end token, as online DPO hands them over.
+
+    End tokens inside stay: between them lie a tool's answers.
+    """
+    ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    while len(ids) > 1 and ids[-1] in ends and ids[-2] in ends:
+        ids.pop()
+    return ids
+
+
+def _key(*parts: Any) -> str:
+    return json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _type_ids(ids: list[int], separator: int) -> list[int]:
+    """Token types of a pair of texts: 0 up to the first separator, 1 after it."""
+    first = ids.index(separator) + 1 if separator in ids else len(ids)
+    return [0] * first + [1] * (len(ids) - first)

@@ -1,0 +1,1 @@
+"""Training on comparisons: losses, batches, the trainer."""

@@ -1,0 +1,930 @@
+"""`PairwiseRewardTrainer`: TRL's RewardTrainer on packed shared-prefix batches, exact metrics, heads that are kept.
+
+    loss = mean over groups of the mean over pairs of  −log σ(z_better − z_worse)
+
+A drop-in: same constructor, fields and data formats as `trl.RewardTrainer`, and with equal data, seed, batch and
+tokenizer (pad ≠ EOS) the same loss trajectory in fp32.
+
+    PairwiseRewardTrainer("Qwen/Qwen3-0.6B", args, train_dataset=rows, peft_config=lora_config(r=16)).train()
+
+Shapes: `N` completions of a micro-batch, `M` pairs, `G` groups.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset, IterableDataset
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import nn
+from transformers import (
+    AutoConfig,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.integrations.deepspeed import deepspeed_init
+from transformers.integrations.liger import apply_liger_kernel
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, HubStrategy, denumpify_detensorize
+from transformers.utils.peft_utils import find_adapter_config_file
+from trl import RewardConfig, RewardTrainer
+
+from ..data.encoding import (
+    REASONING_MODES,
+    TRUNCATION_MODES,
+    check_choice,
+    ensure_pad_token,
+    template_hash,
+    trim_template_tail,
+)
+from ..data.sources import load_rows
+from ..model.cards import model_card
+from ..model.modeling import (
+    SIDE_FILE,
+    WHERE_ON_HUB,
+    RewardHead,
+    RewardModel,
+    RewardModelConfig,
+    _has_trained_head,
+    adapters_to_float32,
+    load_peft_model,
+    load_tokenizer,
+    with_side_file,
+)
+from .batches import COLUMNS, PackingCollator, RowEncoder, code_version, encode_dataset, encode_stream
+from .checkpoints import newest_complete_checkpoint
+from .losses import check_label_smoothing, comparison_loss, eta_from_raw, raw_from_eta
+
+logger = logging.getLogger(__name__)
+
+LEARNING_RATES = {"LoRA": 1e-4, "full": 5e-6}
+TIE_THRESHOLD_LEARNING_RATE = 1e-2  # η is one number of order 1: at the model's learning rate it would stand still
+TIE_THRESHOLD_FILE = "tie_threshold.pt"  # in a checkpoint: the learned parameter to the last bit
+
+
+@dataclass
+class PairwiseRewardConfig(RewardConfig):
+    """
+    [`trl.RewardConfig`] and what shared-prefix preference training needs besides.
+
+    Fields of TRL's keep their names, defaults and meaning, but for `learning_rate`: unset, it is 1e-4 for LoRA and
+    5e-6 for full training, and the log says so. `label_smoothing_factor` is the ε of the pairwise loss.
+    """
+
+    learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Initial learning rate for AdamW. Unset: 1e-4 for LoRA, 5e-6 for full training."},
+    )
+    truncation_mode: str = field(
+        default="drop",
+        metadata={
+            "help": "What to do with a completion over `max_length`: 'drop' it (TRL's way), 'keep_end' (cut the start "
+            "of the prompt) or 'error'."
+        },
+    )
+    reasoning: str = field(
+        default="keep",
+        metadata={
+            "help": "What to do with <think>…</think> in completions: 'keep', 'strip' or 'error'. Stored in the model."
+        },
+    )
+    trim_template_tail: bool = field(
+        default=True,
+        metadata={
+            "help": "Let the chat template of a model with a fresh head end at its last special token, as generated "
+            "text does."
+        },
+    )
+    on_bad_row: str = field(
+        default="error",
+        metadata={"help": "What to do with a row that is not a comparison: 'error' or 'skip' (counted and listed)."},
+    )
+    shared_prefix: str = field(
+        default="auto",
+        metadata={
+            "help": "'auto' computes what completions share once, where a check shows that the model allows it; 'off' "
+            "pads."
+        },
+    )
+    max_tokens_per_microbatch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Split a device's batch into micro-batches of at most so many tokens; the gradients are the same."
+        },
+    )
+    tie_threshold: float | None = field(
+        default=None,
+        metadata={"help": "η > 0 of the Rao-Kupper loss, which reads equal ranks as ties. Unset: Bradley-Terry."},
+    )
+    learn_tie_threshold: bool = field(
+        default=False,
+        metadata={"help": "Learn η from `tie_threshold` on, at a learning rate of 0.01; it is saved with the model."},
+    )
+
+    def __post_init__(self):
+        if self.deepspeed and self.learning_rate is None:
+            raise ValueError(
+                "learning_rate is unset, and DeepSpeed's config is filled in before it is chosen; set it, such as "
+                f"{LEARNING_RATES['LoRA']:g} for LoRA or {LEARNING_RATES['full']:g} for full training"
+            )
+        super().__post_init__()
+        check_choice("truncation_mode", self.truncation_mode, TRUNCATION_MODES)
+        check_choice("reasoning", self.reasoning, REASONING_MODES)
+        check_choice("on_bad_row", self.on_bad_row, ("error", "skip"))
+        check_choice("shared_prefix", self.shared_prefix, ("auto", "off"))
+        check_label_smoothing(self.label_smoothing_factor)
+        for name in ("max_length", "max_tokens_per_microbatch"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} leaves no token; give at least 1, or null for no limit")
+        if self.tie_threshold is not None:
+            raw_from_eta(self.tie_threshold)  # raises unless positive
+            if self.label_smoothing_factor:
+                raise ValueError(
+                    f"label_smoothing_factor={self.label_smoothing_factor} with tie_threshold, the loss with ties has "
+                    "no smoothing; set one of them"
+                )
+        elif self.learn_tie_threshold:
+            raise ValueError("learn_tie_threshold needs a start value; set tie_threshold, such as 0.5")
+
+    @classmethod
+    def from_reward_config(cls, args: RewardConfig) -> PairwiseRewardConfig:
+        """A copy of a config; of TRL's own, with the fields that it lacks at their defaults."""
+        ours = cls.__new__(cls)
+        ours.__dict__.update({f.name: f.default for f in fields(cls) if f.default is not MISSING} | args.__dict__)
+        return ours
+
+
+def lora_config(
+    r: int = 16,
+    lora_alpha: int | None = None,
+    target_modules: str | list[str] = "all-linear",
+    lora_dropout: float = 0.0,
+    use_dora: bool = False,
+    **kwargs,
+) -> LoraConfig:
+    """
+    A LoRA configuration for a reward model: every linear layer of the backbone, and the head trained in full.
+
+    Args:
+        r (`int`): rank.
+        lora_alpha (`int`, *optional*): scale numerator; 2r if absent.
+        target_modules (`str` or `list[str]`): layers to adapt.
+        lora_dropout (`float`): dropout before the adapters; TRL's `disable_dropout` sets it to 0.
+        use_dora (`bool`): weight-decomposed LoRA (DoRA).
+        kwargs: more fields of [`peft.LoraConfig`].
+    """
+    return reward_peft_config(
+        LoraConfig(
+            r=r,
+            lora_alpha=2 * r if lora_alpha is None else lora_alpha,
+            target_modules=target_modules,
+            lora_dropout=lora_dropout,
+            use_dora=use_dora,
+            **kwargs,
+        )
+    )
+
+
+def reward_peft_config(peft_config: PeftConfig, model_type: str | None = None) -> PeftConfig:
+    """
+    A copy of a PEFT configuration under which the reward head is trained and saved.
+
+    Without `task_type="SEQ_CLS"` or `modules_to_save=["score"]` PEFT freezes the head and does not save it.
+
+    Args:
+        peft_config (`PeftConfig`): any; it is not changed.
+        model_type (`str`, *optional*): of the backbone, for PEFT's choice of layers where none are named.
+    """
+    if peft_config.is_prompt_learning:
+        raise ValueError(
+            f"{type(peft_config).__name__} puts learned tokens before the text, where a RewardModel has none; use "
+            "lora_config()"
+        )
+    peft_config = copy.deepcopy(peft_config)
+    peft_config.task_type = TaskType.SEQ_CLS
+    if hasattr(peft_config, "modules_to_save"):
+        kept = [name for name in peft_config.modules_to_save or [] if name != "lm_head"]
+        peft_config.modules_to_save = kept if "score" in kept else [*kept, "score"]
+    if isinstance(peft_config, LoraConfig):
+        if peft_config.target_modules is None and not peft_config.target_parameters and model_type is not None:
+            known = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
+            peft_config.target_modules = "all-linear" if known is None else set(known)
+        if peft_config.target_modules == "all-linear":
+            peft_config.exclude_modules = peft_config.exclude_modules or "score"
+    return peft_config
+
+
+def nf4_config(compute_dtype: torch.dtype = torch.bfloat16, double_quant: bool = True) -> BitsAndBytesConfig:
+    """4-bit NormalFloat quantisation of the backbone's linear layers (QLoRA, arXiv 2305.14314); the head stays."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=compute_dtype,
+        bnb_4bit_use_double_quant=double_quant,
+    )
+
+
+def pairwise_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """
+    Accuracy and margin distribution over all pairs of an evaluation; the trainer's default `compute_metrics`.
+
+    Args:
+        prediction (`EvalPrediction`):
+            `predictions` (M, 2) float32, scores of the better and the worse completion of each pair.
+    """
+    from ..metrics.preference import MarginDistribution, PairwiseAccuracy
+
+    better_M, worse_M = prediction.predictions[:, 0], prediction.predictions[:, 1]
+    metrics = PairwiseAccuracy().compute(predictions=better_M, references=worse_M)
+    margins = MarginDistribution().compute(predictions=better_M, references=worse_M)
+    metrics["margin"] = margins.pop("mean")
+    metrics |= {f"margin_{name}": margins[name] for name in ("std", "q05", "q25", "q50", "q75", "q95")}
+    metrics["margin_share_negative"] = margins["share_negative"]
+    return metrics
+
+
+class PairwiseRewardTrainer(RewardTrainer):
+    """
+    Trainer of reward models on preference data: [`trl.RewardTrainer`] with each token computed once.
+
+    Takes TRL's arguments. What differs:
+
+    - models are [`RewardModel`]s, with a float32 head that LoRA always trains and saves; NF4 keeps adapters float32;
+    - rows may be ranked lists or hold several chosen and rejected; the loss of a row is the mean over its pairs;
+    - evaluation is exact over all pairs and processes, with ties counted apart;
+    - `resume_from_checkpoint=True` resumes from the newest *complete* checkpoint.
+
+    Args:
+        model (`str`, `PreTrainedModel` or `PeftModel`):
+            Hub id or folder (causal model: fresh head; reward model or adapter: trained on), or a model in memory.
+        args ([`PairwiseRewardConfig`] or [`trl.RewardConfig`], *optional*): hyper-parameters.
+        data_collator: not taken; batches are packed here.
+        train_dataset (`Dataset` or `IterableDataset`): rows in any format of `rm_plugin.data.comparison`.
+        eval_dataset (`Dataset`, `IterableDataset` or `dict`, *optional*): the same, or several by name.
+        processing_class (`PreTrainedTokenizerBase`, *optional*): the tokenizer; the model's own if absent.
+        quantization_config (`BitsAndBytesConfig`, *optional*): for a model given by name, such as [`nf4_config`].
+        peft_config (`PeftConfig`, *optional*): such as [`lora_config`]; the head is always trained with it.
+
+    Example:
+
+    ```python
+    from datasets import load_dataset
+    from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer, lora_config
+
+    rows = load_dataset("trl-lib/ultrafeedback_binarized", split="train")
+    args = PairwiseRewardConfig("my-reward-model", per_device_train_batch_size=8)
+    PairwiseRewardTrainer("Qwen/Qwen3-0.6B", args, train_dataset=rows, peft_config=lora_config()).train()
+    ```
+    """
+
+    _tag_names = ["trl", "reward-trainer", "reward-model", "rm_plugin"]
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: RewardConfig | None = None,
+        data_collator: None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | dict[str, Dataset | IterableDataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: None = None,
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+    ):
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = PairwiseRewardConfig(f"{name.split('/')[-1]}-Reward")
+        args = PairwiseRewardConfig.from_reward_config(args)
+        _check_supported(args, data_collator, preprocess_logits_for_metrics, optimizers)
+        if not isinstance(model, str):
+            unused = {"quantization_config": quantization_config, "model_init_kwargs": args.model_init_kwargs}
+            for name in [name for name, value in unused.items() if value is not None]:
+                logger.warning("%s has no effect: the model is in memory already", name)
+
+        set_seed(args.seed)  # TRL's order: before a head is drawn
+        given = model
+        model = _load_model(model, args, quantization_config) if isinstance(model, str) else _as_reward_model(model)
+        reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
+        config = reward_model.config
+        self._has_fresh_head = reward_model._has_fresh_head
+        if processing_class is None:
+            hub = {"trust_remote_code": args.trust_remote_code}
+            if isinstance(given, str):
+                hub |= {name: value for name, value in (args.model_init_kwargs or {}).items() if name in WHERE_ON_HUB}
+            processing_class = load_tokenizer(given, config, **hub)
+        ensure_pad_token(processing_class, reward_model)
+        if peft_config is not None:
+            peft_config = reward_peft_config(peft_config, config.backbone_config.model_type)
+        if args.learning_rate is None:
+            method = "full" if peft_config is None and not isinstance(model, PeftModel) else "LoRA"
+            args.learning_rate = LEARNING_RATES[method]
+            logger.warning("learning_rate is unset: %g for %s training", args.learning_rate, method)
+        if args.disable_dropout:
+            _disable_attention_dropout(reward_model)
+
+        self._data_counts: dict[str, dict[str, int]] = {}  # by data set, until the first log
+        self._window: _Window | None = None  # training figures since the last log
+        self._held_out: dict[str, tuple[np.ndarray, dict]] = {}  # by metric prefix, scores and metrics of one step
+        self._held_out_step = 0
+        self._num_parameters: int | None = None
+        self._tie_raw: nn.Parameter | None = None  # η = softplus of it, where η is learned
+        self._tie_step = -1
+
+        before = _TrainedValues(model)
+        collator = PackingCollator(max_tokens=args.max_tokens_per_microbatch, ties=args.tie_threshold is not None)
+        model_init_kwargs, args.model_init_kwargs = args.model_init_kwargs, None  # used above; TRL would warn
+        super().__init__(
+            model,
+            args,
+            collator,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            compute_metrics or pairwise_metrics,
+            callbacks,
+            optimizers,
+            optimizer_cls_and_kwargs,
+            peft_config=peft_config,
+        )
+        args.model_init_kwargs = model_init_kwargs
+        before.restore(self.model)
+        if isinstance(self.model, PeftModel):
+            with_side_file(self.model)
+        ensure_pad_token(self.processing_class, self.reward_model)  # TRL may have set another EOS or template
+        if isinstance(given, PreTrainedModel) and given is not reward_model:  # shares its weights, and what is new
+            given.score = self.reward_model.score  # a float32 copy, or PEFT's wrapper
+            given.config.pad_token_id = config.pad_token_id
+            given.config.get_text_config().vocab_size = config.vocab_size
+        if optimizers[0] is not None:
+            _check_optimizer(optimizers[0], self.model)
+        config.reasoning = args.reasoning
+        config.template_hash = template_hash(self.processing_class)
+        config.tie_threshold = args.tie_threshold
+        if args.learn_tie_threshold:
+            self._tie_raw = nn.Parameter(torch.tensor(raw_from_eta(args.tie_threshold), device=self.args.device))
+        if args.use_liger_kernel:  # TRL's constructor has offered it the model as a whole, of a type that it knows not
+            # Liger's fused loss would replace the forward of what it takes for a causal language model.
+            kernels = {**(args.liger_kernel_config or {}), "fused_linear_cross_entropy": False}
+            apply_liger_kernel(self.reward_model.model, kernels)
+        collator.shared_prefix = self._shares_prefixes()
+        if not self._is_sharded:  # where weights are sharded, all processes must make as many calls
+            collator.rope_switch = self.reward_model.rope_switch
+        elif args.max_tokens_per_microbatch is not None:
+            raise ValueError(
+                f"max_tokens_per_microbatch={args.max_tokens_per_microbatch} under FSDP or DeepSpeed: processes would "
+                "make different numbers of calls and wait for each other; lower per_device_train_batch_size instead"
+            )
+
+    @property
+    def reward_model(self) -> RewardModel:
+        """The [`RewardModel`] that is trained, adapters injected."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if isinstance(model, PeftModel) else model
+
+    @property
+    def _is_sharded(self) -> bool:
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+
+    def _shares_prefixes(self) -> bool:
+        if self.args.shared_prefix == "off":
+            return False
+        if not self.args.disable_dropout and (name := _attention_dropout(self.reward_model)):
+            logger.warning("shared-prefix computation is off, batches are padded: disable_dropout=False and %s", name)
+            return False
+        if self.args.neftune_noise_alpha is not None:
+            logger.warning(
+                "shared-prefix computation is off, batches are padded: neftune_noise_alpha=%s is a noise that falls "
+                "with the length of a row",
+                self.args.neftune_noise_alpha,
+            )
+            return False
+        return self.reward_model.supports_shared_prefix()
+
+    # --- data
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        """Rows ► encoded groups. What is left out is counted, logged, and reported with the first training log."""
+        columns = dataset.column_names or list(next(iter(dataset)))
+        if set(COLUMNS) <= set(columns):
+            return dataset
+        if "chosen_input_ids" in columns and "chosen_ids" not in columns:  # TRL's legacy names
+            dataset = dataset.rename_columns({"chosen_input_ids": "chosen_ids", "rejected_input_ids": "rejected_ids"})
+            columns = dataset.column_names
+        trims = self._has_fresh_head and args.trim_template_tail and "chosen_ids" not in columns  # those have a tail
+        if trims and trim_template_tail(processing_class):
+            logger.info("the chat template's tail is trimmed: conversations end at their last special token")
+        encoder = RowEncoder(
+            processing_class,
+            args.max_length,
+            args.truncation_mode,
+            args.reasoning,
+            ties=args.tie_threshold is not None,
+            on_bad_row=args.on_bad_row,
+            code=code_version(),
+        )
+        if isinstance(dataset, IterableDataset):
+            if dataset_name == "train":
+                return encode_stream(dataset, encoder, dataset_name)
+            dataset = load_rows(list(dataset))  # an evaluation has an end, and counts every row once
+        encoded, self._data_counts[dataset_name] = encode_dataset(
+            dataset, encoder, dataset_name, args.dataset_num_proc
+        )
+        return encoded
+
+    def _set_signature_columns_if_needed(self):
+        if self._signature_columns is None:
+            self._signature_columns = COLUMNS
+
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs):
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training  # an evaluation is of all rows
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    # --- training
+
+    def create_optimizer(self, *args, **kwargs):
+        optimizer = super().create_optimizer(*args, **kwargs)
+        raw = self._tie_raw
+        if raw is not None and all(raw is not p for group in optimizer.param_groups for p in group["params"]):
+            # Not a parameter of the model, so that DDP, whose forward does not see it, is not confused.
+            optimizer.add_param_group({"params": [raw], "weight_decay": 0.0, "lr": TIE_THRESHOLD_LEARNING_RATE})
+            optimizer.register_step_pre_hook(lambda *_: self._reduce_tie_gradient())
+        return optimizer
+
+    def _reduce_tie_gradient(self) -> None:
+        if self._tie_raw.grad is not None:
+            self._tie_raw.grad = self.accelerator.reduce(self._tie_raw.grad, reduction="mean")
+
+    @property
+    def _eta(self) -> torch.Tensor | float | None:
+        return self.args.tie_threshold if self._tie_raw is None else eta_from_raw(self._tie_raw)
+
+    def _run_epoch(self, *args, **kwargs):
+        # transformers looks whether the run is over after a step only: resumed from the checkpoint of its last step it
+        # would train one more. To go when it looks before.
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """One backward a micro-batch; their gradients add up to that of the whole batch."""
+        if self._tie_raw is not None and self._tie_step != self.state.global_step:  # transformers zeroes the model's
+            self._tie_step, self._tie_raw.grad = self.state.global_step, None
+        loss = 0.0
+        *first, last = inputs["microbatches"]
+        for microbatch in first:
+            with self.accelerator.no_sync(model):
+                loss = loss + super().training_step(model, microbatch, num_items_in_batch)
+        return loss + super().training_step(model, last, num_items_in_batch)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Loss of one micro-batch: the sum over its groups ÷ the number of groups of the whole batch."""
+        outputs = model(**inputs["model"], use_cache=False)
+        scores_N = _scores(outputs, inputs)
+        loss = self._group_losses(scores_N, inputs).sum() / inputs["batch_size"]
+        if self.model.training:
+            self._window = (self._window or _Window()).add(scores_N.detach(), inputs)
+            self._total_train_tokens += inputs["num_tokens"]
+        if not return_outputs:
+            return loss
+        outputs.logits = scores_N[:, None]  # of all completions, as `better` and `worse` count them
+        return loss, outputs
+
+    def _group_losses(self, scores_N: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        eta = self._eta
+        return comparison_loss(
+            scores_N,
+            inputs["better"],
+            inputs["worse"],
+            inputs["group"],
+            num_groups=len(inputs["rows"]),
+            margin_M=inputs["margin"],
+            tie_M=None if eta is None else inputs["tie"],
+            eta=eta,
+            label_smoothing=self.args.label_smoothing_factor,
+            center_rewards_coefficient=self.args.center_rewards_coefficient,
+        )
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """6 · parameters · tokens computed, the estimate that transformers makes."""
+        if self._num_parameters is None:  # counted once: it walks all modules
+            self._num_parameters = self.reward_model.num_parameters(exclude_embeddings=True)
+        return 6 * self._num_parameters * sum(m["num_computed_tokens"] for m in inputs["microbatches"])
+
+    def _track_num_input_tokens(self, inputs):
+        if self.args.include_num_input_tokens_seen != "no":
+            tokens = torch.tensor(sum(m["num_tokens"] for m in inputs["microbatches"]), device=self.args.device)
+            self.state.num_input_tokens_seen += self.accelerator.reduce(tokens, reduction="sum").item()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.model.training and self._window is not None:
+            figures = self._window.figures(self.accelerator)
+            self._window = None
+            tokens = torch.tensor(self._total_train_tokens, device=self.args.device)
+            figures["num_tokens"] = self.accelerator.reduce(tokens, reduction="sum").item()
+            if self._tie_raw is not None:
+                figures["tie_threshold"] = self._eta.item()
+            for name, counts in self._data_counts.items():
+                figures |= {f"data_{name}_{what}": n for what, n in counts.items() if n}
+            self._data_counts = {}
+            self._metrics["train"].update({name: [value] for name, value in figures.items()})
+        super().log(logs, start_time)
+
+    # --- evaluation
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test"):
+        """As transformers' `predict`, on rows in any format; `predictions` (M, 2) are those of `evaluation_loop`."""
+        test_dataset = self._prepare_dataset(test_dataset, self.processing_class, self.args, metric_key_prefix)
+        return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+
+    def evaluation_loop(
+        self,
+        dataloader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """
+        Scores of every row, each row once whatever the number of processes, and metrics over all pairs.
+
+        `compute_metrics` gets `predictions` (M, 2), scores of the better and the worse completion of every pair, and
+        `label_ids` (M,), the row of the data set that the pair is from.
+        """
+        results = self._evaluate_rows(dataloader)
+        losses, scores, pair_scores, num_pairs = zip(*results.values(), strict=True)
+        scores = np.concatenate(scores).astype(np.float64)
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite, training has diverged; "
+                "lower the learning rate"
+            )
+        prediction = EvalPrediction(
+            predictions=np.concatenate(pair_scores), label_ids=np.repeat(list(results), num_pairs)
+        )
+        metrics = {
+            "loss": np.mean(losses),
+            "mean_reward": scores.mean(),
+            "std_reward": scores.std(),
+            "min_reward": scores.min(),
+            "max_reward": scores.max(),
+        }
+        if len(prediction.predictions) and not (prediction_loss_only or self.args.prediction_loss_only):
+            metrics |= self.compute_metrics(prediction)
+        prefix = f"{metric_key_prefix}_"
+        metrics = {prefix + name.removeprefix(prefix): value for name, value in denumpify_detensorize(metrics).items()}
+        if metric_key_prefix.startswith("eval"):
+            self._note_held_out(metric_key_prefix, scores, metrics)
+        return EvalLoopOutput(prediction.predictions, prediction.label_ids, metrics, num_samples=len(results))
+
+    def _evaluate_rows(self, dataloader) -> dict[int, tuple[float, np.ndarray, np.ndarray, int]]:
+        """By row of the data set, in order: its loss, scores (K,), scores of its pairs (P, 2), number of pairs P."""
+        model = self._evaluation_model()
+        model.eval()  # until the next training step, as with transformers, so that `log` knows what it logs
+        if hasattr(self.optimizer, "eval"):  # schedule-free optimizers evaluate at averaged weights
+            self.optimizer.eval()
+        self.callback_handler.eval_dataloader = dataloader
+        results = {}
+        for batch in dataloader:
+            for inputs in self._prepare_inputs(batch)["microbatches"]:
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    scores_N = _scores(model(**inputs["model"], use_cache=False), inputs)
+                    losses_G = self._group_losses(scores_N, inputs)
+                scores_N, start = scores_N.float().cpu().numpy(), 0
+                for loss, (row, num_completions, pairs) in zip(losses_G.tolist(), inputs["rows"], strict=True):
+                    scores_K = scores_N[start : start + num_completions]
+                    results[row] = (loss, scores_K, scores_K[np.array(pairs, dtype=int).reshape(-1, 2)], len(pairs))
+                    start += num_completions
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        if (
+            self.accelerator.num_processes > 1
+        ):  # a batch that does not divide is filled up with rows of another process
+            results = {row: result for part in gather_object([results]) for row, result in part.items()}
+        return dict(sorted(results.items()))
+
+    def _evaluation_model(self) -> nn.Module:
+        """The model placed and wrapped as transformers does at the head of its own `evaluation_loop`."""
+        if self.is_deepspeed_enabled and self.deepspeed is None:
+            deepspeed_init(self, num_training_steps=0, inference=True)
+        model = self._wrap_model(self.model, training=False)
+        if not self.accelerator._models and model is self.model:
+            if self._is_sharded:
+                model = self.accelerator.prepare(model)
+            else:
+                model = self.accelerator.prepare_model(model, evaluation_mode=True)
+            if self.is_fsdp_enabled:
+                self.model = model
+            if model is not self.model:
+                self.model_wrapped = model
+            if self.is_deepspeed_enabled:
+                self.deepspeed = self.model_wrapped
+        if not self.is_in_train and (self.args.fp16_full_eval or self.args.bf16_full_eval):
+            dtype = torch.float16 if self.args.fp16_full_eval else torch.bfloat16
+            model = model.to(dtype=dtype, device=self.args.device)
+        return model
+
+    def _note_held_out(self, prefix: str, scores: np.ndarray, metrics: dict[str, float]) -> None:
+        """Keep the figures of a step for the model card, and its mean and spread of scores for the model's config."""
+        if self._held_out_step != self.state.global_step:
+            self._held_out, self._held_out_step = {}, self.state.global_step
+        self._held_out[prefix] = (scores, dict(metrics))
+        scores = np.concatenate([scores for scores, _ in self._held_out.values()])
+        config = self.reward_model.config
+        config.reward_mean, config.reward_std = float(scores.mean()), float(scores.std())
+
+    # --- saving and resuming
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """As transformers' `train`; `resume_from_checkpoint=True` takes the newest complete checkpoint, if any."""
+        self.reward_model._has_fresh_head = False
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = newest_complete_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                logger.warning(
+                    "no complete checkpoint in %s: training starts from the beginning", self.args.output_dir
+                )
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if self._is_sharded or isinstance(self.model, PeftModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            side = Path(resume_from_checkpoint, SIDE_FILE)
+            extras = json.loads(side.read_text(encoding="utf-8")) if side.exists() else {}
+        else:  # through our loader: for some architectures the saved names differ from the model's
+            target = self.accelerator.unwrap_model(self.model if model is None else model)
+            loaded = RewardModel.from_pretrained(resume_from_checkpoint, dtype=target.dtype)
+            target.load_state_dict(loaded.state_dict())
+            extras = loaded.config.extras
+        for name in ("reward_mean", "reward_std"):
+            setattr(self.reward_model.config, name, extras.get(name))
+        if self._tie_raw is not None:
+            exact = Path(resume_from_checkpoint, TIE_THRESHOLD_FILE)
+            if exact.exists():
+                self._tie_raw.data.copy_(torch.load(exact, weights_only=True))
+            elif extras.get("tie_threshold") is not None:
+                self._tie_raw.data.fill_(raw_from_eta(extras["tie_threshold"]))
+
+    def _load_best_model(self):
+        if self._is_sharded:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._tie_raw is not None and self.args.should_save:
+            torch.save(self._tie_raw.detach().cpu(), Path(output_dir, TIE_THRESHOLD_FILE))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self._tie_raw is not None:
+            self.reward_model.config.tie_threshold = self._eta.item()
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / "README.md").write_text(self._model_card(folder.resolve().name), encoding="utf-8")
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        side = Path(checkpoint_folder, SIDE_FILE)  # not among the names that transformers copies
+        if side.exists() and self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            shutil.copy(side, self.args.output_dir)
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
+        """Write README.md into the output folder: how to load and score, and the figures measured."""
+        if self.is_world_process_zero():
+            folder = Path(self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            card = self._model_card(model_name or folder.resolve().name, dataset_name, tags)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+
+    def _model_card(
+        self, model_name: str, dataset_name: str | list | None = None, tags: str | list | None = None
+    ) -> str:
+        config, args = self.reward_model.config, self.args
+        is_adapter = isinstance(self.accelerator.unwrap_model(self.model), PeftModel)
+        tags = [tags] if isinstance(tags, str) else list(tags or [])
+        metadata = {"tags": sorted({*self._tag_names, *tags})}
+        if config.base_model and not Path(config.base_model).exists():
+            metadata["base_model"] = config.base_model
+        if dataset_name:
+            metadata["datasets"] = [dataset_name] if isinstance(dataset_name, str) else list(dataset_name)
+        loss = "Bradley-Terry, −log σ(r_chosen − r_rejected − margin)"
+        if args.tie_threshold is not None:
+            loss = f"Rao-Kupper (ties), η = {config.tie_threshold:.4g}"
+        return model_card(
+            self.hub_model_id or model_name,
+            library="peft" if is_adapter else "transformers",
+            facts={
+                "Started from": config.base_model or "a model in memory",
+                "Training": f"{'LoRA' if is_adapter else 'full'}, {self.state.global_step} steps, "
+                f"learning rate {args.learning_rate:g}",
+                "Loss": loss,
+                "Longest text": f"{args.max_length} tokens of prompt + completion",
+            },
+            figures={name: value for _, metrics in self._held_out.values() for name, value in metrics.items()},
+            step=self._held_out_step,
+            metadata=metadata,
+        )
+
+
+class _TrainedValues:
+    """What is trained, as it was before TRL's constructor: under QLoRA that casts it to bf16, the head included."""
+
+    def __init__(self, model: RewardModel | PeftModel):
+        quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad] if quantized else []
+        self.values = {parameter: parameter.detach().clone() for parameter in trained}
+        reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.head = _trained_linear(reward_model.score).weight.detach().clone()  # which PEFT may copy
+
+    def restore(self, model: RewardModel | PeftModel) -> None:
+        for parameter, value in self.values.items():
+            parameter.data = value.to(parameter.device)
+        if isinstance(model, PeftModel):
+            adapters_to_float32(model)
+            head = _trained_linear(model.get_base_model().score)
+            head.weight.data = self.head.to(head.weight.device)
+
+
+class _Window:
+    """Sums over the training batches since the last log. Tensors stay on the device, so that nothing waits for it."""
+
+    def __init__(self):
+        self.sums = self.extremes = 0.0  # (wins, ties, Σ margin, Σ score) and (−lowest, highest score)
+        self.num_pairs = self.num_completions = 0
+
+    def add(self, scores_N: torch.Tensor, inputs: dict[str, Any]) -> _Window:
+        scores_N, preferred_M = scores_N.float(), ~inputs["tie"]
+        margins_M = scores_N[inputs["better"]] - scores_N[inputs["worse"]]
+        wins, ties = (margins_M > 0) & preferred_M, (margins_M == 0) & preferred_M
+        sums = torch.stack([wins.sum(), ties.sum(), (margins_M * preferred_M).sum(), scores_N.sum()])
+        extremes = torch.stack([-scores_N.min(), scores_N.max()])
+        first = self.num_completions == 0
+        self.sums = self.sums + sums
+        self.extremes = extremes if first else torch.maximum(self.extremes, extremes)
+        self.num_pairs += inputs["num_pairs"]
+        self.num_completions += len(scores_N)
+        return self
+
+    def figures(self, accelerator) -> dict[str, float]:
+        """The means over all processes, under TRL's names."""
+        counts = self.sums.new_tensor([self.num_pairs, self.num_completions])
+        sums = accelerator.reduce(torch.cat([self.sums, counts]), reduction="sum").tolist()
+        lowest, highest = accelerator.gather(self.extremes[None]).max(dim=0).values.tolist()
+        wins, ties, margin, score, num_pairs, num_completions = sums
+        num_pairs = max(num_pairs, 1)  # a window may hold ties only
+        return {
+            "min_reward": -lowest,
+            "mean_reward": score / num_completions,
+            "max_reward": highest,
+            "accuracy": (wins + ties / 2) / num_pairs,
+            "tie_rate": ties / num_pairs,
+            "margin": margin / num_pairs,
+        }
+
+
+# --- helpers
+
+
+def _scores(outputs, inputs: dict[str, Any]) -> torch.Tensor:
+    """(N,) float32, of all completions of a micro-batch; those of equal text have one score."""
+    scores, text_of_completion = outputs.logits.squeeze(-1), inputs["text_of_completion"]
+    return scores if text_of_completion is None else scores[text_of_completion]
+
+
+def _check_supported(args: PairwiseRewardConfig, data_collator, preprocess_logits_for_metrics, optimizers) -> None:
+    """TRL's options that have no meaning here are refused, or, where nothing is lost, named in the log."""
+    if data_collator is not None:
+        raise ValueError("data_collator is given, PairwiseRewardTrainer packs its own batches; leave it unset")
+    if preprocess_logits_for_metrics is not None:
+        raise ValueError(
+            "preprocess_logits_for_metrics is given, compute_metrics gets the scores of all pairs; do it there"
+        )
+    if args.batch_eval_metrics:
+        raise ValueError("batch_eval_metrics=True, metrics here are over all pairs at once; set it to False")
+    if args.learn_tie_threshold and optimizers[1] is not None:
+        raise ValueError(
+            "learn_tie_threshold adds a learning rate of its own, which the scheduler given does not know; leave the "
+            "scheduler to the trainer: optimizers=(optimizer, None)"
+        )
+    if args.include_for_metrics:
+        raise ValueError(
+            f"include_for_metrics={args.include_for_metrics}, compute_metrics gets scores of pairs and their rows; "
+            "leave it empty"
+        )
+    if args.length_column_name != "length":
+        logger.warning("length_column_name=%s has no effect: lengths are those of our tokens", args.length_column_name)
+        args.length_column_name = "length"
+    if args.pad_to_multiple_of is not None:
+        logger.warning("pad_to_multiple_of=%s has no effect: batches are packed", args.pad_to_multiple_of)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Say what a ready optimizer leaves as it is: a head in float32, adapters, embeddings that have grown."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    left = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    if left:
+        logger.warning(
+            "the optimizer given does not hold %d of the parameters to train (%s, …), which stay as they are; make it "
+            "from the parameters of a RewardModel, or give optimizer_cls_and_kwargs",
+            *(len(left), ", ".join(left[-3:])),
+        )
+
+
+def _attention_dropout(model: RewardModel) -> str | None:
+    """The backbone's field that drops attention weights, such as `"attention_dropout=0.1"`."""
+    config = model.config.backbone_config.get_text_config().to_dict()
+    for name, value in config.items():
+        if "drop" in name and "att" in name and isinstance(value, float) and value > 0:
+            return f"{name}={value}"
+    return None
+
+
+def _disable_attention_dropout(model: RewardModel) -> None:
+    """`disable_dropout` for the rates that decoders keep as a number, where TRL looks at modules only."""
+    for module in model.modules():
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def _load_model(path: str, args: PairwiseRewardConfig, quantization_config) -> RewardModel | PeftModel:
+    """A model by name, in float32 (TRL's default) or an adapter's own dtype unless `model_init_kwargs` name one."""
+    kwargs = {name: value for name, value in (args.model_init_kwargs or {}).items() if value is not None}
+    kwargs.pop("num_labels", None)
+    if quantization_config is not None:
+        if "quantization_config" in kwargs:
+            raise ValueError(
+                "quantization_config is set twice, as an argument and in model_init_kwargs; set one of them"
+            )
+        kwargs["quantization_config"] = quantization_config
+    if isinstance(kwargs.get("dtype"), str) and kwargs["dtype"] != "auto":
+        kwargs["dtype"] = getattr(torch, kwargs["dtype"])
+    kwargs.setdefault("trust_remote_code", args.trust_remote_code)
+    if "quantization_config" in kwargs and torch.cuda.is_available():
+        kwargs.setdefault("device_map", {"": PartialState().local_process_index})
+    hub = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if name in kwargs}
+    if find_adapter_config_file(path, **hub):
+        return load_peft_model(path, is_trainable=True, **kwargs)
+    kwargs.setdefault("dtype", torch.float32)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=args.trust_remote_code, **hub)
+    trained = isinstance(config, RewardModelConfig) or (_has_trained_head(config) and config.num_labels == 1)
+    return (RewardModel.from_pretrained if trained else RewardModel.from_backbone)(path, **kwargs)
+
+
+def _as_reward_model(model: PreTrainedModel | PeftModel) -> RewardModel | PeftModel:
+    """A model in memory as a `RewardModel`, or a `PeftModel` around one, ready to be trained."""
+    if isinstance(model, RewardModel) and model._peft_model is not None:
+        model = model._peft_model
+    if not isinstance(model, PeftModel):
+        return RewardModel.from_sequence_classifier(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):  # loaded to score with
+        model.set_adapter(model.active_adapter)
+    base = model.get_base_model()
+    head = base.score
+    if not hasattr(head, "modules_to_save") or not _trained_linear(head).weight.requires_grad:
+        raise ValueError(
+            "the head `score` of the PeftModel is frozen and would not be saved; give the model itself and "
+            "peft_config, or make the PeftModel with modules_to_save=['score']"
+        )
+    if not isinstance(base, RewardModel):
+        base.score = head.original_module
+        wrapped = RewardModel.from_sequence_classifier(base)
+        base.score = wrapped.score = head
+        head.original_module = _reward_head(head.original_module)
+        for name, linear in head.modules_to_save.items():
+            head.modules_to_save[name] = _reward_head(linear)
+        model.base_model.model = wrapped
+    return model
+
+
+def _reward_head(linear: nn.Linear) -> RewardHead:
+    return RewardHead(linear.in_features).share(linear)
+
+
+def _trained_linear(head: nn.Module) -> nn.Linear:
+    """The linear layer in use: the head itself, or the copy that PEFT trains."""
+    if isinstance(head, nn.Linear):
+        return head
+    return head.modules_to_save[head.active_adapters[0]]

@@ -1,0 +1,481 @@
+"""`rm-plugin`: what each command does with good and bad input, as a user sees it: exit code, screen, files."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import tiny_config, tiny_reward_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from rm_plugin import RewardScorer
+from rm_plugin.commands.cli import atomic_writer, main, nearest
+
+PAIR = {"prompt": "Which country owns Antarctica?", "chosen": " None: it has a treaty.", "rejected": " Penguins."}
+
+
+def rows(num: int) -> list[dict]:
+    return [{**PAIR, "prompt": f"{PAIR['prompt']} {i}"} for i in range(num)]
+
+
+def write_lines(path: Path, lines: list) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(*commands: list, **options) -> subprocess.CompletedProcess:
+    """Commands one after the other in a process of their own, offline, as the console script runs them."""
+    words = [[str(word) for word in command] for command in commands]
+    script = f"import sys; from rm_plugin.commands.cli import main; sys.exit(max(main(words) for words in {words!r}))"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONWARNINGS", None)
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=240, **options
+    )
+
+
+@pytest.fixture
+def command(capsys):
+    """`command(word, …)` runs in this process and gives (exit code, standard output, the one line of an error)."""
+    loggers = {name: logging.getLogger(name).level for name in ("rm_plugin", "bitsandbytes")}
+
+    def run_here(*words):
+        code = main(list(map(str, words)))
+        out, err = capsys.readouterr()
+        errors = [line for line in err.splitlines() if line.startswith("rm-plugin: ")]
+        assert len(errors) == (code != 0), err
+        return code, out, errors[0].removeprefix("rm-plugin: ") if errors else ""
+
+    yield run_here
+    for name, level in loggers.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with a trained (that is, random) reward model and its tokenizer."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny_reward_model().save_pretrained(folder)
+    tiny_tokenizer("chatml").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def causal_model(tmp_path_factory):
+    """A folder with a causal model, which has no reward head."""
+    folder = tmp_path_factory.mktemp("causal")
+    AutoModelForCausalLM.from_config(tiny_config()).save_pretrained(folder)
+    tiny_tokenizer("chatml").save_pretrained(folder)
+    return folder
+
+
+# --- the top level
+
+
+def test_help_is_quick_and_loads_no_torch():
+    probe = (
+        "import sys, time; start = time.perf_counter()\n"
+        "from rm_plugin.commands.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as stop: code = stop.code\n"
+        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'numpy'} & set(sys.modules)\n"
+        "print(code, heavy or 'light', time.perf_counter() - start)"
+    )
+    seconds = []
+    for _ in range(3):  # the machine may be busy: the quickest counts
+        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+        code, weight, taken = done.stdout.splitlines()[-1].split()
+        assert (code, weight) == ("0", "light"), done.stdout + done.stderr
+        seconds.append(float(taken))
+    assert min(seconds) < 0.5
+    for name in ("quickstart", "train", "score", "export", "evaluate", "best-of-n"):
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        ([], "the following arguments are required: COMMAND; see rm-plugin --help"),
+        (["trian"], "unknown command 'trian' (did you mean train?); the commands are quickstart, train, score,"),
+        (["score"], "the following arguments are required: MODEL, --input, --output; see rm-plugin score --help"),
+        (["export", "a", "b", "--dtyp", "x"], "unknown argument '--dtyp' (did you mean dtype?); see rm-plugin export"),
+        (
+            ["score", "m", "--input", "a", "--output", "b", "--max-length", "long"],
+            "argument --max-length: inv",
+        ),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(command, words, line):
+    code, out, error = command(*words)
+    assert code == 2 and out == "" and error.startswith(line)
+
+
+def test_traceback_is_shown_on_demand(tmp_path):
+    missing = tmp_path / "missing.jsonl"
+    words = ["score", tmp_path, "--input", missing, "--output", tmp_path / "out.jsonl"]
+    plain, debug = run(words), run([*words, "--debug"])
+    assert plain.returncode == 2
+    assert plain.stderr == f"rm-plugin: {missing}: No such file or directory\n"
+    assert debug.returncode == 1 and "Traceback" in debug.stderr and "FileNotFoundError" in debug.stderr
+
+
+def test_nearest_name_is_told_only_where_one_is_near():
+    assert nearest("learning_rat", ["learning_rate", "output_dir"]) == " (did you mean learning_rate?)"
+    assert nearest("zzz", ["learning_rate", "output_dir"]) == ""
+
+
+# --- score
+
+
+def test_score_keeps_every_field_and_the_order(command, model, tmp_path):
+    talk = [{"role": "user", "content": "2 + 2?"}]
+    reply = [{"role": "assistant", "content": "four"}]
+    lines = [
+        {"id": 7, "completion": " four", "prompt": "2 + 2 =", "nested": {"a": [1, None]}, "name": "Ünï"},
+        {"prompt": talk, "completions": ["four", reply, "five"]},
+        {"prompt": talk, "completion": reply},
+        {"completions": [" four"], "prompt": ""},
+    ]
+    source, target = write_lines(tmp_path / "in.jsonl", lines), tmp_path / "new" / "out.jsonl"
+    code, out, _ = command("score", model, "--input", source, "--output", target)
+    assert code == 0 and out == f"6 completions of 4 lines scored: {target}\n"
+    scored = read_lines(target)
+    assert [list(line) for line in scored] == [
+        ["id", "completion", "prompt", "nested", "name", "score"],
+        ["prompt", "completions", "scores"],
+        ["prompt", "completion", "score"],
+        ["completions", "prompt", "scores"],
+    ]
+    assert [{k: v for k, v in line.items() if k not in ("score", "scores")} for line in scored] == lines
+    assert "Ünï" in target.read_text(encoding="utf-8")
+    one = RewardScorer(model)
+    assert scored[0]["score"] == pytest.approx(one.score(["2 + 2 ="], [" four"])[0], abs=1e-5)
+    assert scored[1]["scores"][:2] == [pytest.approx(scored[2]["score"], abs=1e-5)] * 2
+    assert scored[1]["scores"][2] != scored[1]["scores"][0]
+    assert len(scored[3]["scores"]) == 1
+
+
+def test_scores_over_the_length_limit_are_null_where_asked(command, model, tmp_path):
+    lines = [{"prompt": "2", "completions": [" 4", " 4" * 40]}, {"prompt": "2", "completion": " 4" * 40}]
+    source, target = write_lines(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl"
+    words = ["score", model, "--input", source, "--output", target, "--max-length", 30]
+    code, _, error = command(*words)
+    assert code == 2 and error.startswith(f"{source} line 1: prompt + completion 1 has 8")
+    assert "max_length is 30" in error and not target.exists()
+    code, out, _ = command(*words, "--truncation-mode", "drop")
+    assert code == 0 and "3 completions of 2 lines scored, 2 over the length limit and null" in out
+    first, second = read_lines(target)
+    assert first["scores"][1] is None and isinstance(first["scores"][0], float) and second["score"] is None
+
+
+def test_existing_output_stays_when_scoring_fails(command, model, tmp_path):
+    source = write_lines(tmp_path / "in.jsonl", [{"prompt": "2", "completion": " 4" * 300}])
+    target = tmp_path / "out.jsonl"
+    target.write_text("earlier work\n")
+    code, _, error = command("score", model, "--input", source, "--output", target)
+    assert code == 2 and "max_length is 256" in error
+    assert target.read_text() == "earlier work\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"], "no partial file is left"
+
+
+def test_a_lone_surrogate_beside_the_texts_stays_and_in_them_is_one_line(command, model, tmp_path):
+    line = '{"prompt": "a", "completion": "b", "note": "\\ud800"}'
+    (tmp_path / "in.jsonl").write_text(line)
+    command("score", model, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["note"] == "\ud800"
+    (tmp_path / "in.jsonl").write_text(line.replace('"b"', '"\\ud800"'))
+    code, _, error = command("score", model, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    assert code == 2 and "line 1: half a character (a lone surrogate) is in the text" in error
+
+
+def test_output_may_be_the_input(command, model, tmp_path):
+    file = write_lines(tmp_path / "file.jsonl", [{"prompt": "2 + 2 =", "completion": " 4"}])
+    assert command("score", model, "--input", file, "--output", file)[0] == 0
+    assert list(read_lines(file)[0]) == ["prompt", "completion", "score"]
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ('{"prompt": "a", "completion": "b"}\n\n{"prompt"\n', " line 3 is not JSON (Expecting ':' delimiter)"),
+        ("", " is empty; give one JSON object a line"),
+        ("\n \n", " is empty; give one JSON object a line"),
+        ('{"prompt": "a", "answer": "b"}', ' line 1 has prompt, answer; it needs "prompt" and either "completion" or'),
+        (
+            '{"prompt": "a", "completion": "b", "completions": ["c"]}',
+            " line 1 has prompt, completion, completions;",
+        ),
+        ('["a", "b"]', ' line 1 is a list; it needs "prompt"'),
+        ("{}", " line 1 has nothing; it needs"),
+        ('{"prompt": "a", "completions": []}', " line 1: completions is empty or no list; give at least one"),
+        ('{"prompt": "a", "completions": "b"}', " line 1: completions is empty or no list; give at least one"),
+        ('{"prompt": "a", "completion": ""}', " line 1: a completion is empty; every completion needs text"),
+        (
+            '{"prompt": "a", "completion": 4}',
+            " line 1: 4 is neither text nor a list of messages with role and",
+        ),
+        ('{"prompt": {"text": "a"}, "completion": "b"}', ' line 1: {"text": "a"} is neither text nor a list of'),
+        ('{"prompt": "a", "completion": [{"text": "b"}]}', ' line 1: [{"text": "b"}] is neither text nor a list of'),
+        ('{"prompt": "a", "completion": "b", "score": 1}', " line 1 has a field 'score', which would be overwritten"),
+        (b'{"prompt": "\xff"}', " is not UTF-8 text (invalid start byte); give one JSON object a line"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_where(command, model, tmp_path, text, line):
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(text if isinstance(text, bytes) else text.encode())
+    code, out, error = command("score", model, "--input", source, "--output", tmp_path / "out.jsonl")
+    assert code == 2 and out == "" and error.startswith(f"{source}{line}")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_bad_model_is_one_line(command, causal_model, tmp_path):
+    source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}])
+    two_labels = tmp_path / "two"
+    AutoModelForSequenceClassification.from_config(tiny_config(num_labels=2)).save_pretrained(two_labels)
+    tiny_tokenizer("plain").save_pretrained(two_labels)
+    broken = tmp_path / "broken"
+    tiny_reward_model().save_pretrained(broken)
+    tiny_tokenizer("plain").save_pretrained(broken)
+    (broken / "model.safetensors").write_bytes(b"not weights")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, line in {
+        tmp_path / "gone": "/gone is no such folder; name a model's folder or a hub id",
+        "no/such/folder": "no/such/folder is no such folder; name a model's folder or a hub id",
+        empty: "/empty holds no model (no config.json, no adapter_config.json); name a model's folder",
+        source: "/in.jsonl is no such folder; name a model's folder or a hub id",
+        causal_model: "is a LlamaForCausalLM, which has no trained reward head; RewardModel.from_backbone puts",
+        two_labels: "num_labels=2, a reward model has 1; choose a one-label checkpoint",
+        broken: "rror while deserializing header",
+    }.items():
+        code, out, error = command("score", folder, "--input", source, "--output", tmp_path / "out.jsonl")
+        assert code == 2 and out == "" and line in error
+        code, out, error = command("export", folder, tmp_path / "export")
+        assert code == 2 and out == "" and line in error
+        assert not (tmp_path / "out.jsonl").exists() and not (tmp_path / "export").exists()
+
+
+def test_unknown_hub_id_is_one_line(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}])
+    code, _, error = command("score", "no-such/model", "--input", source, "--output", tmp_path / "out.jsonl")
+    assert code == 2 and error == (
+        "no-such/model is no folder here, and the hub cannot be asked; name a model's folder or a hub id"
+    )
+
+
+@pytest.mark.parametrize(
+    "option, line",
+    [
+        (["--dtype", "floaty"], "dtype='floaty' is not a torch dtype; use auto, float32, bfloat16 or float16"),
+        (["--truncation-mode", "cut"], "truncation_mode='cut' is not known; use one of 'drop', 'keep_end', 'error'"),
+        (["--max-length", "0"], "max_length=0 leaves no token; give at least 1"),
+        (["--max-num-batched-tokens", "-1"], "max_num_batched_tokens=-1 leaves no token; give at least 1"),
+    ],
+)
+def test_bad_option_is_one_line(command, model, tmp_path, option, line):
+    source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}])
+    code, _, error = command("score", model, "--input", source, "--output", tmp_path / "out.jsonl", *option)
+    assert code == 2 and error == line
+
+
+def test_place_that_cannot_be_written_is_told_before_the_work(command, model, tmp_path, monkeypatch):
+    source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}])
+    monkeypatch.setattr("rm_plugin.commands.cli.load_scorer", lambda args: pytest.fail("work was begun"))
+    code, _, error = command("score", model, "--input", source, "--output", tmp_path)
+    assert code == 2 and error == f"{tmp_path} is a folder; name a file"
+    code, _, error = command("score", model, "--input", source, "--output", source / "out.jsonl")
+    assert code == 2 and error.startswith(str(source))
+
+
+def test_atomic_writer_replaces_the_file_a_link_points_to(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with atomic_writer(tmp_path / "link") as out:
+        out.write("new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
+    with pytest.raises(RuntimeError), atomic_writer(tmp_path / "link") as out:
+        out.write("half")
+        raise RuntimeError
+    assert (tmp_path / "file").read_text() == "new" and len(list(tmp_path.iterdir())) == 2
+
+
+# --- export
+
+
+def test_export_writes_a_checkpoint_for_plain_transformers(command, model, tmp_path):
+    code, out, _ = command("export", model, tmp_path / "export", "--dtype", "bfloat16")
+    assert code == 0 and out.startswith(f"exported to {tmp_path / 'export'}; its README says how ")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "export")
+    assert type(plain).__name__ == "LlamaForSequenceClassification" and plain.dtype == torch.bfloat16
+    code, _, error = command("export", model, tmp_path / "export")
+    assert code == 2 and error == f"{tmp_path / 'export'} is not empty; name a new folder"
+
+
+# --- train
+
+
+@pytest.fixture(scope="module")
+def recipe(causal_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipe")
+    write_lines(folder / "pairs.jsonl", rows(12))
+    (folder / "recipe.yaml").write_text(
+        f"""\
+model_name_or_path: {causal_model}
+dataset_name: {folder / "pairs.jsonl"}
+dataset_train_split: train[:8]
+dataset_test_split: train[8:]
+output_dir: {folder / "output"}
+max_steps: 2
+eval-strategy: epoch
+logging_steps: 1
+learning_rate: 1e-3
+use_peft: true
+lora_target_modules: [all-linear]
+resume_from_checkpoint: "true"
+use_cpu: true
+report_to: none
+env:
+  RM_PLUGIN_TEST: 1
+"""
+    )
+    return folder / "recipe.yaml"
+
+
+@pytest.fixture(scope="module")
+def workflow(recipe):
+    """train, score and export as a user runs them one after the other; the folder holds what they wrote."""
+    folder = recipe.parent
+    source = write_lines(folder / "in.jsonl", [{"prompt": "2 + 2 =", "completion": " 4"}])
+    done = run(
+        ["train", "--config", "recipe.yaml", "--bf16", "true", "--gradient-checkpointing", "true"],
+        ["score", "output", "--input", source, "--output", "scores.jsonl", "--load-in-4bit"],
+        ["export", "output", "export"],
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_train_saves_a_model_that_scores_and_exports(workflow):
+    folder, done = workflow
+    assert [line for line in done.stdout.splitlines() if not line.startswith("{")] == [
+        next(line for line in done.stdout.splitlines() if line.startswith("eval: loss ")),
+        f"saved to {folder / 'output'}",
+        "1 completions of 1 lines scored: scores.jsonl",
+        "exported to export; its README says how transformers, vLLM and SGLang load it",
+    ]
+    assert "num_pairs 4" in done.stdout
+    assert np.isfinite(read_lines(folder / "scores.jsonl")[0]["score"])
+    adapter = RewardScorer(folder / "output").score(["2 + 2 ="], [" 4"])
+    assert RewardScorer(folder / "export").score(["2 + 2 ="], [" 4"]) == pytest.approx(adapter, abs=1e-5)
+
+
+def test_screen_has_no_noise_from_upstream(workflow):
+    bars = ("Loading weights", "Encoding", "Writing model shards", "Generating", "%|", "scoring")
+    ours = ("no complete checkpoint in", "the chat template's tail is trimmed")
+    lines = [line.strip() for line in workflow[1].stderr.replace("\r", "\n").splitlines()]
+    assert [line for line in lines if line and not line.startswith(ours) and not any(b in line for b in bars)] == []
+
+
+def test_train_goes_on_from_the_newest_checkpoint(workflow, command, recipe):
+    words = ["--max_steps", 3, "--save_strategy", "no", "--eval_strategy", "no"]
+    assert command("train", "--config", recipe, *words)[0] == 0
+    state = json.loads((recipe.parent / "output" / "trainer_state.json").read_text())
+    assert state["global_step"] == 3 and [line["step"] for line in state["log_history"] if "loss" in line] == [1, 2, 3]
+
+
+def test_train_without_a_recipe_takes_fields_alone(command, causal_model, recipe, tmp_path):
+    code, out, error = command("train", "--use_cpu")
+    assert code == 2 and error.startswith("model_name_or_path is unset; name a causal model")
+    words = ["--model-name-or-path", causal_model, "--dataset_name", recipe.parent / "pairs.jsonl", "--max-steps", "1"]
+    words += ["--output_dir", tmp_path / "out", "--use_cpu", "--report_to", "none", "--gradient_checkpointing=false"]
+    code, out, _ = command("train", *words)
+    assert code == 0 and out.endswith(f"saved to {tmp_path / 'out'}\n")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [
+        "LlamaForSequenceClassification"
+    ]
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (
+            ["--learning_rat", "1"],
+            "unknown field '--learning_rat' (did you mean learning_rate?); fields have the names",
+        ),
+        (
+            ["--learning-rat=1"],
+            "unknown field '--learning-rat=1' (did you mean learning_rate?); fields have the names",
+        ),
+        (["stray"], "'stray' follows no field; give --field value, see rm-plugin train --help"),
+        (["--learning_rate", "fast"], "argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
+        (["--learning_rate"], "argument --learning_rate/--learning-rate: expected one argument"),
+        (["--eval_strategy", "daily"], "argument --eval_strategy/--eval-strategy: invalid choice: 'daily'"),
+        (["--dataset_name", "/no/such.jsonl"], "/no/such.jsonl"),
+        (["--dataset_train_split", "dev"], "split"),
+        (["--model_name_or_path", "/no/such"], "/no/such is no such folder; name a model's folder or a hub id"),
+        (["--truncation_mode", "cut"], "truncation_mode='cut' is not known; use one of 'drop', 'keep_end', 'error'"),
+        (["--config", "/no/such.yaml"], "/no/such.yaml: No such file or directory"),
+    ],
+)
+def test_bad_field_of_train_is_one_line(command, recipe, words, line):
+    code, out, error = command("train", "--config", recipe, *words)
+    assert code == 2 and line in error
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ("learning_rat: 1", ": unknown field 'learning_rat' (did you mean learning_rate?); fields have the names of"),
+        ("- a\n- b", " holds a list; a recipe is a mapping, `field: value` lines"),
+        ("", " holds a NoneType; a recipe is a mapping, `field: value` lines"),
+        ("a: [", " is not YAML ("),
+        ("env: 3", ": env is a int; it is a mapping, `NAME: value` lines"),
+        ("learning_rate: fast", ": argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
+        ("max_steps: [1, 2]", ": max_steps is a list; it takes one int"),
+    ],
+)
+def test_bad_recipe_is_one_line(command, tmp_path, text, line):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    code, out, error = command("train", "--config", path)
+    assert code == 2 and out == "" and error.startswith(f"{path}{line}")
+
+
+def test_bad_rows_are_named(command, recipe, tmp_path):
+    data = write_lines(tmp_path / "bad.jsonl", [*rows(3), {**PAIR, "chosen": ""}])
+    words = ["--config", recipe, "--dataset_name", data, "--dataset_train_split", "train", "--eval_strategy", "no"]
+    words += ["--output_dir", tmp_path / "out"]
+    code, _, error = command("train", *words)
+    assert code == 2 and error.startswith("row 3: `chosen` is empty")
+    code, out, _ = command("train", *words, "--on_bad_row", "skip", "--save_strategy", "no", "--max_steps", 1)
+    assert code == 0 and "saved to" in out
+
+
+def test_train_help_shows_every_field(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--help"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and "rm-plugin train" in out
+    for name in ("--model_name_or_path", "--learning-rate", "--max_tokens_per_microbatch", "--lora_r", "--reasoning"):
+        assert name in out
+
+
+def test_every_command_has_help(command, capsys):
+    from rm_plugin.commands.cli import _parser
+
+    for name in _parser()[1]:
+        if name != "train":  # above
+            with pytest.raises(SystemExit) as stop:
+                main([name, "--help"])
+            assert stop.value.code == 0 and f"rm-plugin {name}" in capsys.readouterr().out

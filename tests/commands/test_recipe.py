@@ -1,0 +1,278 @@
+"""Recipes: each is parsed strictly and trains a tiny model of its architecture; TRL's own recipes run as they are."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_config, tiny_tokenizer
+from transformers import AutoModelForCausalLM
+
+from rm_plugin import PairwiseRewardConfig, RewardScorer
+from rm_plugin.commands.recipe import parse_recipe, run_recipe, train
+
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"
+RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startswith("ppo-"))
+
+# recipe ► tiny stand-ins for its model (architecture, tokenizer) and whether it is loaded in 4 bits
+STAND_INS = {
+    "llama-3.1-8b-qlora-24gb": ("llama", "llama3", True),
+    "quickstart": ("llama", "plain", False),
+    "qwen3-0.6b-lora-8gb": ("qwen3", "chatml", False),
+    "qwen3-4b-qlora-12gb": ("qwen3", "chatml", True),
+    "smollm2-135m-lora-cpu": ("llama", "pad_is_eos", False),
+}
+
+
+def conversation(question: str, answer: str) -> list[dict]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def transcript(question: str, answer: str) -> str:
+    return f"\n\nHuman: {question}\n\nAssistant: {answer}"
+
+
+def write_rows(folder: Path, text) -> Path:
+    """train.jsonl and test.jsonl as the hub's sets have them: chosen and rejected with the prompt inside."""
+    folder.mkdir(exist_ok=True)
+    for split, num in (("train", 20), ("test", 4)):
+        rows = [{"chosen": text(f"{i} + 2?", "four"), "rejected": text(f"{i} + 2?", "penguins")} for i in range(num)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    """`stand_in(architecture, tokenizer)` is the folder of a tiny causal model, made once."""
+    made = {}
+
+    def folder(architecture: str, tokenizer: str) -> Path:
+        if (architecture, tokenizer) not in made:
+            path = tmp_path_factory.mktemp(f"{architecture}-{tokenizer}")
+            config = tiny_config(architecture, hidden_size=64, head_dim=16, intermediate_size=64)
+            AutoModelForCausalLM.from_config(config).save_pretrained(path)
+            tiny_tokenizer(tokenizer).save_pretrained(path)
+            made[architecture, tokenizer] = path
+        return made[architecture, tokenizer]
+
+    return folder
+
+
+def test_every_recipe_has_a_stand_in():
+    assert [path.stem for path in RECIPES] == sorted(STAND_INS)
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_recipe_trains_a_tiny_model_of_its_architecture(name, stand_in, tmp_path):
+    architecture, tokenizer, in_4bit = STAND_INS[name]
+    path = FOLDER / f"{name}.yaml"
+    # The defaults of TRL want a GPU for bf16; nothing else of the recipe is changed before it is read.
+    as_written = parse_recipe(path, ["--use_cpu"])
+    rows = write_rows(tmp_path / "rows", transcript if tokenizer in ("plain", "pad_is_eos") else conversation)
+    overrides = {
+        "model_name_or_path": stand_in(architecture, tokenizer),
+        "dataset_name": rows,
+        "output_dir": tmp_path / "output",
+        "max_length": 200,
+        "max_steps": 2,
+        "save_steps": 2,
+        "eval_steps": 2,
+        "logging_steps": 1,
+    }
+    words = ["--use_cpu", *(word for field, value in overrides.items() for word in (f"--{field}", str(value)))]
+    script_args, training_args, model_args, dataset_args = parse_recipe(path, words)
+    assert model_args.load_in_4bit == as_written[2].load_in_4bit == in_4bit
+    assert training_args.per_device_train_batch_size == as_written[1].per_device_train_batch_size
+    training_args.gradient_accumulation_steps = 1
+    trainer = train(script_args, training_args, model_args, dataset_args)
+    assert trainer.state.global_step == 2
+    assert trainer.reward_model.score.weight.dtype == torch.float32
+    assert bool(getattr(trainer.reward_model, "is_loaded_in_4bit", False)) == in_4bit
+    assert trainer.reward_model.supports_shared_prefix()
+    assert trainer.args.learning_rate == as_written[1].learning_rate is not None, "recipes say their learning rate"
+    (evaluation,) = (line for line in trainer.state.log_history[-1:] if "eval_accuracy" in line)
+    assert evaluation["eval_num_pairs"] == 4
+    scorer = RewardScorer(tmp_path / "output")
+    assert scorer.reasoning == training_args.reasoning
+    is_text = tokenizer in ("plain", "pad_is_eos")
+    assert torch.isfinite(torch.tensor(scorer.score(["2?"], [" 4" if is_text else conversation("2?", "4")[1:]]))).all()
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipe_marks_figures_that_nobody_measured(path):
+    text = path.read_text(encoding="utf-8")
+    for line in text.splitlines():
+        if line.startswith("#") and re.search(r"\d GB of GPU memory", line):
+            assert "Estimate, not measured" in line
+    assert f"rm-plugin {'ppo --config' if path.name.startswith('ppo') else ''}".strip() in text
+    assert re.search(r"^seed: 0$", text, re.MULTILINE)
+
+
+def test_memory_estimates_follow_the_formula():
+    """Weights, adapters with gradients and Adam, T tokens of checkpointed activations, 0.8 GB for the rest."""
+
+    def estimate(bytes_per_weight, hidden, layers, query, key, feed_forward, vocabulary, embeddings, r, tokens):
+        widths = [(hidden, query), (hidden, key), (hidden, key), (query, hidden)]
+        widths += [(hidden, feed_forward)] * 2 + [(feed_forward, hidden)]
+        linear = layers * sum(a * b for a, b in widths)
+        lora = layers * sum(r * (a + b) for a, b in widths)
+        activations = 2 * hidden * layers + 16 * hidden + 4 * (query + 2 * key) + 8 * feed_forward
+        total = bytes_per_weight * linear + 2 * vocabulary * hidden * embeddings + 16 * lora + tokens * activations
+        return total / 1e9 + 0.8
+
+    figures = {  # no language-model head is built, so the input embeddings count once
+        "qwen3-0.6b-lora-8gb": estimate(2, 1024, 28, 2048, 1024, 3072, 151936, 1, 32, 8192),
+        "qwen3-4b-qlora-12gb": estimate(0.516, 2560, 36, 4096, 1024, 9728, 151936, 1, 32, 8192),
+        "llama-3.1-8b-qlora-24gb": estimate(0.516, 4096, 32, 4096, 1024, 14336, 128256, 1, 32, 8192),
+    }
+    for name, figure in figures.items():
+        (told,) = re.findall(r"Estimate, not measured: ([\d.]+) GB", (FOLDER / f"{name}.yaml").read_text())
+        assert figure == pytest.approx(float(told), abs=0.05)
+
+
+TRL_RECIPE = """\
+# Model arguments
+model_name_or_path: {model}
+model_revision: main
+dtype: bfloat16
+attn_implementation: sdpa
+
+# Data training arguments
+{data}
+dataset_num_proc: 1
+
+# Reward trainer config
+bf16: true
+use_cpu: true
+center_rewards_coefficient: 1e-2
+disable_dropout: true
+eval_strategy: no
+gradient_accumulation_steps: 1
+gradient_checkpointing: true
+gradient_checkpointing_kwargs:
+  use_reentrant: false
+learning_rate: 1.0e-05
+log_level: info
+logging_steps: 1
+logging_strategy: steps
+lr_scheduler_type: cosine_with_min_lr
+lr_scheduler_kwargs:
+  min_lr_rate: 0.1
+max_length: 200
+max_steps: 1
+num_train_epochs: 1
+output_dir: {output}
+per_device_train_batch_size: 4
+push_to_hub: false
+report_to:
+- none
+save_strategy: no
+seed: 42
+use_peft: true
+lora_r: 4
+lora_target_modules: all-linear
+lora_task_type: SEQ_CLS
+lora_modules_to_save: [score]
+warmup_steps: 0.1
+env:
+  RM_PLUGIN_TEST_VARIABLE: 3
+"""
+
+
+@pytest.fixture
+def trl_recipe(stand_in, tmp_path, monkeypatch):
+    """`trl_recipe(data)` writes a recipe as TRL's users have them, with all of its sections."""
+    monkeypatch.setenv("RM_PLUGIN_TEST_VARIABLE", "unset")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+    def write(data: str, more: str = "") -> Path:
+        path = tmp_path / "trl.yaml"
+        text = TRL_RECIPE.format(model=stand_in("qwen3", "chatml"), data=data, output=tmp_path / "output")
+        path.write_text(text + more)
+        return path
+
+    return write
+
+
+@pytest.mark.trl112
+def test_unmodified_recipe_of_trl_runs(trl_recipe, tmp_path):
+    import os
+
+    path = trl_recipe(f"dataset_name: {write_rows(tmp_path / 'rows', conversation)}\ndataset_train_split: train[:8]")
+    assert run_recipe(path) == 0
+    assert os.environ["RM_PLUGIN_TEST_VARIABLE"] == "3"
+    assert (tmp_path / "output" / "adapter_model.safetensors").exists()
+    assert json.loads((tmp_path / "output" / "trainer_state.json").read_text())["global_step"] == 1
+
+
+def test_an_adapter_is_trained_on_in_its_own_dtype(stand_in, tmp_path):
+    rows = write_rows(tmp_path / "rows", conversation)
+    fields = {"dataset_name": rows, "max_steps": 1, "use_cpu": True, "bf16": False, "report_to": "none"}
+
+    def run(model, output, **more):
+        options = {"model_name_or_path": model, "output_dir": output, **fields, **more}
+        assert run_recipe(None, [word for name, value in options.items() for word in (f"--{name}", str(value))]) == 0
+        return json.loads((output / "reward_model.json").read_text())["dtype"]
+
+    first = tmp_path / "first"
+    assert run(stand_in("qwen3", "chatml"), first, use_peft=True, dtype="bfloat16") == "bfloat16"
+    assert run(first, tmp_path / "on") == "bfloat16"
+    assert run(first, tmp_path / "other", dtype="float32") == "float32"
+    assert run(first, tmp_path / "more", model_init_kwargs='{"dtype": "float16"}') == "float16"
+
+
+def test_mixture_of_datasets_runs(trl_recipe, tmp_path, caplog):
+    rows = write_rows(tmp_path / "rows", conversation)
+    mixture = f"""\
+dataset_name: ignored/as-by-trl
+datasets:
+  - path: json
+    data_files: {rows / "train.jsonl"}
+    split: train[:6]
+  - path: json
+    data_files: {rows / "test.jsonl"}
+    split: train
+test_split_size: 0.2"""
+    assert run_recipe(trl_recipe(mixture), ["--eval_strategy", "epoch"]) == 0
+    assert "datasets and dataset_name are both set: datasets is used" in caplog.text
+    state = json.loads((tmp_path / "output" / "trainer_state.json").read_text())
+    (train_rows,) = (line["data_train_rows"] for line in state["log_history"] if "data_train_rows" in line)
+    assert train_rows == 8 and state["log_history"][-1]["eval_num_pairs"] == 2
+    with pytest.raises(ValueError, match="the mixture has no test split; set test_split_size"):
+        run_recipe(trl_recipe(mixture.replace("test_split_size: 0.2", "")), ["--eval_strategy", "epoch"])
+
+
+def test_fields_of_accelerate_launch_go_to_it(trl_recipe, tmp_path, monkeypatch):
+    launched = []
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", launched.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    path = trl_recipe("dataset_name: x", "num_processes: 2\naccelerate_config: multi_gpu\nuse_fsdp: false\n")
+    assert run_recipe(path, ["--max_steps", "3", "--main-process-port", "29501"]) == 0
+    (launch,) = launched
+    assert (launch.num_processes, launch.main_process_port, launch.use_fsdp) == (2, 29501, False)
+    assert launch.config_file.endswith("accelerate_configs/multi_gpu.yaml")
+    assert launch.module and launch.training_script == "rm_plugin.commands.cli"
+    words = ["--max_steps", "3", "--main-process-port", "29501"]
+    assert launch.training_script_args == ["train", "--config", str(path), *words]
+    sections = parse_recipe(path, words)  # as the launched process reads them
+    assert isinstance(sections[1], PairwiseRewardConfig) and sections[1].max_steps == 3
+
+
+@pytest.mark.parametrize("written, read", [("true", "True"), ('"true"', "true"), ("out/step-5", "out/step-5")])
+def test_resume_may_be_a_word_or_a_folder(tmp_path, written, read):
+    (tmp_path / "r.yaml").write_text(f"resume_from_checkpoint: {written}\nuse_cpu: true\n")
+    assert str(parse_recipe(tmp_path / "r.yaml")[1].resume_from_checkpoint) == read
+
+
+def test_underscores_and_hyphens_are_alike_and_the_command_line_wins(tmp_path):
+    (tmp_path / "r.yaml").write_text("use-cpu: true\nper-device-train-batch-size: 3\nmax_steps: 7\nlora-r: 5\n")
+    _, training_args, model_args, _ = parse_recipe(tmp_path / "r.yaml", ["--max-steps", "9", "--lora_alpha=11"])
+    assert (training_args.per_device_train_batch_size, training_args.max_steps) == (3, 9)
+    assert (model_args.lora_r, model_args.lora_alpha) == (5, 11)
+
+
+def test_bare_no_of_yaml_means_no(tmp_path):
+    (tmp_path / "r.yaml").write_text("use_cpu: true\neval_strategy: no\nsave_strategy: no\n")
+    training_args = parse_recipe(tmp_path / "r.yaml")[1]
+    assert (training_args.eval_strategy, training_args.save_strategy) == ("no", "no")

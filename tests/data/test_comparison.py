@@ -1,0 +1,766 @@
+"""Rows of every format become comparisons, bad rows become one clear line, and every kind of source is read."""
+
+import gzip
+import json
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import pytest
+from datasets import Dataset, DatasetDict, IterableDataset
+
+from rm_plugin.data.comparison import BadRow, Comparison, SkippedRows, load_rows, read_comparisons, to_comparison
+from rm_plugin.data.sources import _to_table
+
+HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: 1+1?\n\nAssistant:"
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def assistant(content):
+    return {"role": "assistant", "content": content}
+
+
+def transcripts(comparison):
+    return [comparison.prompt + completion for completion in comparison.completions]
+
+
+def cause_and_fix(row, index=17):
+    with pytest.raises(BadRow) as caught:
+        to_comparison(row, index)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"row {index}: ")
+    return message.removeprefix(f"row {index}: ")
+
+
+# ------------------------------------------------------- Comparison --------------------------------------------------
+
+
+def test_chosen_and_rejected_are_ranks_zero_and_one():
+    comparison = Comparison("p", chosen=["a", "b"], rejected="c")
+    assert comparison.completions == ["a", "b", "c"]
+    assert comparison.ranks == [0, 0, 1]
+    assert comparison.pairs() == [(0, 2), (1, 2)]
+    assert (comparison.chosen, comparison.rejected) == (["a", "b"], ["c"])
+
+
+def test_a_bare_conversation_is_one_completion():
+    comparison = Comparison([user("q")], chosen=[assistant("a")], rejected=[[assistant("b")], [assistant("c")]])
+    assert comparison.completions == [[assistant("a")], [assistant("b")], [assistant("c")]]
+    assert comparison.ranks == [0, 1, 1]
+    assert comparison.conversational
+
+
+def test_equal_ranks_make_no_pair():
+    assert Comparison("p", ["a", "b", "c"], ranks=[2, 0, 2]).pairs() == [(1, 0), (1, 2)]
+    assert Comparison("p", ["a", "b"], ranks=[0, 0]).pairs() == []
+
+
+def test_best_of_n_has_no_ranks_and_no_pairs():
+    comparison = Comparison("p", ["a", "b"])
+    assert comparison.ranks is None
+    assert (comparison.pairs(), comparison.chosen, comparison.rejected) == ([], [], [])
+
+
+def test_no_prompt_has_the_type_of_the_completions():
+    assert Comparison(None, ["a"]).prompt == ""
+    assert Comparison("", [[assistant("a")]]).prompt == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"completions": ["a"], "chosen": "b", "rejected": "c"}, "either `completions` or `chosen` and `rejected`"),
+        ({}, "either `completions` or `chosen` and `rejected`"),
+        ({"chosen": "a"}, "`chosen` and `rejected` come together"),
+        ({"chosen": "a", "rejected": "b", "ranks": [0, 1]}, "without `ranks`"),
+        ({"completions": []}, "0 completions"),
+        ({"completions": ["a", "b"], "ranks": [0]}, "1 ranks for 2 completions"),
+        ({"completions": ["a", [assistant("b")]]}, "are list, str"),
+        ({"completions": [3]}, "are int, str"),
+    ],
+)
+def test_a_comparison_that_makes_no_sense_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Comparison("p", **arguments)
+
+
+# ------------------------------------------------------ good rows ----------------------------------------------------
+
+
+def test_standard_explicit_prompt():
+    comparison = to_comparison({"prompt": "The sky is", "chosen": " blue.", "rejected": " green."})
+    assert comparison == Comparison("The sky is", chosen=" blue.", rejected=" green.")
+
+
+def test_standard_implicit_prompt_keeps_the_whole_text_as_completion():
+    row = {"chosen": "The sky is blue.", "rejected": "The sky is green."}
+    assert to_comparison(row) == Comparison("", chosen="The sky is blue.", rejected="The sky is green.")
+
+
+def test_conversational_explicit_prompt():
+    row = {"prompt": [user("Sky?")], "chosen": [assistant("Blue.")], "rejected": [assistant("Green.")]}
+    assert to_comparison(row) == Comparison(
+        [user("Sky?")], chosen=[assistant("Blue.")], rejected=[assistant("Green.")]
+    )
+
+
+def test_conversational_implicit_prompt_is_split_before_the_last_assistant_turn():
+    start = [user("Hi"), assistant("Hello"), user("Sky?")]
+    comparison = to_comparison({"chosen": [*start, assistant("Blue.")], "rejected": [*start, assistant("Green.")]})
+    assert comparison == Comparison(start, chosen=[assistant("Blue.")], rejected=[assistant("Green.")])
+
+
+def test_several_last_assistant_messages_are_one_completion():
+    chosen = [user("Sky?"), assistant("Let me see."), assistant("Blue.")]
+    comparison = to_comparison({"chosen": chosen, "rejected": [user("Sky?"), assistant("Green.")]})
+    assert comparison.prompt == [user("Sky?")]
+    assert comparison.completions == [chosen[1:], [assistant("Green.")]]
+
+
+def test_different_prompts_become_the_empty_prompt_with_whole_transcripts():
+    chosen, rejected = [user("Sky?"), assistant("Blue.")], [user("Sea?"), assistant("Green.")]
+    assert to_comparison({"chosen": chosen, "rejected": rejected}) == Comparison([], chosen=chosen, rejected=rejected)
+    texts = {"chosen": HH + " 2", "rejected": HH.replace("1+1?", "1+2?") + " 2"}
+    assert to_comparison(texts) == Comparison("", **texts)
+
+
+def test_an_hh_transcript_is_split_after_its_last_assistant_marker():
+    row = {"chosen": HH + " 2", "rejected": HH + " 3"}
+    comparison = to_comparison(row)
+    assert comparison == Comparison(HH, chosen=" 2", rejected=" 3")
+    assert transcripts(comparison) == [row["chosen"], row["rejected"]]
+
+
+def test_text_that_only_mentions_the_marker_is_not_split():
+    row = {"chosen": "He wrote:\n\nAssistant: 2", "rejected": "He wrote:\n\nAssistant: 3"}
+    assert to_comparison(row).prompt == ""
+
+
+def test_a_text_prompt_beside_whole_conversations_is_not_repeated():  # HuggingFaceH4/ultrafeedback_binarized
+    row = {
+        "prompt": "Sky?",
+        "chosen": [user("Sky?"), assistant("Blue.")],
+        "rejected": [user("Sky?"), assistant("Green.")],
+    }
+    assert to_comparison(row) == Comparison(
+        [user("Sky?")], chosen=[assistant("Blue.")], rejected=[assistant("Green.")]
+    )
+
+
+def test_a_text_prompt_before_assistant_messages_becomes_the_users_message():
+    row = {"prompt": "Sky?", "chosen": [assistant("Blue.")], "rejected": [assistant("Green.")]}
+    assert to_comparison(row).prompt == [user("Sky?")]
+
+
+def test_text_completions_after_messages_become_assistant_messages():
+    row = {"prompt": [user("Sky?")], "chosen": "Blue.", "rejected": "Green."}
+    assert to_comparison(row).completions == [[assistant("Blue.")], [assistant("Green.")]]
+
+
+def test_sharegpt_messages():
+    row = {
+        "system": "Be brief.",
+        "conversations": [
+            {"from": "human", "value": "Weather?"},
+            {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Bern"}}'},
+            {"from": "observation", "value": "sunny"},
+        ],
+        "chosen": {"from": "gpt", "value": "Sunny."},
+        "rejected": {"from": "gpt", "value": "Rain."},
+        "tools": '[{"name": "weather"}]',
+    }
+    comparison = to_comparison(row)
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
+    assert comparison.prompt == [
+        {"role": "system", "content": "Be brief."},
+        user("Weather?"),
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "sunny"},
+    ]
+    assert comparison.completions == [[assistant("Sunny.")], [assistant("Rain.")]]
+    assert comparison.tools == [{"name": "weather"}]
+
+
+def test_several_chosen_and_rejected():
+    row = {"prompt": "p", "chosen": ["a", "b"], "rejected": ["c", "d", "e"]}
+    comparison = to_comparison(row)
+    assert comparison.ranks == [0, 0, 1, 1, 1]
+    assert len(comparison.pairs()) == 6
+    start = [user("q")]
+    implicit = {"chosen": [[*start, assistant("a")], [*start, assistant("b")]], "rejected": [*start, assistant("c")]}
+    assert to_comparison(implicit).prompt == start
+    assert to_comparison(implicit).ranks == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "ranks"),
+    [
+        ({"ranks": [1, 0, 1]}, [1, 0, 1]),
+        ({"ranks": [3.0, 1.0, 2.0]}, [3, 1, 2]),
+        ({"scores": [0.5, 2.0, 0.5]}, [1, 0, 1]),
+        ({"rewards": [3, 2, 1]}, [0, 1, 2]),
+        ({"rating": [1, 1, 1]}, [0, 0, 0]),
+        ({}, None),
+    ],
+)
+def test_ranked_lists_take_ranks_or_scores(columns, ranks):
+    comparison = to_comparison({"prompt": "p", "completions": ["a", "b", "c"], **columns})
+    assert comparison.completions == ["a", "b", "c"]
+    assert comparison.ranks == ranks
+
+
+def test_a_ranked_list_of_transcripts_shares_its_prompt():
+    comparison = to_comparison({"completions": [HH + " 1", HH + " 2", HH + " 3"], "ranks": [2, 0, 1]})
+    assert (comparison.prompt, comparison.completions) == (HH, [" 1", " 2", " 3"])
+
+
+def test_margin_tools_template_arguments_and_names_are_kept():
+    row = {
+        "prompt": "p",
+        "chosen": "a",
+        "rejected": "b",
+        "margin": 2,
+        "tools": [{"name": "f"}],
+        "chat_template_kwargs": {"enable_thinking": False, "style": None},
+        "id": 7,
+        "subset": "math",
+        "metadata": {"domain": "algebra"},
+        "other": "ignored",
+    }
+    comparison = to_comparison(row)
+    assert comparison.margin == 2.0
+    assert comparison.tools == [{"name": "f"}]
+    assert comparison.chat_template_kwargs == {"enable_thinking": False}
+    assert (comparison.id, comparison.subset, comparison.metadata) == ("7", "math", {"domain": "algebra"})
+
+
+def test_nulls_that_arrow_fills_in_are_dropped():
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    turns = [user("q"), {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "1"}]
+    row = {
+        "prompt": turns,
+        "chosen": [assistant("a")],
+        "rejected": [assistant("b")],
+        "tools": [{"name": "f", "parameters": {"x": "int"}}, {"name": "g", "parameters": {"y": "int"}}],
+        "chat_template_kwargs": {"a": 1},
+        "margin": None,
+    }
+    other = {**row, "chat_template_kwargs": {"b": 2}, "margin": 0.5}
+    table = Dataset.from_list([row, other])  # without Json types: every struct gets the keys of all the others
+    assert table[0]["prompt"][0]["tool_calls"] is None
+    assert table[0]["tools"][0]["parameters"]["y"] is None
+    comparison = to_comparison(table[0])
+    assert comparison.prompt == turns
+    assert comparison.tools == row["tools"]
+    assert comparison.chat_template_kwargs == {"a": 1}
+    assert comparison.margin is None
+
+
+def test_content_in_parts_stays_in_parts():
+    parts = [{"type": "text", "text": "Blue.", "image": None}]
+    row = {"prompt": [user("Sky?")], "chosen": [assistant(parts)], "rejected": [assistant("Green.")]}
+    assert to_comparison(row).completions[0] == [assistant([{"type": "text", "text": "Blue."}])]
+
+
+def test_the_row_is_left_as_it_was():
+    row = {"conversations": [{"from": "human", "value": "q"}], "chosen": [assistant("a")], "rejected": "b"}
+    before = json.dumps(row)
+    with pytest.raises(BadRow):
+        to_comparison(row)
+    assert json.dumps(row) == before
+
+
+def test_it_runs_inside_map_of_datasets_in_two_processes():
+    table = Dataset.from_list([{"prompt": "p", "chosen": str(i), "rejected": "no"} for i in range(4)])
+    read = table.map(read_inside_map, with_indices=True, num_proc=2)
+    assert read["joined"][:] == ["p0", "p1", "p2", "p3"]
+    assert pickle.loads(pickle.dumps(to_comparison)) is to_comparison
+
+
+def test_a_bad_row_inside_map_keeps_its_index():
+    table = Dataset.from_list([{"prompt": "p", "chosen": reply, "rejected": "no"} for reply in ("a", "b", "c", "")])
+    for num_proc in (None, 2):
+        with pytest.raises(ValueError, match="^row 3: `chosen` is empty; "):
+            table.map(read_inside_map, with_indices=True, num_proc=num_proc)
+
+
+def read_inside_map(row, index):
+    return {"joined": transcripts(to_comparison(row, index))[0]}
+
+
+# ------------------------------------------------------ bad rows -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "p", "chosen": "a"}, "`rejected` is missing (found: prompt, chosen); a preference row has"),
+        ({"prompt": "p", "chosen": "a", "rejected": None}, "`rejected` is missing (found: prompt, chosen); a pref"),
+        ({"prompt": "p", "label": True}, "`chosen` and `rejected` are missing (found: prompt, label); a pref"),
+        ({}, "`chosen` and `rejected` are missing (found: nothing); a preference row has"),
+        ({"question": "q", "chosen": "a", "rejected": "b"}, "there is no `prompt`, but `question` looks like one; re"),
+        ({"prompt": "p", "chosen": "", "rejected": "b"}, "`chosen` is empty; every completion needs text"),
+        ({"prompt": "p", "chosen": "a", "rejected": " \n"}, "`rejected` is empty; every completion needs text"),
+        ({"prompt": "p", "chosen": ["a", ""], "rejected": "b"}, "`chosen[1]` is empty; every completion needs text"),
+        ({"chosen": HH + " ", "rejected": HH + " 2"}, "`chosen` is empty; every completion needs text"),
+        ({"chosen": HH + " 2", "rejected": "\n\nHuman: Hi\n\nAssistant:"}, "`rejected` is empty; every completion"),
+        (
+            {"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("")]},
+            "`rejected` is empty; every",
+        ),
+        ({"prompt": "p", "chosen": 3, "rejected": "b"}, "`chosen` is 3 (int); it must be text or a list of messages"),
+        ({"prompt": "p", "chosen": ["a", None], "rejected": "b"}, "`chosen[1]` is null; it must be text or a list of"),
+        ({"prompt": 3, "chosen": "a", "rejected": "b"}, "`prompt` is 3 (int); it must be text or a list of messages"),
+        (
+            {"prompt": "p", "chosen": "same", "rejected": "same"},
+            "`chosen` equals `rejected`; completions of different",
+        ),
+        (
+            {"prompt": "p", "chosen": ["a", "b"], "rejected": ["c", "b"]},
+            "`chosen[1]` equals `rejected[1]`; completions",
+        ),
+        (
+            {"prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("a")]},
+            "`chosen` equals `rejected`; completions of different rank differ in text",
+        ),
+        ({"prompt": "p", "chosen": [], "rejected": ["b"]}, "`chosen` is an empty list; give at least one completion"),
+        ({"prompt": "p", "completions": "a"}, '`completions` is "a"; it is a list, each item text or a list of mess'),
+        ({"prompt": "p", "completions": []}, "`completions` is an empty list; give at least one completion"),
+        (
+            {"prompt": "p", "completions": ["a", "b"], "ranks": [0]},
+            "`ranks` is 1 values for 2 completions; give one value per completion",
+        ),
+        (
+            {"prompt": "p", "completions": ["a", "b"], "scores": 0.5},
+            "`scores` is 0.5 (float) for 2 completions; give one value per completion",
+        ),
+        (
+            {"prompt": "p", "completions": ["a", "b"], "scores": [0.5, float("nan")]},
+            "`scores` contains NaN (float); every value is a finite number",
+        ),
+        (
+            {"prompt": "p", "completions": ["a", "b"], "ranks": [0.5, 1]},
+            "`ranks` contains 0.5; ranks are integers, smaller is better; call scores `scores`",
+        ),
+        (
+            {"prompt": "p", "completions": ["a", "a"], "ranks": [0, 1]},
+            "`completions[0]` equals `completions[1]`; compl",
+        ),
+        (
+            {"chosen": [user("q"), assistant("a")], "rejected": [user("q")]},
+            "`rejected` ends with a message of role 'user'; end it with an assistant message",
+        ),
+        (
+            {"prompt": [user("q")], "chosen": [user("a")], "rejected": [assistant("b")]},
+            "`chosen` ends with a message of role 'user'; end it with an assistant message",
+        ),
+        (
+            {"prompt": [{"content": "q"}], "chosen": [assistant("a")], "rejected": [assistant("b")]},
+            "message 0 of `prompt` has no `role`; every message has `role` and `content`",
+        ),
+        (
+            {"prompt": [user("q")], "chosen": [{"role": "assistant"}], "rejected": [assistant("b")]},
+            "message 0 of `chosen` has no `content`; every message has `role` and `content`, the content a string",
+        ),
+        (
+            {"prompt": [user(5)], "chosen": [assistant("a")], "rejected": [assistant("b")]},
+            "message 0 of `prompt` has the content 5 (int); every message has `role` and `content`, the content a",
+        ),
+        (
+            {"prompt": ["q"], "chosen": "a", "rejected": "b"},
+            'message 0 of `prompt` is "q"; a message is a dict with `role` and `content`',
+        ),
+        (
+            {"conversations": [{"from": "alien", "value": "q"}], "chosen": "a", "rejected": "b"},
+            "message 0 of `conversations` is from 'alien'; the speakers are human, user, gpt, assistant, functi",
+        ),
+        (
+            {"prompt": "p", "chosen": "a", "rejected": [assistant("b")]},
+            "plain text and messages are mixed (`chosen` text, `rejected` messages); make them all text, or all lists",
+        ),
+        (
+            {"prompt": "p", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]},
+            "`prompt` is text, which is not in the messages of `chosen`; make the prompt a list of messages, or give",
+        ),
+        ({"prompt": "p", "chosen": "a", "rejected": "b", "margin": "big"}, '`margin` is "big"; it must be a finite'),
+        (
+            {"prompt": "p", "chosen": "a", "rejected": "b", "margin": True},
+            "`margin` is true (bool); it must be a finit",
+        ),
+        (
+            {"prompt": "p", "chosen": "a", "rejected": "b", "tools": "[{"},
+            '`tools` is "[{"; give a list of tool schemas',
+        ),
+        (
+            {"prompt": "p", "chosen": "a", "rejected": "b", "tools": "{}"},
+            '`tools` is "{}"; give a list of tool schema',
+        ),
+        (
+            {"prompt": "p", "chosen": "a", "rejected": "b", "chat_template_kwargs": "x"},
+            '`chat_template_kwargs` is "x"; it must be a dict of arguments for the template',
+        ),
+        (["a", "b"], 'the row is ["a", "b"] (list); a row is a dict from column name to value'),
+    ],
+)
+def test_a_bad_row_is_one_line_with_index_cause_and_fix(row, message):
+    assert cause_and_fix(row).startswith(message)
+
+
+def test_a_long_value_is_shortened_in_the_error():
+    assert cause_and_fix({"prompt": "p", "chosen": list(range(99)), "rejected": "b"}).startswith(
+        "`chosen[0]` is 0 (int)"
+    )
+    line = cause_and_fix({"prompt": "p", "completions": "x" * 1000})
+    assert line.startswith('`completions` is "' + "x" * 36 + "...;")
+
+
+def test_a_tool_call_or_parts_are_a_reply_and_equal_ranks_may_repeat_a_text():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    image = assistant([{"type": "image"}])
+    assert to_comparison({"prompt": [user("q")], "chosen": [call], "rejected": [image]}).completions == [
+        [call],
+        [image],
+    ]
+    assert to_comparison({"prompt": "p", "completions": ["a", "a"], "ranks": [0, 0]}).pairs() == []
+    assert to_comparison({"prompt": "p", "completions": ["a", "a"]}).ranks is None
+
+
+def test_a_question_inside_the_texts_or_beside_messages_is_no_missing_prompt():
+    text = {"question": "1+1?", "chosen": "1+1? 2", "rejected": "1+1? 3"}
+    assert to_comparison(text).completions == ["1+1? 2", "1+1? 3"]
+    messages = {"question": "x", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}
+    assert to_comparison(messages).prompt == [user("q")]
+
+
+def test_without_an_index_the_error_has_none():
+    with pytest.raises(BadRow, match="^`chosen` is empty; "):
+        to_comparison({"prompt": "p", "chosen": "", "rejected": "b"})
+
+
+def test_a_bad_row_survives_pickling():
+    bad_row = BadRow("`chosen` is empty", "write it", 3)
+    assert str(BadRow(str(bad_row))) == str(bad_row)  # as torch makes the error of a DataLoader's worker again
+    bad_row = pickle.loads(pickle.dumps(bad_row))
+    assert (str(bad_row), bad_row.index) == ("row 3: `chosen` is empty; write it", 3)
+
+
+GOOD, EMPTY = {"prompt": "p", "chosen": "a", "rejected": "b"}, {"prompt": "p", "chosen": "", "rejected": "b"}
+
+
+def test_reading_stops_at_the_first_bad_row_unless_told_to_skip():
+    with pytest.raises(BadRow, match="^row 1: `chosen` is empty; "):
+        read_comparisons([GOOD, EMPTY, GOOD, {}])
+    comparisons, skipped = read_comparisons([GOOD, EMPTY, GOOD, {}], on_bad_row="skip")
+    assert len(comparisons) == 2
+    assert skipped.count == 2
+    assert skipped.rows[0] == (1, "`chosen` is empty")
+    assert str(skipped).splitlines()[:2] == ["2 bad rows skipped", "  row 1: `chosen` is empty"]
+
+
+def test_the_list_of_skipped_rows_is_capped_and_their_count_is_exact():
+    _, skipped = read_comparisons([EMPTY] * 1234, on_bad_row="skip")
+    assert (skipped.count, len(skipped.rows)) == (1234, 1000)
+    assert str(skipped).endswith("  and 234 more")
+    assert str(SkippedRows()) == "0 bad rows skipped"
+
+
+def test_an_unknown_way_with_bad_rows_names_the_known_ones():
+    with pytest.raises(ValueError, match="on_bad_row='ignore' is unknown; use one of error, skip"):
+        read_comparisons([GOOD], on_bad_row="ignore")
+
+
+# ------------------------------------------------------ sources ------------------------------------------------------
+
+ROWS = [
+    {"prompt": "2+2=", "chosen": "4", "rejected": "5"},
+    {"prompt": "Year?", "chosen": "2020-01-01", "rejected": "NA"},
+    {"prompt": "JSON, please", "chosen": '{"a": 1}', "rejected": '["a",\n"b"]'},
+]
+
+
+@pytest.fixture(autouse=True)
+def no_cache_outside_the_test(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write(path, rows):
+    """Rows as a file of the kind that its name says."""
+    kind = path.name.removesuffix(".gz").rsplit(".", 1)[1]
+    if kind == "parquet":
+        Dataset.from_list(rows).to_parquet(str(path))
+        return path
+    if kind == "csv":
+        cells = [[str(cell).replace('"', '""') for cell in (row.values())] for row in rows]
+        lines = [",".join(rows[0]), *(",".join(f'"{cell}"' for cell in row) for row in cells)]
+        text = "\n".join(lines) + "\n"
+    else:
+        text = json.dumps(rows, indent=1) if kind == "json" else "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz", "a.csv", "a.csv.gz", "a.parquet", "a.v1.jsonl", "A.JSONL"]
+)
+def test_every_kind_of_file_gives_back_its_rows(tmp_path, name, streaming):
+    kind = name.lower()
+    path = write(tmp_path / kind, ROWS).rename(tmp_path / name)
+    rows = load_rows(path, streaming=streaming)
+    assert isinstance(rows, IterableDataset if streaming else Dataset)
+    assert list(rows) == ROWS
+    assert list(load_rows(str(path), split="train", streaming=streaming)) == ROWS
+
+
+def test_json_is_recognised_by_its_content(tmp_path):
+    path = tmp_path / "a.json"
+    for text in ("".join(json.dumps(row) + "\n\n" for row in ROWS), "\n" + json.dumps(ROWS)):
+        path.write_text("\ufeff" + text, encoding="utf-8")
+        assert list(load_rows(path)) == ROWS
+    path.write_text(json.dumps(ROWS[0], indent=2))
+    assert list(load_rows(path)) == ROWS[:1]
+
+
+def test_a_column_of_mixed_types_is_read_as_it_stands(tmp_path):
+    rows = [
+        {"prompt": "p", "chosen": "4", "rejected": "5"},
+        {"chosen": [user("q"), assistant("4")], "rejected": [user("q"), assistant("true")], "margin": 2},
+        {"prompt": "p", "chosen": 4, "rejected": '{"a": 1}'},
+        {"prompt": "p", "chosen": ["4", "b"], "rejected": "c", "margin": 0.5},
+    ]
+    table = load_rows(write(tmp_path / "a.jsonl", rows))
+    assert [{key: value for key, value in row.items() if value is not None} for row in table] == rows
+    comparisons, skipped = read_comparisons(table, on_bad_row="skip")
+    assert [comparison.chosen for comparison in comparisons] == [["4"], [[assistant("4")]], ["4", "b"]]
+    assert [comparison.margin for comparison in comparisons] == [None, 2.0, 0.5]
+    assert skipped.rows == [(2, "`chosen` is 4 (int)")]
+
+
+def test_a_column_that_the_first_thousand_rows_lack_is_not_lost(tmp_path):
+    rows = [GOOD] * 1500 + [{**GOOD, "margin": 1.5, "tools": [{"name": "f"}]}, {**GOOD, "tools": [{"title": 1}]}]
+    comparisons, _ = read_comparisons(load_rows(write(tmp_path / "a.jsonl", rows)))
+    assert [comparison.margin for comparison in comparisons[-3:]] == [None, 1.5, None]
+    assert [comparison.tools for comparison in comparisons[-3:]] == [None, [{"name": "f"}], [{"title": 1}]]
+
+
+def test_messages_of_different_keys_keep_their_nested_values(tmp_path):
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1, "when": "2020-01-01"}}}
+    prompt = [
+        user("q"),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "4"},
+    ]
+    rows = [{"prompt": prompt, "chosen": [assistant("4")], "rejected": [assistant("5")]}]
+    (comparison,), _ = read_comparisons(load_rows(write(tmp_path / "a.json", rows)))
+    assert comparison.prompt == prompt
+
+
+def test_a_changed_file_is_read_anew(tmp_path):
+    for name in ("a.jsonl", "a.parquet"):
+        for reply in ("one", "two"):
+            rows = [{**GOOD, "chosen": reply}]
+            assert list(load_rows(write(tmp_path / name, rows))) == rows
+
+
+def test_a_csv_file_may_hold_json_lists_and_empty_cells(tmp_path):
+    rows = [
+        {"prompt": json.dumps([user("q")]), "completions": '["a", "b"]', "ranks": "[1, 0]", "margin": ""},
+        {"prompt": "", "completions": '["c", "d"]', "ranks": "[0, 1]", "margin": "0.5"},
+    ]
+    (first, second), _ = read_comparisons(load_rows(write(tmp_path / "a.csv", rows)))
+    assert first == Comparison([user("q")], [[assistant("a")], [assistant("b")]], ranks=[1, 0])
+    assert second == Comparison("", ["c", "d"], ranks=[0, 1], margin=0.5)
+
+
+def test_a_long_cell_is_read(tmp_path):
+    rows = [{**GOOD, "chosen": "x" * 200_000}]
+    assert list(load_rows(write(tmp_path / "a.csv", rows))) == rows
+
+
+def test_a_folder_is_read_by_the_splits_in_its_file_names(tmp_path):
+    for name in ("train-00000-of-00002.jsonl", "train-00001-of-00002.json", "sub/val.csv", "test.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, ROWS)
+    (tmp_path / "dataset_info.json").write_text("{}")
+    (tmp_path / "README.md").write_text("")
+    (tmp_path / "cache").mkdir()
+    assert list(load_rows(tmp_path, split="train")) == ROWS * 2
+    assert list(load_rows(tmp_path, split="validation")) == ROWS
+    assert list(load_rows(tmp_path, split="test[:1]")) == ROWS[:1]
+    with pytest.raises(ValueError, match="has the splits validation, test, train; choose one with split="):
+        load_rows(tmp_path)
+
+
+def test_a_folder_whose_names_say_nothing_is_one_split(tmp_path):
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    write(folder / "a.jsonl", ROWS[:1])
+    write(folder / "b.csv", ROWS[1:])
+    assert list(load_rows(folder)) == ROWS
+    write(folder / "c.parquet", ROWS)
+    with pytest.raises(ValueError, match="are of one split but not of one kind"):
+        load_rows(folder)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_saved_folders_and_objects_give_their_rows(tmp_path, streaming):
+    table, splits = (
+        Dataset.from_list(ROWS),
+        DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS[:1])),
+    )
+    table.save_to_disk(tmp_path / "table")
+    splits.save_to_disk(tmp_path / "splits")
+    for source in (tmp_path / "table", table, table.to_iterable_dataset(), DatasetDict(held_out=table), ROWS):
+        assert list(load_rows(source, streaming=streaming)) == ROWS
+    for source in (tmp_path / "splits", splits):
+        assert list(load_rows(source, split="test", streaming=streaming)) == ROWS[:1]
+
+
+def test_a_split_may_be_a_part_or_a_sum():
+    splits = DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS[:1]))
+    assert list(load_rows(splits, split="train[1:]")) == ROWS[1:]
+    assert list(load_rows(splits, split="train+test")) == [*ROWS, ROWS[0]]
+    assert list(load_rows(splits, split="test+train[:2]")) == [ROWS[0], *ROWS[:2]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": 1}\n{"a":\n', "a.jsonl line 2 is not JSON .Expecting value at column 6."),
+        ('[\n{"a": 1},\n{"a":}]', "a.jsonl line 3 is not JSON"),
+        ('{"a": 1}\n3\n', "a.jsonl: line 2 is of type int; every row must be a JSON object"),
+        ("[[1]]", "a.jsonl: item 0 is of type list; every row must be a JSON object"),
+        ("", "a.jsonl has 0 rows; give at least one"),
+        (b"\xff", "a.jsonl cannot be read .'utf-8' codec"),
+    ],
+)
+def test_a_broken_json_file_says_where(tmp_path, content, message):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message) as caught:
+        load_rows(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            b"chosen,rejected\na,b,c\n",
+            "a.csv line 2 has more cells than the header's 2; put cells with commas",
+        ),
+        ("a.csv", b'chosen,rejected\n"a,b\n', "a.csv cannot be read .unexpected end of data."),
+        ("a.jsonl.gz", b"not zipped", "a.jsonl.gz cannot be read .Not a gzipped file"),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}' * 99)[:20], "a.jsonl.gz cannot be read .Compressed file ended"),
+        ("a.parquet", b"x", "a.parquet cannot be read as a table"),
+        ("a.txt", b"x", "a.txt is of an unknown kind; give one of .jsonl, .json, .csv, .parquet"),
+        ("state.json", b"{}", "cannot be read .*save it again"),
+        ("notes.md", b"x", "has no data in it; it needs files of .jsonl"),
+    ],
+)
+def test_any_other_broken_source_is_one_line(tmp_path, name, content, message):
+    path = tmp_path / "folder" / name
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_rows(path.parent if name in ("state.json", "notes.md") else path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stream_says_where_a_file_is_broken(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a":')
+    rows = iter(load_rows(tmp_path / "a.jsonl", streaming=True))
+    assert next(rows) == {"a": 1}
+    with pytest.raises(ValueError, match="a.jsonl line 2 is not JSON"):
+        next(rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": "no/such/file"}, "^no/such/file does not exist; give a file, a folder, or a hub id such as "),
+        ({"source": "missing.jsonl"}, "^missing.jsonl does not exist; give a file, "),
+        ({"source": Path("missing")}, "^missing does not exist; give a file, "),
+        ({"source": 3}, "^source=3 is no data; give a file, a folder, a hub id, a Dataset or a list of rows"),
+        ({"source": ""}, "^source='' is no data; "),
+        ({"source": [3]}, "^source=.3. is no data; "),
+        ({"source": []}, "^the Dataset has 0 rows; give at least one"),
+        ({"source": ROWS, "split": "dev"}, "^split 'dev' is not in the Dataset, which has train; choose one of these"),
+        ({"source": ROWS, "split": "train[:1%]"}, "^the Dataset has 0 rows in split 'train.:1%.'; give at least one"),
+        ({"source": ROWS, "split": "train[:x]"}, "^split='train.:x.' is not understood .*; write 'train.:10%.'"),
+        ({"source": ROWS, "name": "default"}, "^name='default' is for hub data sets, which the Dataset is not; leave"),
+    ],
+)
+def test_a_source_that_is_not_there_is_one_line(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        load_rows(**arguments)
+
+
+def test_a_stream_cannot_be_cut(tmp_path):
+    with pytest.raises(ValueError, match="takes a part or a sum, which a stream cannot give; use streaming=False"):
+        load_rows(write(tmp_path / "a.jsonl", ROWS), split="train[:1]", streaming=True)
+
+
+def test_a_hub_id_goes_to_datasets_with_all_its_arguments(monkeypatch):
+    calls = []
+
+    def load_dataset(*args, **kwargs):
+        calls.append((args, kwargs))
+        return Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert list(load_rows("allenai/reward-bench", split="filtered", name="default")) == ROWS
+    assert calls == [(("allenai/reward-bench", "default"), {"split": "filtered", "streaming": False})]
+
+
+def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
+    def load_dataset(*args, **kwargs):
+        raise ConnectionError("Couldn't reach\nthe Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    message = (
+        "^'Anthropic/hh-rlhf' is no file or folder here, and the hub did not give it .Couldn't reach the Hub.; check"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_rows("Anthropic/hh-rlhf", split="test")
+
+
+# ------------------------------------------------------ real data ----------------------------------------------------
+
+
+def test_hh_rlhf_is_read_whole(shared_data):
+    rows = load_rows(shared_data / "hh_rlhf_harmless" / "test.jsonl.gz")
+    comparisons, skipped = read_comparisons(rows, on_bad_row="skip")
+    empty, differing = [86, 516, 925, 1103], [1254, 1688, 1950, 1952, 2036]
+    assert (len(rows), len(comparisons), skipped.count) == (2312, 2308, 4)
+    assert skipped.rows == [(index, "`chosen` is empty") for index in empty]
+    good = [index for index in range(2312) if index not in empty]
+    read = dict(zip(good, comparisons, strict=True))
+    assert [index for index in good if read[index].prompt == ""] == differing
+    assert all(transcripts(read[index]) == [rows[index]["chosen"], rows[index]["rejected"]] for index in good)
+
+
+def test_dpo_demo_is_read_whole(shared_data):
+    rows = load_rows(shared_data / "dpo_demo" / "dpo_en_demo.json")
+    comparisons, skipped = read_comparisons(rows)
+    assert (len(comparisons), skipped.count) == (300, 0)
+    assert all(comparison.conversational and comparison.prompt[-1]["role"] == "user" for comparison in comparisons)
+    assert comparisons[0].prompt[0]["content"].startswith("Hi! I'd like to create a new language game")
+
+
+def test_rm_bench_is_read_as_three_by_three(shared_data):
+    comparisons, _ = read_comparisons(load_rows(shared_data / "rm_bench"))
+    assert Counter(len(comparison.pairs()) for comparison in comparisons) == {9: 413}
+
+
+def test_a_table_gives_back_what_was_put_in():
+    rows = [{"a": "4", "b": [1, "4"], "c": {"x": "true"}}, {"a": "x", "b": ["5"], "c": {"y": None}}, {"d": [[]]}]
+    table = _to_table(rows)
+    assert table.column_names == ["a", "b", "c", "d"]
+    assert [{key: value for key, value in row.items() if value is not None} for row in table] == rows

@@ -1,0 +1,807 @@
+"""The evaluation harness: runs that survive kills, folders that mix nothing, figures that can be recomputed."""
+
+import csv
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from models import tiny_config, tiny_reward_model, tiny_tokenizer
+from training_runs import classifier, make_trainer, preference_rows
+
+from rm_plugin import RewardScorer
+from rm_plugin.commands.cli import main
+from rm_plugin.data.comparison import text_length
+from rm_plugin.evaluation import evaluate, evaluate_scores, load_benchmark, read_scores
+from rm_plugin.evaluation.report import print_report, remarks
+from rm_plugin.evaluation.results import baseline_scores, measure
+from rm_plugin.loops.evaluation_callback import EvaluationCallback
+from rm_plugin.metrics.statistics import wilson_interval
+from rm_plugin.scoring.rewards import plan_digest
+
+TESTS = Path(__file__).parents[1]
+ROWS = [
+    {
+        "prompt": f"Which country owns Antarctica? Say it {n} times.",
+        "chosen": "No country. " * (1 + n % 7),
+        "rejected": f"Penguins, {n} of them.",
+        "subset": "odd" if n % 2 else "even",
+    }
+    for n in range(24)
+]
+
+
+@pytest.fixture(scope="module")
+def scorer() -> RewardScorer:
+    return RewardScorer(tiny_reward_model(), tiny_tokenizer("plain"), max_num_batched_tokens=256)
+
+
+def write_lines(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def lengths(prompts, completions):
+    """A judge as a function: the longer, the better."""
+    return [float(len(text)) for text in completions]
+
+
+# --- kills
+
+
+@pytest.mark.slow
+def test_a_run_killed_anywhere_goes_on_and_ends_with_the_same_bytes(tmp_path):
+    command = [sys.executable, str(TESTS / "kill_and_resume.py"), str(tmp_path), "12"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert result.returncode == 0, result.stderr[-2000:]
+    kills = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(kills) == 12
+    for kill in kills:
+        assert kill["same scores"] and kill["same metrics"] and kill["same on disk"], kill
+        assert kill["computed"] + kill["resumed"] == 80 and kill["left over"] == [], kill
+    assert sum(kill["resumed"] > 0 for kill in kills) >= 9  # all but those killed within the first batches
+    assert all(kill["computed"] == 0 for kill in kills[3::4])  # killed between the last writes: nothing to compute
+
+
+def test_a_finished_run_computes_nothing_again(scorer, tmp_path):
+    first = evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
+    again = evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
+    assert first.report["run"]["num_completions_computed"] == 48
+    assert again.report["run"]["num_completions_computed"] == 0
+    assert again.metrics == first.metrics
+
+
+def test_a_batch_that_is_there_in_part_runs_again_whole(scorer, tmp_path, monkeypatch):
+    """Scores may depend on the company in their last bits, so a batch is computed with the company it had."""
+    evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
+    plan = scorer.plan(load_benchmark("preference", ROWS).comparisons)
+    member = plan[1].members[0][0]
+    lines = (tmp_path / "scores.jsonl").read_text().splitlines(keepends=True)
+    del lines[2 * member[0] + member[1]]
+    (tmp_path / "scores.jsonl").write_text("".join(lines) + '{"id": "3", "ind')  # and half a line at the end
+    batches = []
+    monkeypatch.setattr(scorer, "run", lambda batch: batches.append(batch) or RewardScorer.run(scorer, batch))
+    evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
+    assert [plan_digest([batch]) for batch in batches] == [plan_digest([plan[1]])]
+
+
+# --- what a folder must not mix
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": 1}, "weights was"),
+        ({"tokenizer": "chatml"}, "template_hash was null"),
+        ({"max_length": 64}, "max_length was 256 and is now 64"),
+        ({"truncation_mode": "keep_end"}, "truncation_mode was drop and is now keep_end"),
+        ({"dtype": "bfloat16"}, "dtype was float32 and is now bfloat16"),
+        ({"rows": ROWS[:-1]}, "data was"),
+        ({"limit": 5}, "limit was null and is now 5"),
+    ],
+)
+def test_a_folder_of_another_evaluation_is_refused_and_the_message_says_what_differs(scorer, tmp_path, change, said):
+
+    evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
+    model = tiny_reward_model(seed=change.get("model", 0), dtype=getattr(torch, change.get("dtype", "float32")))
+    options = {key: change[key] for key in ("max_length", "truncation_mode") if key in change}
+    options["max_num_batched_tokens"] = 256
+    other = RewardScorer(model, tiny_tokenizer(change.get("tokenizer", "plain")), **options)
+    with pytest.raises(ValueError, match="holds another evaluation") as error:
+        evaluate(other, source=change.get("rows", ROWS), limit=change.get("limit"), output=tmp_path, num_samples=100)
+    assert said in str(error.value) and "name another folder" in str(error.value)
+
+
+def test_a_run_that_needed_too_much_memory_goes_on_in_smaller_batches(scorer, tmp_path):
+    whole = evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
+    (tmp_path / "report.json").unlink()
+    lines = (tmp_path / "scores.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "scores.jsonl").write_text("".join(lines[:20]))
+    smaller = RewardScorer(scorer.model, scorer.processing_class, max_num_batched_tokens=128)
+    report = evaluate(smaller, source=ROWS, output=tmp_path, num_samples=100)
+    assert 0 < report.report["run"]["num_completions_resumed"] <= 20
+    np.testing.assert_allclose(np.concatenate(report.scores), np.concatenate(whole.scores), atol=1e-5)
+
+
+def test_a_folder_of_a_judge_whose_code_has_changed_is_refused(tmp_path):
+    def judge(sign):
+        space = {}
+        code = f"def judge(prompts, completions):\n    return [{sign} * float(len(text)) for text in completions]\n"
+        exec(code, space)  # as written at a prompt, where no source is to be had
+        return space["judge"]
+
+    class Judge:
+        def __call__(self, prompts, completions):
+            return [0.0] * len(prompts)
+
+    evaluate(judge("+1"), source=ROWS, output=tmp_path / "one", num_samples=100)
+    evaluate(judge("+1"), source=ROWS, output=tmp_path / "one", num_samples=100)
+    with pytest.raises(ValueError, match="source_hash was .* and is now"):
+        evaluate(judge("-1"), source=ROWS, output=tmp_path / "one", num_samples=100)
+    with pytest.raises(ValueError, match="source_hash was .* and is now"):
+        for weight in (1.0, -1.0):
+            judge_of = functools.partial(weighted, weight)
+            evaluate(judge_of, source=ROWS, output=tmp_path / "two", num_samples=100)
+    with pytest.raises(ValueError, match="source_hash was .* and is now"):
+        for weight in (1.0, -1.0):
+            evaluate(holding(weight), source=ROWS, output=tmp_path / "three", num_samples=100)
+    about = [evaluate(one, source=ROWS, num_samples=100).report["model"] for one in (lengths, Judge(), len_or_zero)]
+    assert len({one["source_hash"] for one in about}) == 3 and None not in {one["source_hash"] for one in about}
+
+
+def weighted(weight, prompts, completions):
+    return [weight * len(text) for text in completions]
+
+
+def holding(weight):
+    return lambda prompts, completions: [weight * len(text) for text in completions]
+
+
+len_or_zero = functools.partial(lambda flag, prompts, completions: [float(flag)] * len(prompts), 0)
+
+
+def test_a_folder_of_another_judge_is_refused(tmp_path, monkeypatch):
+    code = "def {}(prompts, completions):\n    return [float(len(text)) for text in completions]\n"
+    for name in ("judges_one", "judges_two"):
+        (tmp_path / f"{name}.py").write_text(code.format("longer") + code.format("shorter"))
+    monkeypatch.chdir(tmp_path)
+    evaluate("judges_one:longer", source=ROWS, output="run", num_samples=100)
+    for other, said in (
+        ("judges_one:shorter", "function was judges_one:longer and is now judges_one:shorter"),
+        ("judges_two:longer", "function was judges_one:longer and is now judges_two:longer"),
+        (lengths, "is now test_harness.lengths"),
+    ):
+        with pytest.raises(ValueError, match="holds another evaluation") as error:
+            evaluate(other, source=ROWS, output="run", num_samples=100)
+        assert said in str(error.value) and "name another folder" in str(error.value)
+    report = evaluate("judges_one:longer", source=ROWS, output="run", num_samples=100)
+    assert report.report["run"]["num_completions_computed"] == 0
+    Path("judges_one.py").write_text(code.format("longer").replace("float", "-float"))
+    with pytest.raises(ValueError, match="source_hash was "):
+        evaluate("judges_one:longer", source=ROWS, output="run", num_samples=100)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"lr": 0.1, "model": "gpt2"}', '{"schema_version": 1}', "\x00"])
+def test_a_run_json_of_another_tool_gets_one_line(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=r"run.json is not of rm-plugin evaluate, .*; name another folder$"):
+        evaluate(lengths, source=ROWS, output=tmp_path)
+    scores = write_lines(tmp_path / "scores.jsonl", [LINE, OTHER])
+    with pytest.raises(ValueError, match="not of rm-plugin evaluate, .*; put the scores into a folder of their own$"):
+        evaluate_scores(scores, "preference", [PAIR])
+    with pytest.raises(ValueError, match="not of rm-plugin evaluate, .*; name another folder$"):
+        evaluate_scores(scores, "preference", [PAIR], output=tmp_path)
+    assert (tmp_path / "run.json").read_text() == text
+
+
+def test_scores_do_not_overwrite_another_evaluation(tmp_path):
+    other = write_lines(tmp_path / "b.jsonl", [LINE, {**OTHER, "score": 2.0}])
+    scores = write_lines(tmp_path / "a.jsonl", [LINE, OTHER])
+    evaluate_scores(scores, "preference", [PAIR], output=tmp_path / "run", name="A")
+    evaluate_scores(scores, "preference", [PAIR], output=tmp_path / "run", name="A")  # the same once more
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(ValueError, match="run holds the evaluation of A on preference; name another folder"):
+        evaluate_scores(other, "preference", [PAIR], output=tmp_path / "run", name="B")
+    with pytest.raises(ValueError, match="run holds the evaluation of A on preference; name another folder"):
+        evaluate_scores(scores, "preference", [{**PAIR, "chosen": "four"}], output=tmp_path / "run", name="A")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    evaluate(lengths, source=ROWS, output=tmp_path / "model", num_samples=100)
+    beside = (tmp_path / "model" / "mine.jsonl").write_bytes((tmp_path / "model" / "scores.jsonl").read_bytes())
+    with pytest.raises(ValueError, match="model holds the evaluation of lengths on preference"):
+        evaluate_scores(tmp_path / "model" / "mine.jsonl", "preference", ROWS, output=tmp_path / "model")
+    own = tmp_path / "model" / "scores.jsonl"
+    assert beside and evaluate_scores(own, "preference", ROWS, output=tmp_path / "model", num_samples=100).score
+
+
+def test_the_report_says_which_split_was_read(tmp_path):
+    rows = {split: [{**PAIR, "prompt": split}] * 2 for split in ("train", "test")}
+    for split, lines in rows.items():
+        write_lines(tmp_path / f"{split}.jsonl", lines)
+    splits = [
+        evaluate(lengths, "preference", source, split=split, num_samples=10).report["benchmark"]["split"]
+        for source, split in ((tmp_path, "test"), (tmp_path / "test.jsonl", None), (rows["test"], None))
+    ]
+    assert splits == ["test", None, None]
+    data = load_benchmark("preference", tmp_path, split="train")
+    assert evaluate(lengths, data, num_samples=10).report["benchmark"]["split"] == "train"
+
+
+def test_a_loaded_benchmark_keeps_how_it_was_read_and_takes_no_second_say():
+    data = load_benchmark("preference", ROWS, limit=3)
+    assert evaluate(lengths, data, num_samples=10).report["benchmark"]["limit"] == 3
+    with pytest.raises(ValueError, match="source, limit cannot be applied to a loaded benchmark; hand it to"):
+        evaluate(lengths, data, ROWS, limit=2, num_samples=10)
+    with pytest.raises(ValueError, match="source, on_bad_row cannot be applied"):
+        evaluate_scores("scores.jsonl", data, pd.DataFrame(ROWS), on_bad_row="skip")
+
+
+def test_a_lone_surrogate_in_a_subset_or_id_is_written_and_read(tmp_path):
+    rows = [{**row, "subset": "\ud800", "id": f"\udc00{n}"} for n, row in enumerate(ROWS)]
+    first = evaluate(lengths, source=rows, output=tmp_path, num_samples=100)
+    again = evaluate(lengths, source=rows, output=tmp_path, num_samples=100)
+    assert again.report["run"]["num_completions_computed"] == 0 and again.metrics == first.metrics
+    recomputed = evaluate_scores(tmp_path / "scores.jsonl", "preference", rows, num_samples=100)
+    assert recomputed.metrics == first.metrics
+
+
+def test_scores_of_unknown_origin_are_not_taken_over(scorer, tmp_path):
+    write_lines(tmp_path / "scores.jsonl", [{"id": "0", "index": 0, "role": "chosen", "score": 9.0}])
+    with pytest.raises(ValueError, match="unknown origin"):
+        evaluate(scorer, source=ROWS, output=tmp_path)
+
+
+# --- figures without a model
+
+
+def test_every_figure_can_be_recomputed_from_the_scores(scorer, tmp_path):
+    report = evaluate(scorer, source=ROWS, output=tmp_path / "run", num_samples=200)
+    recomputed = evaluate_scores(tmp_path / "run" / "scores.jsonl", "preference", ROWS, num_samples=200)
+    assert json.dumps(recomputed.metrics) == json.dumps(report.metrics)
+    assert recomputed.report["counts"] == report.report["counts"]
+    assert recomputed.report["baselines"] == report.report["baselines"]
+    assert recomputed.report["mistakes"] == report.report["mistakes"]
+    assert recomputed.report["model"] == report.report["model"]  # run.json is beside the scores
+
+
+def test_scores_are_those_of_the_scorer(scorer, tmp_path):
+    evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert lines[0].keys() == {"id", "index", "role", "score", "subset"}
+    assert [(line["index"], line["role"]) for line in lines[:2]] == [(0, "chosen"), (1, "rejected")]
+    wanted = scorer.score([row["prompt"] for row in ROWS], [row["chosen"] for row in ROWS])
+    np.testing.assert_allclose([line["score"] for line in lines[::2]], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "strict", "accuracy", "nll", "temperature", "ece"),
+    [
+        ("Ray2333/GRM-Gemma-2B-rewardmodel-ft", 59.43, 59.43, 0.901, 4.43, 0.215),
+        ("Skywork/Skywork-Reward-Llama-3.1-8B", 62.29, 62.43, 2.408, 14.22, 0.326),
+        ("internlm/internlm2-20b-reward", 63.43, 63.43, 0.614, 1.03, 0.053),
+    ],
+)
+def test_published_judgebench_scores_give_the_published_accuracies(
+    shared_data, tmp_path, capsys, model, strict, accuracy, nll, temperature, ece
+):
+    """Strict accuracy is published (JudgeBench); the rest was computed from the same scores elsewhere."""
+    with (shared_data / "judgebench" / "reference_scores.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["model"] == model]
+    lines = [
+        {"id": row["pair_id"], "index": 0, "role": "chosen" if row["label"][0] == side else "rejected"}
+        | {"score": float(row[f"score_{side}"])}
+        for row in rows
+        for side in "AB"
+    ]
+    scores = write_lines(tmp_path / "published.jsonl", lines)
+    source = str(shared_data / "judgebench" / "gpt.jsonl")
+    command = ["evaluate", model, "--scores", str(scores), "--benchmark", "judgebench", "--source", source]
+    assert main([*command, "--output", str(tmp_path / "run")]) == 0
+    assert f"{strict:.1f}" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "run" / "report.json").read_text())["metrics"]
+    assert round(100 * metrics["official"]["score"], 2) == strict
+    assert round(100 * metrics["pairwise"]["accuracy"], 2) == accuracy
+    fit = metrics["calibration"]
+    assert (round(fit["nll"], 3), round(fit["temperature"], 2), round(fit["ece"], 3)) == (nll, temperature, ece)
+
+
+PAIR = {"prompt": "2+2=", "chosen": "4", "rejected": "5"}
+LINE = {"id": "0", "index": 0, "role": "chosen", "score": 1.0}
+OTHER = {"id": "0", "index": 1, "role": "rejected", "score": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([LINE], "1 of 2 completions of '0' have no line"),
+        ([LINE, OTHER, {**LINE, "id": "7"}], "line 3: no comparison has the id '7'"),
+        ([LINE, LINE], "line 2: chosen 0 of '0' is there twice"),
+        ([LINE, {**OTHER, "index": 3}], "give each completion its line"),
+        ([LINE, {**OTHER, "score": float("nan")}], "score is nan"),
+        ([LINE, {**OTHER, "role": "worse"}], "role is chosen or rejected"),
+        ([{"id": "0", "score": 1.0}], 'a line is {"id", "index", "role", "score"}'),
+    ],
+)
+def test_a_bad_file_of_scores_gets_one_line(tmp_path, lines, said):
+    path = write_lines(tmp_path / "scores.jsonl", lines)
+    with pytest.raises(ValueError) as error:
+        evaluate_scores(path, "preference", [PAIR])
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_index_counts_completions_or_those_of_a_role(tmp_path):
+    data = load_benchmark("preference", [{"prompt": "2+2=", "completions": ["5", "4", "3"], "ranks": [1, 0, 1]}])
+    by_position = [("rejected", 0, 5.0), ("chosen", 1, 4.0), ("rejected", 2, 3.0)]
+    by_role = [("chosen", 0, 4.0), ("rejected", 0, 5.0), ("rejected", 1, 3.0)]
+    for lines in (by_position, by_role):
+        rows = [{"id": "0", "index": index, "role": role, "score": score} for role, index, score in lines]
+        assert read_scores(write_lines(tmp_path / "scores.jsonl", rows), data.comparisons)[0].tolist() == [
+            5.0,
+            4.0,
+            3.0,
+        ]
+
+
+# --- what counts
+
+
+def test_a_comparison_over_the_length_limit_is_unscored_and_counts_as_wrong(tmp_path):
+    scorer = RewardScorer(tiny_reward_model(), tiny_tokenizer("plain"), max_length=40)
+    rows = [{"prompt": "2+2=", "chosen": f"{n}", "rejected": "5"} for n in (1, 2, 3)]
+    rows.append({"prompt": "2+2=", "chosen": "4", "rejected": "five " * 100})
+    report = evaluate(scorer, source=rows, output=tmp_path, num_samples=100)
+    assert report.report["counts"]["num_unscored_comparisons"] == 1
+    assert report.report["counts"]["num_unscored_completions"] == 1
+    assert np.isnan(report.scores[3]).tolist() == [False, True]
+    right = sum(float(scores[0] > scores[1]) for scores in report.scores[:3])
+    assert report.score == right / 4  # of four, not of three
+    assert report.metrics["pairwise"]["accuracy"] == right / 4
+    assert report.metrics["margins"]["num_pairs"] == 3
+    assert any("1 of 4 comparisons have a text that was not scored" in one for one in remarks(report.report))
+    assert '"score": null' in (tmp_path / "scores.jsonl").read_text()
+
+
+def test_cut_texts_are_counted(tmp_path):
+    scorer = RewardScorer(tiny_reward_model(), tiny_tokenizer("plain"), max_length=20, truncation_mode="keep_end")
+    report = evaluate(scorer, source=[{**PAIR, "rejected": "five " * 50}], num_samples=100)
+    assert report.report["run"]["num_at_length_limit"] == 1
+    assert any("1 completions were cut at the limit of 20 tokens" in one for one in remarks(report.report))
+
+
+def test_rows_without_a_preference_and_bad_rows_are_counted_and_printed():
+    rows = [*ROWS, {"prompt": "2+2=", "completions": ["4", "four"], "ranks": [0, 0]}, {"prompt": "x", "chosen": "y"}]
+    report = evaluate(lengths, source=rows, on_bad_row="skip", num_samples=100)
+    assert report.report["counts"]["num_no_preference"] == 1 and report.report["counts"]["num_bad_rows"] == 1
+    text = " ".join(remarks(report.report))
+    assert "1 rows state no preference" in text and "1 bad rows were skipped, the first: row 25" in text
+
+
+def test_baselines_come_at_no_cost():
+    rows = [{"prompt": f"{n}", "chosen": "a" * (5 if n < 15 else 2), "rejected": "bbb"} for n in range(20)]
+    report = evaluate(lengths, source=rows, num_samples=1000)
+    baselines = report.report["baselines"]
+    assert baselines["length"]["score"] == 0.75 == report.score
+    assert baselines["length"]["model_minus_baseline"]["difference"] == 0
+    assert baselines["constant"]["score"] == 0.0 and baselines["constant"]["pairwise_accuracy"] == 0.5
+    assert abs(baselines["random"]["score"] - 0.5) < 0.05
+
+
+def test_metrics_of_a_ranked_list_hold_kendall_tau():
+    rows = [{"prompt": f"{n}", "completions": ["aaaa", "aa", "aaa", "a"], "ranks": [0, 1, 2, 3]} for n in range(5)]
+    ranking = evaluate(lengths, source=rows, num_samples=100).metrics["ranking"]
+    assert ranking["kendall_tau_b"] == pytest.approx(4 / 6)  # 5 of 6 pairs in order, 1 not
+    assert ranking["num_comparisons"] == 5
+
+
+def test_best_of_n_curve_is_for_samples_of_one_policy_only():
+    ppe = {f"response_{i + 1}": "x" * i for i in range(4)}
+    rows = [{**ppe, "prompt": f"{n}", "scores": [False, True, False, True], "question_id": n} for n in range(6)]
+    data = load_benchmark("ppe-math", rows)
+    curve = measure(data, baseline_scores("length", data.comparisons), num_samples=100).metrics["best_of_n"]
+    assert curve["n"] == [1, 2, 4]
+    assert curve["value"] == pytest.approx([0.5, 4 / 6, 1.0])  # of 6 pairs the longer is right in 01, 03, 13 and 23
+    systems = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+    gsm8k = {"question": "q", **{system: {"solution": system, "is_correct": "6b" in system} for system in systems}}
+    data = load_benchmark("gsm8k-solutions", [gsm8k, gsm8k])
+    assert measure(data, [np.arange(4.0)] * 2, num_samples=100).metrics["best_of_n"] is None
+
+
+# --- models
+
+
+def test_plain_benchmarks_become_messages_for_a_chat_template_and_other_data_stay_as_they_are():
+    rows = [{"input": f"{n}+2?", "output_1": "4", "output_2": "5", "label": 1} for n in range(3)]
+    chat, plain = (RewardScorer(tiny_reward_model(), tiny_tokenizer(kind)) for kind in ("chatml", "plain"))
+    data = load_benchmark("llmbar", rows, subset="Natural")
+    formats = [
+        evaluate(scorer, *what, text_format=how, num_samples=10).report["benchmark"]["text_format"]
+        for scorer, what, how in (
+            (chat, (data,), "auto"),
+            (plain, (data,), "auto"),
+            (chat, (data,), "as-is"),
+            (chat, ("preference", [PAIR]), "auto"),
+            (chat, ("preference", [PAIR]), "messages"),
+        )
+    ]
+    assert formats == ["messages", "text", "text", "text", "messages"]
+
+
+def test_a_dotted_path_names_a_judge(tmp_path, monkeypatch, capsys):
+    judge = (
+        "class Judge:\n    def __call__(self, prompts, completions):\n        return [len(c) for c in completions]\n"
+    )
+    (tmp_path / "my_judge_of_tests.py").write_text(judge)
+    write_lines(tmp_path / "pairs.jsonl", [{**PAIR, "chosen": "four"}] * 3)
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "my_judge_of_tests:Judge", "--data", "pairs.jsonl", "--output", "run"]) == 0
+    out = capsys.readouterr().out
+    assert "my_judge_of_tests:Judge on pairs.jsonl" in out and "100.0" in out
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["schema_version"] == 1
+    assert report["metrics"]["pairwise"]["accuracy"] == 1.0 and report["counts"]["num_pairs"] == 3
+
+
+def test_a_function_may_leave_texts_out_but_not_give_other_than_finite_numbers():
+    report = evaluate(lambda prompts, completions: [None, *lengths(prompts, completions)[1:]], source=ROWS)
+    assert report.report["counts"]["num_unscored_comparisons"] == 1
+    for result, said in (
+        (lambda p, c: [float("nan")] * len(c), "scores that are not finite (nan)"),
+        (lambda p, c: [1.0], "gave 1 scores for 48 completions"),
+        (lambda p, c: 1 / 0, "ZeroDivisionError"),
+        (lambda p, c: [[1.0]] * len(c), "<lambda> gave the score [1.0]; a score is a finite number, or None"),
+        (lambda p, c: ["x"] * len(c), "<lambda> gave the score 'x'; a score is a finite number, or None"),
+    ):
+        with pytest.raises(ValueError) as error:
+            evaluate(result, source=ROWS)
+        assert said in str(error.value)
+
+
+def test_an_adapter_and_a_4_bit_model_are_evaluated_by_their_own_scores(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    from rm_plugin import RewardModel, nf4_config
+    from rm_plugin.model.modeling import save_adapter
+
+    tokenizer = tiny_tokenizer("plain")
+    tiny_reward_model(hidden_size=64, head_dim=16, intermediate_size=64).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj"], init_lora_weights=False)
+    model = get_peft_model(RewardModel.from_pretrained(tmp_path / "base"), lora)
+    save_adapter(model, tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    prompts, chosen, rejected = ([row[key] for row in ROWS] for key in ("prompt", "chosen", "rejected"))
+    reports = {}
+    for name, folder, options in (
+        ("base", "base", {}),
+        ("adapter", "adapter", {}),
+        ("4-bit", "base", {"quantization_config": nf4_config()}),
+    ):
+        reports[name] = evaluate(
+            tmp_path / folder, source=ROWS, output=tmp_path / f"run-{name}", num_samples=100, **options
+        )
+        one = RewardScorer(tmp_path / folder, **options)
+        wanted = np.stack([one.score(prompts, chosen), one.score(prompts, rejected)], axis=1)
+        difference = np.abs(np.array(reports[name].scores) - wanted).max()
+        assert difference < (0.05 if name == "4-bit" else 1e-5) * max(1, wanted.std())  # bf16 inside the kernels
+    base, adapter, four_bit = (np.array(report.scores) for report in reports.values())
+    assert np.abs(adapter - base).max() > 1e-3 and np.abs(four_bit - base).max() > 1e-4
+    assert reports["4-bit"].report["model"]["quantization"]["load_in_4bit"] is True
+    assert reports["base"].report["model"]["quantization"] is None
+    for name in ("adapter", "4-bit"):
+        with pytest.raises(ValueError, match="holds another evaluation"):
+            evaluate(tmp_path / "base", source=ROWS, output=tmp_path / f"run-{name}")
+
+
+def test_an_adapter_on_a_causal_model_is_the_same_model_in_every_process(tmp_path):
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from rm_plugin import RewardModel, lora_config
+    from rm_plugin.model.modeling import save_adapter
+
+    AutoModelForCausalLM.from_config(tiny_config("llama")).save_pretrained(tmp_path / "causal")
+    model = get_peft_model(RewardModel.from_backbone(tmp_path / "causal"), lora_config(r=2))
+    save_adapter(model, tmp_path / "adapter")
+    tiny_tokenizer("plain").save_pretrained(tmp_path / "adapter")
+    trained = model.get_base_model().score.modules_to_save["default"].weight
+    for seed, computed in ((1, 2 * len(ROWS)), (2, 0)):  # the second run goes on from the first
+        torch.manual_seed(seed)
+        report = evaluate(tmp_path / "adapter", source=ROWS, output=tmp_path / "run", num_samples=100)
+        assert report.report["run"]["num_completions_computed"] == computed
+    head = RewardModel.from_pretrained(tmp_path / "adapter").score
+    assert torch.equal(head.original_module.weight, trained), "the base had no head, none is made up"
+
+
+def test_a_model_with_two_labels_is_refused(tmp_path):
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_labels=2)
+    with pytest.raises(ValueError, match="num_labels=2"):
+        evaluate(LlamaForSequenceClassification(config), source=ROWS, processing_class=tiny_tokenizer())
+
+
+# --- the command line
+
+DATA = ("--data", "pairs.jsonl", "--output", "o")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["M", "--benchmark", "llmbaar", "--output", "o"], "unknown benchmark 'llmbaar'; known: rewardbench, "),
+        (["M", "--benchmark", "llmbar", "--output", "o"], "--source PATH"),
+        (["M", "--benchmark", "rm-bench", "--source", "nowhere.json", "--output", "o"], "nowhere.json"),
+        (
+            ["M", "--data", "ties.jsonl", "--output", "o"],
+            "no comparisons in ties.jsonl (1 rows, 1 without a preference",
+        ),
+        (["M", "--data", "pairs.jsonl"], "--output DIR is missing"),
+        (["--data", "pairs.jsonl", "--output", "o"], "MODEL (or --scores FILE) is missing"),
+        (["M", "--output", "o"], "give either --benchmark NAME"),
+        (["M", "--data", "pairs.jsonl", "--output", "o", "--truncation-mode", "error"], "use drop"),
+        (["no.module:judge", "--data", "pairs.jsonl", "--output", "o"], "No module named 'no'"),
+        (["json:judge", "--data", "pairs.jsonl", "--output", "o"], "json has no judge"),
+        (["M", "--benchmark", "llmbar", "--benchmark", "rmb", "--source", "x", "--output", "o"], "NAME=PATH"),
+        (["M", "--data", "pairs.jsonl", "--source", "x", "--output", "o"], "leave --source out"),
+        (["json:dumps", *DATA, "--dtype", "float32"], "--dtype cannot be applied to the function json:dumps; leave"),
+        (["json:dumps", *DATA, "--max-length", "9"], "--max-length cannot be applied to the function json:dumps"),
+        (["json:dumps", *DATA, "--load-in-4bit", "--revision", "r"], "--load-in-4bit, --revision cannot be applied"),
+        (["json:dumps", *DATA, "--max-num-batched-tokens", "9"], "--max-num-batched-tokens cannot be applied to the"),
+        (
+            ["json:dumps", *DATA, "--truncation-mode", "keep_end"],
+            "--truncation-mode cannot be applied to the function",
+        ),
+        (["--scores", "s", *DATA, "--dtype", "float32"], "--dtype cannot be applied to --scores, which run no model"),
+        (["--scores", "s", *DATA, "--text-format", "as-is"], "--text-format cannot be applied to --scores"),
+        (["json:dumps", *DATA, "--split", "dev"], "split 'dev' is not in pairs.jsonl, which has train"),
+    ],
+)
+def test_bad_usage_gets_exit_code_2_and_one_line(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "pairs.jsonl", [PAIR])
+    write_lines(tmp_path / "ties.jsonl", [{"prompt": "x", "completions": ["a", "b"], "ranks": [0, 0]}])
+    assert main(["evaluate", *words]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_several_benchmarks_go_to_a_folder_each(tmp_path, monkeypatch, capsys):
+    (tmp_path / "judge_of_lengths.py").write_text(
+        "def judge(prompts, completions):\n    return map(len, completions)\n"
+    )
+    llmbar = [{"input": f"{n}?", "output_1": "yes", "output_2": "y", "label": 1} for n in range(4)]
+    (tmp_path / "Natural.json").write_text(json.dumps(llmbar))
+    systems = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+    solutions = {system: {"solution": "x" * i, "is_correct": i > 1} for i, system in enumerate(systems)}
+    write_lines(tmp_path / "gsm8k.jsonl", [{"question": f"{n}", **solutions} for n in range(4)])
+    monkeypatch.chdir(tmp_path)
+    words = ["judge_of_lengths:judge", "--benchmark", "gsm8k-solutions", "--benchmark", "llmbar", "--limit", "3"]
+    sources = ["--source", "llmbar=Natural.json", "--source", "gsm8k.jsonl", "--output", "runs"]
+    assert main(["evaluate", *words, *sources]) == 0
+    reports = {path.parent.name: json.loads(path.read_text()) for path in Path("runs").glob("*/report.json")}
+    assert {name: report["metrics"]["official"]["score"] for name, report in reports.items()} == {
+        "gsm8k-solutions": 1.0,
+        "llmbar": 1.0,
+    }
+    assert all(report["counts"]["num_comparisons"] == 3 for report in reports.values())
+
+
+def test_benchmarks_lists_every_benchmark(capsys):
+    from rm_plugin.evaluation import BENCHMARKS
+
+    assert main(["benchmarks"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in BENCHMARKS) and "unpinned" in out and "--source is needed" in out
+
+
+def test_the_terminal_table_prints_hostile_names_as_they_are(capsys):
+    report = evaluate(lengths, source=[{**row, "subset": "[red]x[/nothing]"} for row in ROWS], name="[bold]m[/x]")
+    print_report(report.report)
+    assert "[bold]m[/x]" in capsys.readouterr().out
+
+
+# --- several processes
+
+SHARED_RUN = """
+import json, sys
+sys.path[:0] = {tests!r}
+from models import tiny_config, tiny_reward_model, tiny_tokenizer
+from rm_plugin import RewardScorer
+from rm_plugin.evaluation import evaluate
+import test_harness
+scorer = RewardScorer(tiny_reward_model(), tiny_tokenizer("plain"), max_num_batched_tokens=256)
+report = evaluate(scorer, source=test_harness.ROWS, output={output!r}, num_samples=100)
+assert report.report["run"]["num_processes"] == 2
+import torch.distributed
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work_and_give_equal_results(scorer, tmp_path):
+    alone = evaluate(scorer, source=ROWS, output=tmp_path / "alone", num_samples=100)
+    script = tmp_path / "run.py"
+    script.write_text(
+        SHARED_RUN.format(tests=[str(TESTS), str(Path(__file__).parent)], output=str(tmp_path / "shared"))
+    )
+    # what a kill left behind of both processes
+    half = (tmp_path / "alone" / "scores.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "run.json").write_bytes((tmp_path / "alone" / "run.json").read_bytes())
+    (tmp_path / "shared" / "scores.jsonl").write_text("".join(half[:20]))
+    (tmp_path / "shared" / "scores.part1.jsonl").write_text("".join(half[30:40]) + half[41][:9])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    threads = str(torch.get_num_threads())  # as here: sums in another order differ in the last bit
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONWARNINGS": "ignore"}
+    result = subprocess.run([*command, str(script)], capture_output=True, text=True, env=environment, timeout=200)
+    assert result.returncode == 0, result.stderr[-3000:]
+    report = json.loads((tmp_path / "shared" / "report.json").read_text())
+    assert 0 < report["run"]["num_completions_resumed"] < 48
+    assert report["metrics"] == json.loads(json.dumps(alone.metrics))
+    assert report["counts"] == alone.report["counts"]
+    wanted = (tmp_path / "alone" / "scores.jsonl").read_bytes()
+    assert (tmp_path / "shared" / "scores.jsonl").read_bytes() == wanted
+    assert not list((tmp_path / "shared").glob("scores.part*"))
+
+
+# --- inside a training run
+
+
+def test_the_callback_logs_the_evaluation_every_k_steps_and_at_the_end(tmp_path):
+    from datasets import Dataset
+
+    from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer
+    from rm_plugin.loops.evaluation_callback import EvaluationCallback
+
+    rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in ROWS]
+    args = PairwiseRewardConfig(
+        output_dir=str(tmp_path),
+        max_steps=3,
+        per_device_train_batch_size=2,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=10,
+    )
+    trainer = PairwiseRewardTrainer(
+        model=tiny_reward_model(),
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tiny_tokenizer("plain"),
+    )
+    callback = EvaluationCallback(trainer, "preference", ROWS, every_steps=2, subsets=["odd"], limit=5)
+    trainer.add_callback(callback)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "eval_preference_score" in entry]
+    assert [entry["step"] for entry in logged] == [2, 3]
+    assert {"eval_preference_accuracy", "eval_preference_score_low", "eval_preference_length_only"} <= logged[0].keys()
+    assert callback.last_report.report["counts"]["num_comparisons"] == 5
+    after = evaluate(RewardScorer(trainer.model, tiny_tokenizer("plain")), callback.data, num_samples=1000)
+    assert logged[1]["eval_preference_score"] == after.score
+    assert trainer.model.training  # left as it was
+    with pytest.raises(ValueError, match="is in subsets"):
+        EvaluationCallback(trainer, "preference", ROWS, subsets=["none"])
+
+
+def test_the_callback_keeps_together_what_is_drawn_together(tmp_path):
+    """The two prompts of a tie in RewardBench 2: one of them alone gives only a part of the official figures."""
+    rows = [
+        {"id": f"{kind}:{number}", "prompt": f"{kind} {number}", "chosen": ["a"] * right, "rejected": ["bb"]}
+        | {"num_correct": right, "num_incorrect": 1, "total_completions": right + 1, "subset": "Ties"}
+        for kind, right in (("ref", 1), ("tied", 2))
+        for number in range(20)
+    ]
+    rows += [
+        {"id": str(n), "prompt": f"p{n}", "chosen": ["a"], "rejected": ["bb", "cc", "dd"], "subset": "Math"}
+        | {"num_correct": 1, "num_incorrect": 3, "total_completions": 4}
+        for n in range(40)
+    ]
+    trainer = make_trainer(tmp_path, classifier(), preference_rows(8))
+    callback = EvaluationCallback(trainer, "rewardbench-2", rows, limit=20)
+    assert len(callback.data.comparisons) in (20, 21)
+    sizes = [len(EvaluationCallback(trainer, "rewardbench-2", rows, limit=limit).data.comparisons) for limit in (1, 7)]
+    assert sizes[0] in (1, 2) and sizes[1] in (7, 8)  # a tie is not cut in two
+    one_prompt = [{**PAIR, "chosen": f"four {n}"} for n in range(90)] + [
+        {**PAIR, "prompt": f"p{n}"} for n in range(10)
+    ]
+    callback_of = EvaluationCallback(trainer, "preference", one_prompt, limit=50)
+    assert len(callback_of.data.comparisons) == 50
+    kinds = Counter(c.metadata["ties"] for c in callback.data.comparisons if c.subset == "Ties")
+    assert kinds["ref"] == kinds["tied"] > 2
+
+    def shorter(prompts, completions):
+        return [-float(len(text)) for text in completions]
+
+    whole = evaluate(shorter, load_benchmark("rewardbench-2", rows), num_samples=100)
+    part = evaluate(shorter, load_benchmark("rewardbench-2", [row for row in rows if "tied" not in row["id"]]))
+    assert whole.score == part.score == pytest.approx((1 + 1.01) / 2)
+    missing = part.metrics["official"]["missing"]
+    assert {"Ties/accuracy_tied", "Ties/preferred", "Ties/margin"} <= set(
+        missing
+    ) and "Ties/accuracy_ref" not in missing
+    assert not any(name.startswith("Ties/") for name in whole.metrics["official"]["missing"])
+
+
+def test_intervals_without_a_spread_count_prompts_not_pairs():
+    """4 prompts of 25 pairs, all right: a part of them can be known no better than the whole."""
+    rows = [
+        {"prompt": f"p{n}", "completions": ["aaaaaaaaaa", *"bcdefghijklmnopqrstuvwxyz"], "ranks": [0] + [1] * 25}
+        | {"subset": "one" if n < 2 else "two"}
+        for n in range(4)
+    ]
+    metrics = evaluate(lengths, source=rows, num_samples=100).metrics
+    low, part = metrics["pairwise"]["interval"][0], metrics["subsets"]["one"]["interval"][0]
+    assert part < low == pytest.approx(wilson_interval(4, 4)[0])
+    assert part == pytest.approx(wilson_interval(2, 2)[0])
+    subsets = ["alpacaeval-easy", "donotanswer", "hep-python"]
+    rows = [
+        {"prompt": f"p{n}", "chosen": "aa", "rejected": "b", "subset": subset} for subset in subsets for n in range(10)
+    ]
+    official = evaluate(lengths, "rewardbench", rows, num_samples=100).metrics["official"]
+    assert official["subsets"]["donotanswer"]["interval"][0] == pytest.approx(wilson_interval(10, 10)[0])
+    assert official["sections"]["Safety"]["interval"][0] == pytest.approx(wilson_interval(10, 10)[0])
+
+
+def test_data_that_count_otherwise_have_another_fingerprint():
+    prints = []
+    for change in ({}, {"subset": "other"}, {"metadata": {"pairs": [[0, 1]]}}):
+        data = load_benchmark("preference", [PAIR])
+        for name, value in change.items():
+            setattr(data.comparisons[0], name, value)
+        prints.append(data.fingerprint)
+    assert len(set(prints)) == 3
+
+
+def test_a_section_of_several_groups_counts_its_prompts_once():
+    rows = [
+        {
+            "id": f"{domain}-{n}",
+            "domain": domain,
+            "prompt": f"{domain} {n}",
+            "chosen": ["aa"] * 3,
+            "rejected": ["b"] * 3,
+        }
+        for domain in ("chat", "code", "math")
+        for n in range(6)
+    ]
+    official = evaluate(lengths, "rm-bench", rows, num_samples=100).metrics["official"]
+    for section, prompts in (("chat", 6), ("chat/hard", 6), ("hard", 18)):
+        assert official["sections"][section]["interval"][0] == pytest.approx(wilson_interval(prompts, prompts)[0])
+
+
+def test_a_function_that_takes_them_gets_tools(scorer):
+    rows = [{**PAIR, "tools": [{"name": "add"}]}] * 2
+    heard = []
+
+    def judge(prompts, completions, tools):
+        heard.extend(tools)
+        return [0.0] * len(prompts)
+
+    evaluate(judge, source=rows, num_samples=10)
+    assert heard == [[{"name": "add"}]] * 4
+
+
+def test_lengths_are_of_the_words_in_a_list_of_parts():
+    def message(text):
+        return [{"role": "assistant", "content": [{"type": "text", "text": text}, {"type": "image"}]}]
+
+    prompt = [{"role": "user", "content": "p"}]
+    rows = [{"prompt": prompt, "chosen": message("a" * n), "rejected": message("b")} for n in range(2, 12)]
+    report = evaluate(lambda prompts, completions: [0.0] * len(prompts), source=rows, num_samples=100)
+    assert report.report["baselines"]["length"]["score"] == 1
+    assert text_length([{"role": "user", "content": ["four", {"type": "image"}]}, {"role": "assistant"}]) == 4
+
+
+def test_a_lone_surrogate_is_one_line(scorer):
+    with pytest.raises(ValueError, match="half a character .a lone surrogate. is in the text"):
+        scorer.score(["a"], ["\ud800"])

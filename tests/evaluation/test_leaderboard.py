@@ -1,0 +1,228 @@
+"""Runs side by side: intervals, tiers, baselines, published rows; and whether a difference is real."""
+
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+
+from rm_plugin.commands.cli import main
+from rm_plugin.evaluation import build_leaderboard, compare_runs, evaluate, evaluate_scores
+from rm_plugin.evaluation.report import print_report
+
+ROWS = [{"prompt": f"q{n}", "chosen": f"right {n}", "rejected": f"wrong {n}"} for n in range(100)]
+
+
+def judge(num_right: int):
+    """Right on the first `num_right` rows."""
+
+    def scores(prompts, completions):
+        return [float(("right" in c) == (int(c.split()[1]) < num_right)) for c in completions]
+
+    return scores
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Three models on the same data: right on the first 95, 90 and 50 of 100 rows."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, num_right in (("good", 95), ("fair", 90), ("poor", 50)):
+        evaluate(judge(num_right), source=ROWS, output=folder / name, name=f"org/{name}", num_samples=1000)
+    return folder
+
+
+def test_models_are_ordered_with_intervals_tiers_and_baselines(runs):
+    (table,) = build_leaderboard([runs], num_samples=1000).tables
+    models = [(row.name, row.score, row.tier) for row in table.rows if row.kind == "model"]
+    # 5 discordant pairs: p = 2/2⁵ = 0.0625, one tier; 45 discordant pairs: another
+    assert models == [("good", 0.95, 1), ("fair", 0.9, 1), ("poor", 0.5, 2)]
+    assert {c["a"] + c["b"]: c["p_value"] for c in table.comparisons}["goodfair"] == 0.0625
+    assert {row.name for row in table.rows if row.kind == "baseline"} == {
+        "baseline: random",
+        "baseline: length only",
+        "baseline: constant",
+    }
+    low, high = table.rows[0].interval
+    assert 0.88 < low < 0.95 < high < 1.0
+
+
+def test_a_difference_is_tested_on_the_same_items(runs):
+    (result,) = compare_runs(runs / "good", runs / "fair", num_samples=1000)
+    assert (result["a"], result["b"], result["benchmark"]) == ("good", "fair", "a list")
+    assert result["difference"] == pytest.approx(0.05) and result["method"] == "mcnemar"
+    assert result["p_value"] == 0.0625 and (result["a_better"], result["b_better"]) == (5, 0)
+    assert result["detectable"] == pytest.approx(2.8016 * np.sqrt(0.05 / 100), rel=1e-3)
+
+
+def test_compare_says_in_words_whether_the_difference_is_real(runs, capsys):
+    assert main(["compare", str(runs / "good"), str(runs / "fair")]) == 0
+    assert "good and fair are not told apart (5.0 points)" in capsys.readouterr().out
+    assert main(["compare", str(runs / "poor"), str(runs / "good")]) == 0
+    assert "good is better than poor by 45.0 points: the difference is real" in capsys.readouterr().out
+
+
+def test_published_judgebench_models_do_not_differ(shared_data, tmp_path):
+    """McNemar on the three models' real scores: no two of them differ significantly (../shared/reference)."""
+    source = shared_data / "judgebench"
+    with (source / "reference_scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for model in sorted({row["model"] for row in rows}):
+        lines = [
+            {"id": row["pair_id"], "index": 0, "role": "chosen" if row["label"][0] == side else "rejected"}
+            | {"score": float(row[f"score_{side}"])}
+            for row in rows
+            if row["model"] == model
+            for side in "AB"
+        ]
+        path = tmp_path / "scores.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        output = tmp_path / "runs" / model.split("/")[1]
+        evaluate_scores(path, "judgebench", source / "gpt.jsonl", output=output, name=model, num_samples=500)
+    (table,) = build_leaderboard([tmp_path / "runs"], num_samples=500).tables
+    models = [row for row in table.rows if row.kind == "model"]
+    assert [round(100 * row.score, 2) for row in models] == [63.43, 62.29, 59.43]
+    assert {row.tier for row in models} == {1}
+    assert min(comparison["p_value"] for comparison in table.comparisons) > 0.05
+
+
+def test_all_forms_hold_the_same_figures(runs, tmp_path, capsys):
+    published = tmp_path / "published.csv"
+    published.write_text("model,a list,other\nSome-8B,93.1,12\nNone,,\n")
+    files = {form: tmp_path / f"board.{form}" for form in ("html", "csv", "markdown")}
+    words = [word for form, path in files.items() for word in (f"--{form}", str(path))]
+    assert main(["leaderboard", str(runs), *words, "--published", str(published)]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line] == [str(path) for path in files.values()]
+    table = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
+    assert [(row["model"], float(row["score"])) for row in table[:4]] == [
+        ("good", 0.95),
+        ("Some-8B", 0.931),
+        ("fair", 0.9),
+        ("poor", 0.5),
+    ]
+    assert table[1]["kind"] == "published" and table[1]["low"] == "" == table[1]["tier"]
+    html, markdown = files["html"].read_text(), files["markdown"].read_text()
+    for text in ("95.0", "93.1", "baseline: length only"):
+        assert text in html and text in markdown
+    assert "Some-8B" in html and '<tr class="published">' in html and '<tr class="baseline">' in html
+    assert "<script" not in html and not re.search(r"src=|href=", html.split("<svg")[0])
+
+
+def test_without_files_the_overview_is_printed(runs, capsys):
+    assert main(["leaderboard", str(runs)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"good +│ 95\.0 \[\d\d\.\d, \d\d\.\d\] \(1\)", out) and "baseline: random" in out
+
+
+def test_models_on_other_data_stand_in_another_table(runs, tmp_path):
+    evaluate(judge(10), source=ROWS[:20], output=tmp_path / "less", name="less", num_samples=100)
+    board = build_leaderboard([runs, tmp_path], num_samples=100)
+    assert [len([row for row in table.rows if row.kind == "model"]) for table in board.tables] == [3, 1]
+    assert len({table.title for table in board.tables}) == 2
+    with pytest.raises(ValueError, match="the same benchmark on the same data"):
+        compare_runs(runs / "good", tmp_path / "less")
+
+
+def test_equal_names_are_told_apart_by_their_folders(tmp_path):
+    for name in ("a", "b"):
+        evaluate(judge(50), source=ROWS, output=tmp_path / name, name="same", num_samples=100)
+    (table,) = build_leaderboard([tmp_path], num_samples=100).tables
+    names = [row.name for row in table.rows if row.kind == "model"]
+    assert len(set(names)) == 2 and all(name.startswith("same (") for name in names)
+
+
+def test_hostile_names_stay_text(tmp_path):
+    name = "=1+1<script>alert(1)<b>|[x](y)"
+    evaluate(judge(50), source=ROWS, output=tmp_path / "run", name=name, num_samples=100)
+    board = build_leaderboard([tmp_path], num_samples=100)
+    assert "<script" not in board.to_html() and "<script" not in board.to_markdown()
+    row = next(line for line in board.to_markdown().splitlines() if "alert" in line)
+    assert len(re.findall(r"(?<!\\)\|", row)) == 8  # seven cells
+    assert not any(
+        line.startswith("=") for line in board.to_csv().replace('"', "").replace("a list,", "").splitlines()
+    )
+
+
+def test_the_model_card_gets_the_figures_of_one_model(runs, tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    assert main(["leaderboard", str(runs / "good"), "--model-card", str(readme)]) == 0
+    assert "model-index" in readme.read_text() and "95.0" in readme.read_text()
+    assert main(["leaderboard", str(runs), "--model-card", str(readme)]) == 2
+    assert "a model card is for one model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["leaderboard"], ["compare", "."]])
+def test_a_folder_without_a_finished_run_gets_one_line(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "nowhere"]) == 2
+    assert main([*command[:1], *["."] * len(command)]) == 2
+    (tmp_path / "run.json").write_text("{}")
+    assert main([*command[:1], *["."] * len(command)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and "holds no report.json" in lines[1] and "finish it with the same command" in lines[2]
+
+
+def test_a_report_of_another_version_is_refused(runs, tmp_path):
+    (tmp_path / "report.json").write_text(json.dumps({"schema_version": 99}))
+    with pytest.raises(ValueError, match="schema_version=99, this version reads 1"):
+        build_leaderboard([tmp_path])
+
+
+@pytest.mark.parametrize("text", ["[]", "", '{"accuracy": 0.5}'])
+def test_a_report_of_another_tool_gets_one_line(tmp_path, text):
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(ValueError, match="report.json is not of rm-plugin evaluate, .*; name --output folders of"):
+        build_leaderboard([tmp_path])
+
+
+def test_compare_refuses_a_folder_with_several_runs_of_the_same_data(runs):
+    with pytest.raises(ValueError, match="has 3 runs of preference") as error:
+        compare_runs(runs, runs / "good", num_samples=100)
+    assert all(str(runs / name) in str(error.value) for name in ("good", "fair", "poor"))
+    with pytest.raises(ValueError, match="name one of them"):
+        compare_runs(runs / "good", runs, num_samples=100)
+
+
+def test_the_overview_prints_hostile_titles_as_they_are(tmp_path, capsys):
+    path = tmp_path / "[bold]x.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    evaluate(judge(50), source=path, output=tmp_path / "run", name="[blue]m[/x]", num_samples=100)
+    assert main(["leaderboard", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "[bold]x.jsonl" in out and "x]" in out
+
+
+def test_text_of_others_is_tame_wherever_it_is_shown(tmp_path, capsys):
+    evil = "\x1b]0;pwned\x07<img src=x onerror=alert(1)> [click](http://evil)"
+    path = tmp_path / "=HYPERLINK(1).jsonl"
+    rows = [*ROWS, {"prompt": "p", evil: 1}]
+    path.write_text("".join(json.dumps({**row, "subset": evil}) + "\n" for row in rows))
+    report = evaluate(judge(50), source=path, output=tmp_path / "run", name=evil, on_bad_row="skip", num_samples=100)
+    print_report(report.report)
+    evaluate(judge(10), source=path, output=tmp_path / "other", on_bad_row="skip", num_samples=100)
+    assert main(["compare", str(tmp_path / "run"), str(tmp_path / "other")]) == 0
+    assert main(["leaderboard", str(tmp_path / "run")]) == 0
+    assert main(["evaluate", "x", "--data", str(path), "--output", str(tmp_path / "new")]) == 2
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err and "\x07" not in shown.out + shown.err
+    board = build_leaderboard([tmp_path / "run"], num_samples=100)
+    markdown = board.to_markdown()
+    assert "<img" not in markdown and "[click]" not in markdown.replace("\\[", "")
+    assert all(line.startswith("'=HYPERLINK") for line in board.to_csv().splitlines()[1:])
+
+
+def test_a_run_is_not_compared_with_itself(runs, capsys):
+    folder = next(runs.glob("**/report.json")).parent
+    assert main(["compare", str(folder), str(folder)]) == 2
+    assert "are the same run" in capsys.readouterr().err
+
+
+def test_published_scores_of_no_benchmark_here_are_an_error(runs, tmp_path):
+    path = tmp_path / "published.csv"
+    path.write_text("model,benchmark,score\nx,rewardbench,0.9\n")
+    with pytest.raises(ValueError, match="has scores of rewardbench, the runs are of a list"):
+        build_leaderboard([runs], path, num_samples=100)
+    path.write_text("name,score\nx,1\n")
+    with pytest.raises(ValueError, match="it needs model"):
+        build_leaderboard([runs], path, num_samples=100)

@@ -1,0 +1,830 @@
+"""Best-of-n: seeded samples, ready candidates, resumption, curve, pairs and winners, the command."""
+
+import copy
+import json
+import math
+import types
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from models import CHATML, tiny_config, tiny_reward_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from rm_plugin.commands.cli import main
+from rm_plugin.data.comparison import Comparison, read_comparisons
+from rm_plugin.evaluation import evaluate
+from rm_plugin.loops.best_of_n import (
+    BestOfN,
+    BestOfNSampler,
+    answer_is_right,
+    best_of_n,
+    print_summary,
+    read_candidates,
+    summarize,
+    to_preferences,
+    to_sft,
+)
+from rm_plugin.loops.generation import prompt_ids, sample_completions
+from rm_plugin.metrics.statistics import wilson_interval
+from rm_plugin.scoring.scorer import RewardScorer
+
+PLAIN = ["2 + 2 =", "Which country owns Antarctica?", "Hello world,", "2 + 2 ="]
+CHAT = [[{"role": "user", "content": text}] for text in PLAIN]
+SHORT = {"max_new_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer("chatml")
+
+
+@pytest.fixture(scope="module")
+def policy():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(tiny_config("llama")).eval()
+
+
+@pytest.fixture(scope="module")
+def scorer(tokenizer):
+    return RewardScorer(tiny_reward_model(), tokenizer)
+
+
+def length_reward(prompts, completions, **kwargs):
+    return [float(len(text)) for text in completions]
+
+
+def result(scores, gold=None, completions=None, index=0, prompt="p", **fields):
+    values = np.array(scores, dtype=float)
+    ranks = [int((values > value).sum()) for value in values]
+    completions = completions or [f"c{i}" for i in range(len(scores))]
+    return BestOfN(index, prompt, completions, scores, ranks, int(values.argmax()), gold, **fields)
+
+
+# --- samples
+
+
+@pytest.mark.parametrize("prompts", [PLAIN, CHAT], ids=["plain", "conversational"])
+def test_samples_do_not_depend_on_batch_size_n_or_order(prompts, policy, tokenizer):
+    whole = list(sample_completions(policy, tokenizer, prompts, 4, {**SHORT, "temperature": 0.8, "top_p": 0.9}))
+    config = {**SHORT, "temperature": 0.8, "top_p": 0.9}
+    for batch_size in (1, 3, 16):
+        first_two = list(sample_completions(policy, tokenizer, prompts, 2, config, batch_size=batch_size))
+        assert first_two == [samples[:2] for samples in whole]
+    reverse = list(sample_completions(policy, tokenizer, prompts[2::-1], 4, config))
+    assert reverse == whole[2::-1]
+
+
+def test_equal_prompts_get_other_samples_and_another_seed_too(policy, tokenizer):
+    samples = list(sample_completions(policy, tokenizer, PLAIN, 4, SHORT))
+    assert samples[0] != samples[3]
+    assert list(sample_completions(policy, tokenizer, PLAIN, 4, SHORT, seed=1)) != samples
+
+
+def test_samples_have_the_policys_distribution(policy, tokenizer):
+    from scipy.stats import chisquare
+
+    config = {"max_new_tokens": 1, "temperature": 0.5}
+    [samples] = sample_completions(policy, tokenizer, ["Hello"], 4000, config, batch_size=1000)
+    counts = np.bincount([sample.token_ids[0] for sample in samples], minlength=320)
+    logits = policy(torch.tensor([prompt_ids("Hello", tokenizer)])).logits[0, -1]
+    expected = (logits / 0.5).softmax(-1).detach().double().numpy() * 4000
+    common = expected >= 5
+    observed = [*counts[common], counts[~common].sum()]
+    assert (
+        chisquare(observed, np.array([*expected[common], expected[~common].sum()]) * (4000 / expected.sum())).pvalue
+        > 0.01
+    )
+
+
+def test_top_k_1_is_greedy_decoding(policy, tokenizer):
+    [[sample]] = sample_completions(policy, tokenizer, ["Hello"], 1, {**SHORT, "top_k": 1})
+    ids = torch.tensor([prompt_ids("Hello", tokenizer)])
+    greedy = policy.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, pad_token_id=0
+    )
+    assert sample.token_ids == greedy[0, ids.shape[1] :].tolist()
+    [[again]] = sample_completions(
+        policy, tokenizer, ["Hello"], 1, GenerationConfig(max_new_tokens=8, do_sample=False)
+    )
+    assert again == sample
+
+
+def test_a_sample_ends_with_its_end_token_and_what_has_none_is_truncated(policy, tokenizer):
+    every = [
+        s for samples in sample_completions(policy, tokenizer, PLAIN, 64, {"max_new_tokens": 16}) for s in samples
+    ]
+    ended = [sample for sample in every if not sample.truncated]
+    assert ended and len(ended) < len(every)
+    # Every token that ends a text: the tokenizer's EOS, and that of the policy's config (id 2).
+    ends = {tokenizer.eos_token_id, policy.generation_config.eos_token_id}
+    assert all(s.token_ids[-1] in ends and not ends & set(s.token_ids[:-1]) for s in ended)
+    assert all(len(s.token_ids) == 16 and not ends & set(s.token_ids) for s in every if s.truncated)
+    assert all("<|im_end|>" not in s.completion for s in every)
+
+
+@pytest.mark.parametrize("kind", ["chatml", "no pad", "pad is eos"])
+def test_a_sample_that_stops_at_a_string_ends_there_whatever_fills_the_batch(kind, policy):
+    tokenizer = tiny_tokenizer("pad_is_eos" if kind == "pad is eos" else "chatml")
+    if kind == "no pad":
+        tokenizer.pad_token = None
+    config = {"max_new_tokens": 24, "stop_strings": ["e", "w"]}
+    every = [s for samples in sample_completions(policy, tokenizer, PLAIN, 16, config) for s in samples]
+    stopped = [s for s in every if {"e", "w"} & set(s.completion)]
+    assert stopped and len({len(s.token_ids) for s in stopped}) > 1
+    config = {"max_new_tokens": 12, "stop_strings": ["ee"]}
+    [border] = sample_completions(policy, tokenizer, ["one two thre"], 64, config)
+    across = [s for s in border if s.completion.startswith("e")]
+    assert across and all(len(s.token_ids) == 1 and not s.truncated for s in across)
+    for sample in stopped:
+        assert {"e", "w"} & set(tokenizer.decode(sample.token_ids[-1:])) and not sample.truncated
+        assert tokenizer.decode(sample.token_ids, skip_special_tokens=True).endswith(sample.completion)
+
+
+def test_words_that_the_policy_continues_are_part_of_what_is_scored(tmp_path, policy, tokenizer, scorer):
+    begun = [{"role": "user", "content": "2 + 2 ="}, {"role": "assistant", "content": "The answer is"}]
+    output = tmp_path / "best.jsonl"
+    [result] = run(policy, tokenizer, scorer, output, [begun])
+    assert result.prompt == begun[:1]
+    assert all(c[0]["content"].startswith("The answer is") and len(c) == 1 for c in result.completions)
+    [without] = run(policy, tokenizer, scorer, None, [[*begun[:1], {"role": "assistant", "content": "The"}]])
+    assert without.completions != result.completions
+    np.testing.assert_allclose(result.scores, scorer.score([begun[:1]] * len(result.scores), result.completions))
+    assert run(policy, tokenizer, scorer, output, [begun]) == [result]
+    for other in ([*begun[:1], {"role": "assistant", "content": "The"}], begun[:1]):
+        with pytest.raises(ValueError, match="holds another prompt 0"):
+            run(policy, tokenizer, scorer, output, [other])
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert lines[0].pop("prompt_key")
+    output.write_text(json.dumps({**lines[0], "prompt": begun}) + "\n")  # as written before the words were kept
+    with pytest.raises(ValueError, match="holds another prompt 0"):
+        run(policy, tokenizer, scorer, output, [begun])
+    parts = [*begun[:1], {**begun[1], "content": [{"type": "text", "text": "The answer is"}], "name": "me"}]
+    tokenizer = copy.deepcopy(tokenizer)
+    content = "{{ m.content if m.content is string else m.content[0].text }}"
+    tokenizer.chat_template = "{% for m in messages %}" + content + "{% endfor %}"
+    [in_parts] = sample_completions(policy, tokenizer, [parts], 1, SHORT)
+    assert in_parts[0].completion[0]["content"][0]["text"].startswith("The answer is")
+    assert in_parts[0].completion[0]["name"] == "me"
+    assert set(map(len, (row["prompt"] for row in [*to_preferences([result]), *to_sft([result])]))) == {1}
+
+
+def test_top_h_narrows_what_is_drawn_from(policy, tokenizer):
+    [wide], [narrow] = (
+        list(sample_completions(policy, tokenizer, ["Hello"], 32, {**SHORT, "top_h": h})) for h in (None, 0.05)
+    )
+    assert len({s.completion for s in narrow}) < len({s.completion for s in wide})
+
+
+def test_frozen_layers_of_a_policy_in_training_stay_in_eval_mode(policy, tokenizer):
+    policy.train()
+    frozen = policy.model.layers[0].eval()
+    list(sample_completions(policy, tokenizer, ["Hello"], 2, SHORT))
+    assert policy.training and not frozen.training
+    policy.eval()
+
+
+def test_a_policy_in_training_stays_in_training(policy, tokenizer):
+    policy.train()
+    state = torch.get_rng_state()
+    list(sample_completions(policy, tokenizer, ["Hello"], 2, SHORT))
+    assert policy.training and torch.equal(torch.get_rng_state(), state)
+    policy.eval()
+
+
+# --- the sampler
+
+
+@pytest.mark.parametrize("prompts", [PLAIN, CHAT], ids=["plain", "conversational"])
+def test_candidates_have_the_scorers_scores_and_the_best_is_chosen(prompts, policy, tokenizer, scorer):
+    results = best_of_n(policy, prompts, scorer, n=4, processing_class=tokenizer, generation_config=SHORT)
+    assert [r.prompt for r in results] == prompts
+    for r in results:
+        expected = scorer.score([r.prompt] * 4, r.completions, allow_empty=True)
+        assert r.scores == pytest.approx(expected.tolist(), abs=1e-5)
+        assert sorted(r.ranks) == [0, 1, 2, 3] and r.ranks[r.best] == 0
+        assert r.chosen == r.completions[int(np.argmax(expected))]
+        assert len(r.truncated) == 4
+
+
+def test_equal_scores_share_a_rank_and_a_text_without_a_score_comes_last(tokenizer):
+    values = {"a": 1.0, "b": 2.0, "c": 2.0, "d": None}
+    [r] = best_of_n(
+        None,
+        None,
+        lambda prompts, completions: [values[text] for text in completions],
+        candidates=[{"prompt": "p", "completions": ["a", "d", "b", "c"]}],
+    )
+    assert (r.ranks, r.best, r.scores) == ([2, 3, 0, 0], 2, [1.0, None, 2.0, 2.0])
+
+
+def test_a_policy_that_says_nothing_is_scored_too(tokenizer, scorer):
+    [r] = best_of_n(None, None, scorer, candidates=[{"prompt": "2 + 2 =", "completions": ["", " 4"]}])
+    assert None not in r.scores
+
+
+def test_callbacks_hear_every_candidate_once(policy, tokenizer, scorer):
+    heard = []
+    sampler = BestOfNSampler(
+        policy,
+        tokenizer,
+        scorer,
+        n=2,
+        generation_config=SHORT,
+        callbacks=[lambda prompts, completions, scores, completion_ids, truncated: heard.extend(completions)],
+        batch_size=2,
+    )
+    results = sampler.sample(PLAIN)
+    assert heard == [text for r in results for text in r.completions]
+    assert not scorer.listeners
+
+
+# --- output and resumption
+
+
+class CountingPolicy:
+    """A policy that counts the sequences it generates."""
+
+    def __init__(self, policy):
+        self.policy, self.count = policy, 0
+
+    def __getattr__(self, name):
+        return getattr(self.policy, name)
+
+    def generate(self, **kwargs):
+        self.count += len(kwargs["input_ids"])
+        return self.policy.generate(**kwargs)
+
+
+def run(policy, tokenizer, scorer, output, prompts=PLAIN, **options):
+    options = {"n": 4, "generation_config": SHORT, "batch_size": 4, **options}
+    return best_of_n(policy, prompts, scorer, processing_class=tokenizer, output=output, **options)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_run_goes_on_without_generating_twice(tmp_path, policy, tokenizer, scorer):
+    expected = run(policy, tokenizer, scorer, tmp_path / "whole.jsonl")
+    counting, output = CountingPolicy(policy), tmp_path / "best.jsonl"
+    calls = iter([None, None, Killed()])
+
+    def dies_at_the_third_prompt(prompts, completions, **kwargs):  # between generating and scoring it
+        if error := next(calls):
+            raise error
+        return scorer(prompts=prompts, completions=completions)
+
+    dies_at_the_third_prompt.__name__ = scorer.__name__
+    with pytest.raises(Killed):
+        run(counting, tokenizer, dies_at_the_third_prompt, output)
+    assert counting.count == 12 and len(output.read_text("utf-8").splitlines()) == 2
+    with output.open("a", encoding="utf-8") as file:
+        file.write('{"index": 2, "prom')  # cut off while it was written
+    calls = iter([None] * 4)
+    resumed = run(counting, tokenizer, dies_at_the_third_prompt, output)
+    assert counting.count == 16  # the fourth prompt's only
+    assert resumed == expected
+    assert [json.loads(line)["index"] for line in output.read_text("utf-8").splitlines()] == [0, 1, 2, 3]
+    assert sorted(path.name for path in tmp_path.glob("best*")) == ["best.jsonl", "best.jsonl.settings.json"]
+
+
+def test_a_finished_run_is_read_and_nothing_is_generated(tmp_path, policy, tokenizer, scorer):
+    first = run(CountingPolicy(policy), tokenizer, scorer, tmp_path / "best.jsonl")
+    counting = CountingPolicy(policy)
+    assert run(counting, tokenizer, scorer, tmp_path / "best.jsonl") == first and counting.count == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n": 2}, "was made with n=4, now it is 2; name another file, or delete it"),
+        ({"seed": 1}, "was made with seed=0, now it is 1"),
+        ({"generation_config": {"max_new_tokens": 9}}, "was made with generation_config="),
+        ({"prompts": ["another", *PLAIN[1:]]}, "holds another prompt 0"),
+    ],
+)
+def test_an_output_of_other_settings_is_not_continued(change, message, tmp_path, policy, tokenizer, scorer):
+    run(policy, tokenizer, scorer, tmp_path / "best.jsonl")
+    with pytest.raises(ValueError, match=message):
+        run(policy, tokenizer, scorer, tmp_path / "best.jsonl", **change)
+
+
+def another_model(tokenizer, folder):
+    return RewardScorer(tiny_reward_model(seed=9), tokenizer)
+
+
+def retrained_at_the_same_path(tokenizer, folder):
+    tiny_reward_model(seed=9).save_pretrained(folder)
+    return RewardScorer(folder, tokenizer)
+
+
+def shorter(tokenizer, folder):
+    return RewardScorer(tiny_reward_model(), tokenizer, max_length=128)
+
+
+def in_bfloat16(tokenizer, folder):
+    return RewardScorer(tiny_reward_model().to(torch.bfloat16), tokenizer)
+
+
+@pytest.mark.parametrize("role", ["scorer", "gold"])
+@pytest.mark.parametrize(
+    ("change", "setting"),
+    [
+        (another_model, "weights"),
+        (retrained_at_the_same_path, "weights"),
+        (shorter, "max_length"),
+        (in_bfloat16, "weights|dtype"),
+    ],
+)
+def test_an_output_of_another_reward_is_not_continued(role, change, setting, tmp_path, tokenizer):
+    tiny_reward_model().save_pretrained(tmp_path / "rm")
+    rewards = {"scorer": length_reward, role: RewardScorer(tmp_path / "rm", tokenizer)}
+
+    def rank(**rewards):
+        rows = [{"prompt": "2 + 2 =", "completions": [" 4", " 5"]}]
+        return best_of_n(None, None, candidates=rows, output=tmp_path / "best.jsonl", **rewards)
+
+    first = rank(**rewards)
+    assert rank(**rewards) == first
+    (tmp_path / "rm").rename(tmp_path / "elsewhere")  # the same model
+    same = RewardScorer(tmp_path / "elsewhere", tokenizer, max_num_batched_tokens=64)
+    assert rank(**{**rewards, role: same}) == first
+    with pytest.raises(ValueError, match=f"was made with {'reward' if role == 'scorer' else 'gold'}_({setting})="):
+        rank(**{**rewards, role: change(tokenizer, tmp_path / "rm")})
+
+
+def test_an_output_of_other_answers_or_of_another_policy_is_not_continued(tmp_path, policy, tokenizer):
+    def sample(answer=4, model=policy):
+        prompts = [{"prompt": "2 + 2 =", "answer": answer}]
+        return run(model, tokenizer, length_reward, tmp_path / "best.jsonl", prompts)
+
+    assert sample() == sample()
+    with pytest.raises(ValueError, match="was made with answers="):
+        sample(answer=5)
+    other = AutoModelForCausalLM.from_config(tiny_config("llama"))  # trained on, say
+    with pytest.raises(ValueError, match="was made with policy_weights="):
+        sample(model=other)
+
+
+def test_after_a_text_that_was_too_long_samples_are_scored_with_another_limit(tmp_path, policy, tokenizer):
+    def sample(prompts=PLAIN, **limit):
+        scorer = RewardScorer(tiny_reward_model(), tokenizer, **limit)
+        return run(policy, tokenizer, scorer, tmp_path / "best.jsonl", prompts)
+
+    with pytest.raises(ValueError, match="max_length is 12; raise max_length or"):
+        sample(max_length=12)
+    generated = (tmp_path / "best.jsonl.generated").read_text()
+    assert generated
+    calls = []
+    hook = policy.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        results = sample(max_length=12, truncation_mode="keep_end")  # as the message says
+    finally:
+        hook.remove()
+    kept = json.loads(generated.splitlines()[0])
+    assert results[kept["index"]].completions == kept["completions"] and calls
+    with pytest.raises(ValueError, match="was made with reward_truncation_mode='keep_end'"):
+        sample(max_length=12, truncation_mode="drop")  # some of the results were cut
+    settings = (tmp_path / "best.jsonl.settings.json").read_bytes()
+    with pytest.raises(ValueError, match="holds another prompt 0"):
+        sample(["another"], max_length=12, truncation_mode="keep_end")
+    assert (tmp_path / "best.jsonl.settings.json").read_bytes() == settings
+    (tmp_path / "best.jsonl").unlink()
+    whole = sample(max_length=200)
+    assert sample(max_length=250, truncation_mode="keep_end") == whole  # nothing was too long
+
+
+def test_tools_and_template_arguments_reach_every_score(policy):
+    tokenizer = tiny_tokenizer("chatml")
+    tokenizer.chat_template = "{{ tools | tojson if tools }}{{ mode }}" + CHATML
+    scorer = RewardScorer(tiny_reward_model(), tokenizer)
+    ask = [{"role": "user", "content": "2 + 2 ="}]
+    row = {"prompt": ask, "tools": '[{"name": "add"}]', "chat_template_kwargs": {"mode": "brief"}}
+    texts = [[{"role": "assistant", "content": text}] for text in ("four", "five")]
+    expected = evaluate(
+        scorer, source=[{**row, "chosen": texts[0], "rejected": texts[1]}], num_samples=10, text_format="as-is"
+    ).scores[0]
+    assert abs(expected - scorer.score([ask] * 2, texts)).min() > 0.01
+    columns = {name: [row[name]] * 2 for name in ("tools", "chat_template_kwargs")}
+    np.testing.assert_allclose(scorer.score([ask] * 2, texts, **columns), expected, atol=1e-6)
+    np.testing.assert_allclose(scorer(prompts=[ask] * 2, completions=texts, **columns), expected, atol=1e-6)
+    ready = {**row, "completions": texts}
+    for candidates in ([ready], read_candidates([ready])):
+        [result] = best_of_n(None, None, scorer, candidates=candidates)
+        np.testing.assert_allclose(result.scores, expected, atol=1e-6)
+    [pair] = to_preferences([result])
+    assert (pair["tools"], pair["chat_template_kwargs"]) == ([{"name": "add"}], {"mode": "brief"})
+    [sampled] = best_of_n(policy, [row], scorer, n=2, processing_class=tokenizer, generation_config=SHORT)
+    [other] = best_of_n(policy, [ask], scorer, n=2, processing_class=tokenizer, generation_config=SHORT)
+    assert sampled.completions != other.completions and sampled.tools == [{"name": "add"}]
+    arguments = {"tools": [{"name": "add"}], "chat_template_kwargs": {"mode": "brief"}}
+    assert list(scorer.rank(ask, texts, **arguments)) == list(np.argsort(-expected))
+    assert (scorer.preference(ask, *texts, **arguments) > 0.5) == (expected[0] > expected[1])
+
+    def add(a: int, b: int) -> int:
+        """
+        Adds.
+
+        Args:
+            a: one
+            b: the other
+        """
+
+    [called] = best_of_n(None, None, lambda prompts, completions: [1.0, 2.0], candidates=[{**ready, "tools": [add]}])
+    assert called.tools[0]["function"]["name"] == "add" and to_preferences([called])
+    trainer = SimpleNamespace(chat_template_kwargs={"mode": "brief"}, processing_class=tokenizer)
+    trainer.log = types.MethodType(lambda self, name, value: None, trainer)
+    texts_of = {"prompts": [ask] * 2, "completions": texts}
+    as_trl = scorer(**texts_of, log_metric=trainer.log, tools=[row["tools"]] * 2)
+    np.testing.assert_allclose(as_trl, expected, atol=1e-6)
+    plain = scorer.score([ask] * 2, texts).tolist()
+    for odd in ("search", ["search"], 3):  # a column of the data's that means something else
+        assert scorer(**texts_of, tools=[odd] * 2) == plain
+    assert scorer(prompts=["2 + 2 ="], completions=[" 4"], tools=["search"]) == scorer(["2 + 2 ="], [" 4"])
+    with pytest.raises(ValueError, match="2 prompts and 1 tools; give one a prompt"):
+        scorer.score([ask] * 2, texts, tools=[None])
+
+
+def test_an_output_of_other_candidates_is_not_continued(tmp_path):
+    def rank(completions):
+        rows = [{"prompt": "p", "completions": completions}]
+        return best_of_n(None, None, length_reward, candidates=rows, output=tmp_path / "best.jsonl")
+
+    assert rank(["a", "bb"])[0].chosen == rank(["a", "bb"])[0].chosen == "bb"
+    with pytest.raises(ValueError, match="best.jsonl holds other completions of prompt 0; name another file, or"):
+        rank(["a", "ccc"])
+
+
+def test_a_run_that_is_killed_while_it_writes_its_settings_can_be_started_again(tmp_path, monkeypatch):
+    rows, output = [{"prompt": "p", "completions": ["a", "bb"]}], tmp_path / "best.jsonl"
+
+    def killed(*paths):
+        raise Killed
+
+    first = best_of_n(None, None, length_reward, candidates=rows, output=output)
+    settings = tmp_path / "best.jsonl.settings.json"
+    written = settings.stat()
+    assert best_of_n(None, None, length_reward, candidates=rows, output=output) == first
+    assert settings.stat().st_ino == written.st_ino and settings.stat().st_mtime_ns == written.st_mtime_ns
+    output.unlink()
+    monkeypatch.setattr(Path, "replace", killed)  # written aside, not there yet
+    with pytest.raises(Killed):
+        best_of_n(None, None, length_reward, candidates=rows, output=output)
+    monkeypatch.undo()
+    assert json.loads(settings.read_text("utf-8"))["reward_name"] == "length_reward"  # still whole
+    assert best_of_n(None, None, length_reward, candidates=rows, output=output) == first
+
+
+def test_a_file_that_is_no_output_is_not_touched(tmp_path, policy, tokenizer, scorer):
+    (tmp_path / "mine.jsonl").write_text("precious\n", "utf-8")
+    with pytest.raises(ValueError, match="is no output of best-of-n; name another file"):
+        run(policy, tokenizer, scorer, tmp_path / "mine.jsonl")
+    assert (tmp_path / "mine.jsonl").read_text("utf-8") == "precious\n"
+
+
+# --- ready candidates
+
+VLLM = SimpleNamespace(
+    prompt="1 + 1 =",
+    outputs=[SimpleNamespace(text="2", finish_reason="stop"), SimpleNamespace(text="3", finish_reason="length")],
+)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"prompt": "1 + 1 =", "completions": ["2", "3"]}],
+        [{"prompt": "1 + 1 =", "completion": "2"}, {"prompt": "1 + 1 =", "completion": "3"}],
+        [{"prompt": "1 + 1 =", "outputs": ["2", "3"]}],
+        [{"prompt": "1 + 1 =", "outputs": [{"text": "2", "finish_reason": "stop"}, {"text": "3"}]}],
+        [{"prompt": "1 + 1 =", "choices": [{"message": {"content": text}} for text in "23"]}],
+        [{"question": "1 + 1 =", "responses": ["2", "3"]}],
+        [VLLM],
+    ],
+    ids=["completions", "completion", "texts", "vllm", "openai", "responses", "RequestOutput"],
+)
+def test_candidates_of_any_generator_are_read(rows):
+    [group] = read_candidates(rows)
+    assert (group.prompt, group.completions, group.ranks) == ("1 + 1 =", ["2", "3"], None)
+
+
+def test_finish_reasons_gold_and_systems_are_kept():
+    assert read_candidates([VLLM])[0].metadata == {"truncated": [False, True]}
+    rows = [{"prompt": "p", "completion": c, "gold": c == "2", "system": c * 2} for c in "23"]
+    assert read_candidates(rows)[0].metadata == {"gold": [1.0, 0.0], "systems": ["22", "33"]}
+    [labelled] = read_candidates([{"prompt": "p", "chosen": "a", "rejected": ["b", "c"]}])
+    assert labelled.metadata == {"gold": [1.0, 0.0, 0.0], "systems": ["chosen", "rejected", "rejected"]}
+
+
+def test_a_conversations_candidates_become_messages(scorer):
+    rows = [{"messages": CHAT[0], "outputs": [{"text": "4"}, {"text": "5"}]}]
+    [r] = best_of_n(None, None, scorer, candidates=rows)
+    assert r.completions == [[{"role": "assistant", "content": "4"}], [{"role": "assistant", "content": "5"}]]
+
+
+def test_gsm8k_solutions_give_best_of_4_as_one_number(shared_data):
+    lines = (shared_data / "gsm8k_solutions/example_model_solutions.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    correct = [[row[s]["is_correct"] for s in row if isinstance(row[s], dict)] for row in rows]
+    summary = summarize(best_of_n(None, None, length_reward, candidates=rows), num_samples=200)
+    best = summary["best_of"]
+    assert "curve" not in summary
+    assert (best["n"], summary["num_prompts"]) == (4, 1319)
+    assert best["random"] == pytest.approx(np.mean(correct))
+    assert best["oracle"] == pytest.approx(np.mean([any(one) for one in correct]))
+    assert best["gold_low"] < best["gold"] < best["gold_high"] and best["regret"] == best["oracle"] - best["gold"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "chosen": "long", "rejected": "no"},
+        Comparison("p", ["long", "no"], ranks=[0, 1]),
+    ],
+    ids=["row", "comparison"],
+)
+def test_preference_rows_are_no_samples_of_a_policy_and_give_one_number(row, capsys):
+    summary = summarize(best_of_n(None, None, length_reward, candidates=[row]))
+    assert "curve" not in summary
+    best = summary["best_of"]
+    assert (best["n"], best["reward"], best["gold"], best["random"], best["gain"]) == (2, 4.0, 1.0, 0.5, 0.5)
+    print_summary(summary)
+    out = capsys.readouterr().out
+    assert "not samples of one policy, so one number" in out and "KL" not in out
+
+
+# --- what it is worth
+
+
+def test_the_curve_worked_by_hand():
+    results = [result([0.1, 0.2, 0.3], [0.0, 1.0, 0.0]), result([1.0, 1.0, 0.0], [1.0, 0.0, 0.0], index=1)]
+    curve = summarize(results)["curve"]
+    assert curve["n"] == [1, 2, 3]
+    assert curve["kl_bound"] == pytest.approx([0, 0.193147, 0.431946], abs=1e-6)  # ln n − (n − 1)/n
+    # Prompt 1: best of 2 is sample 2 once in three subsets. Prompt 2: the two tied best share, ½ in every subset.
+    assert curve["gold"] == pytest.approx([1 / 3, (1 / 3 + 1 / 2) / 2, 1 / 4])
+    assert curve["oracle"] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert curve["gain"] == pytest.approx([0, 1 / 12, -1 / 12])
+    assert curve["regret"] == pytest.approx([0, 1 / 4, 3 / 4])
+    assert curve["reward"] == pytest.approx([(0.2 + 2 / 3) / 2, (0.8 / 3 + 1) / 2, (0.3 + 1) / 2])
+
+
+def test_a_summary_counts_ties_duplicates_truncation_and_what_is_not_scored():
+    results = [
+        result([1.0, 1.0], completions=["a", "a"], truncated=[True, False]),
+        BestOfN(1, "q", ["a", "b"], [None, 2.0], [1, 0], 1),
+    ]
+    summary = summarize(results)
+    assert summary["num_tied_prompts"] == 1 and summary["duplicate_rate"] == 0.25
+    assert summary["truncated_rate"] == 0.5 and summary["num_unscored"] == 1 and summary["num_prompts_left_out"] == 1
+
+
+def test_a_curve_of_gold_values_is_over_the_prompts_that_have_them(capsys):
+    known = [result([1.0, 2.0], gold=[0.0, 1.0], index=i, prompt=f"p{i}") for i in range(6)]
+    summary = summarize([*known, result([1.0, 2.0], index=6, prompt="unknown")])
+    assert summary["num_prompts_left_out"] == 1
+    assert summary["curve"]["gold"] == [0.5, 1.0]
+    assert summary["curve"]["gold_low"][1] == pytest.approx(wilson_interval(6, 6)[0])  # all right, yet six only
+    print_summary(summary)
+    assert "1 prompts left out" in capsys.readouterr().out
+    copies = [result([1.0, 2.0], gold=[0.0, float(i % 2)], index=i, prompt=f"p{i % 4}") for i in range(80)]
+    spread = summarize(copies)["curve"]
+    assert spread["gold_high"][1] - spread["gold_low"][1] > 0.5  # four prompts, not eighty
+
+
+def test_a_known_answer_gives_the_gold_values(policy, tokenizer):
+    rows = [{"prompt": "2 + 2 =", "completions": ["it is 5", "it is 4.0"], "answer": "so #### 4"}]
+    [r] = best_of_n(None, None, length_reward, candidates=rows)
+    assert r.gold == [0.0, 1.0]
+    prompts = [{"prompt": "2 + 2 =", "answer": 4}]
+    [r] = best_of_n(policy, prompts, length_reward, n=2, processing_class=tokenizer, generation_config=SHORT)
+    assert r.gold == [0.0, 0.0]
+
+
+def test_a_gold_scorer_gives_gold_values(tokenizer, scorer):
+    gold = RewardScorer(tiny_reward_model(seed=5), tokenizer)
+    rows = [{"prompt": "2 + 2 =", "completions": [" 4", " 5", " four"]}]
+    [r] = best_of_n(None, None, scorer, candidates=rows, gold=gold)
+    assert r.gold == pytest.approx(gold.score(["2 + 2 ="] * 3, r.completions).tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "right"),
+    [
+        ("18 - 4 = 14, the answer is $1,014.00.", "#### 1014", True),
+        ("The answer is 14 of 15", "14", False),
+        ("I do not know", "14", False),
+        ("It is -3", -3, True),
+        ([{"role": "assistant", "content": "It is Paris."}], "paris", True),
+        ("It is not", "Paris", False),
+        ("I play the piano", "no", False),
+        ("The answer is banana", "A", False),
+        ("The answer is (A).", "A", True),
+        ("anything", "+", None),
+        ("答案是巴黎。", "巴黎", True),
+        ("巴黎の人", "巴黎", False),
+    ],
+)
+def test_an_answer_is_compared_by_its_last_number_or_its_words(completion, answer, right):
+    assert answer_is_right(completion, answer) is right
+
+
+# --- pairs and winners
+
+
+def test_pairs_are_best_versus_worst_without_ties_and_duplicates():
+    results = [
+        result([1.0, 3.0, 2.0], index=0, prompt="p"),
+        result([1.0, 3.0, 2.0], index=1, prompt="p"),  # the same prompt and texts again
+        result([1.0, 1.0], index=2, prompt="all scores equal"),
+        result([1.0, 2.0], completions=["a", " a "], index=3, prompt="white space only"),
+        BestOfN(4, "nothing scored", ["a", "b"], [None, None], [0, 0], None),
+        BestOfN(5, "one not scored", ["a", "b", "c"], [2.0, None, 1.0], [0, 2, 1], 0),
+    ]
+    assert to_preferences(results) == [
+        {"prompt": "p", "chosen": "c1", "rejected": "c0", "score_chosen": 3.0, "score_rejected": 1.0},
+        {"prompt": "one not scored", "chosen": "a", "rejected": "c", "score_chosen": 2.0, "score_rejected": 1.0},
+    ]
+
+
+def test_winners_are_given_once_and_never_empty():
+    results = [result([1.0, 3.0]), result([1.0, 3.0], index=1), result([3.0, 1.0], completions=["", "a"], index=2)]
+    assert to_sft(results) == [{"prompt": "p", "completion": "c1", "score": 3.0}]
+
+
+@pytest.mark.parametrize("prompts", [PLAIN, CHAT], ids=["plain", "conversational"])
+def test_dpo_and_our_trainer_take_the_pairs_and_sft_the_winners(prompts, tmp_path, policy, tokenizer, scorer):
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    results = best_of_n(policy, prompts, scorer, n=4, processing_class=tokenizer, generation_config=SHORT)
+    pairs, winners = to_preferences(results), to_sft(results)
+    comparisons, skipped = read_comparisons(pairs)
+    assert len(comparisons) == len(pairs) and not skipped.count
+    policy.save_pretrained(tmp_path / "policy")
+    common = {"max_steps": 1, "report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no"}
+    for trainer_class, config_class, rows in ((DPOTrainer, DPOConfig, pairs), (SFTTrainer, SFTConfig, winners)):
+        args = config_class(output_dir=str(tmp_path), disable_tqdm=True, **common)
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+        trainer = trainer_class(
+            model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+        )
+        assert np.isfinite(trainer.train().training_loss)
+
+
+# --- the command
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, policy, tokenizer):
+    folder = tmp_path_factory.mktemp("models")
+    for name, model in (("policy", policy), ("rm", tiny_reward_model()), ("gold", tiny_reward_model(seed=5))):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in CHAT), "utf-8")
+    return folder
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_the_command_writes_candidates_pairs_winners_and_the_curve(folders, tmp_path, capsys):
+    argv = ["best-of-n", str(folders / "policy"), "--reward-model", str(folders / "rm"), "-n", "4"]
+    argv += ["--prompts", str(folders / "prompts.jsonl"), "--output", str(tmp_path / "best.jsonl")]
+    argv += ["--to-preferences", str(tmp_path / "pairs.jsonl"), "--to-sft", str(tmp_path / "sft.jsonl")]
+    argv += ["--summary", str(tmp_path / "summary.json"), "--max-new-tokens", "8", "--temperature", "0.9"]
+    assert main([*argv, "--gold-model", str(folders / "gold")]) == 0
+    out = capsys.readouterr().out
+    assert "16 completions of 4 prompts" in out and "n = 4    KL ≤ 0.64 nats" in out and "regret" in out
+    results, pairs, winners = (lines(tmp_path / f"{name}.jsonl") for name in ("best", "pairs", "sft"))
+    assert [len(r["completions"]) for r in results] == [4] * 4
+    assert pairs[0]["chosen"] == winners[0]["completion"] == results[0]["completions"][results[0]["best"]]
+    assert json.loads((tmp_path / "summary.json").read_text("utf-8"))["curve"]["n"] == [1, 2, 4]
+    # The lines are candidates again, for another reward model.
+    again = ["best-of-n", "--reward-model", str(folders / "gold"), "--candidates", str(tmp_path / "best.jsonl")]
+    assert main([*again, "--output", str(tmp_path / "again.jsonl")]) == 0
+    rescored = lines(tmp_path / "again.jsonl")
+    assert rescored[0]["scores"] == pytest.approx(results[0]["gold"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["-n", "0"], "n=0, it must be at least 1"),
+        (["--temperature", "0"], "temperature"),
+        (["--candidates", "x.jsonl"], "give POLICY with --prompts, or --candidates"),
+        (["--max-new-tokens", "300"], "over the policy's context of 256"),
+        (["--batch-size", "0"], "batch_size=0, it must be at least 1"),
+        (["--max-new-tokens", "0"], "`max_new_tokens` must be greater than 0, but is 0"),
+    ],
+)
+def test_bad_usage_of_the_command_is_one_line(change, message, folders, tmp_path, capsys):
+    argv = ["best-of-n", str(folders / "policy"), "--reward-model", str(folders / "rm")]
+    argv += ["--prompts", str(folders / "prompts.jsonl"), "--output", str(tmp_path / "best.jsonl")]
+    argv += ["--max-new-tokens", "8"]
+    assert main([*argv, *change]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("rm-plugin: ") and message in error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-n", "8"],
+        ["--seed", "0"],
+        ["--batch-size", "4"],
+        ["--max-new-tokens", "8"],
+        ["--temperature", "0.5"],
+        ["--top-p", "0.9"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_options_of_sampling_are_refused_with_ready_candidates(words, tmp_path, capsys):
+    argv = ["best-of-n", "--reward-model", "rm", "--candidates", "x.jsonl", "--output", str(tmp_path / "best.jsonl")]
+    assert main([*argv, *words]) == 2
+    expected = f"rm-plugin: {words[0]}: --candidates are ready, nothing is sampled; leave it out\n"
+    assert capsys.readouterr().err == expected
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, "n=0, it must be at least 1"),
+        ({"scorer": None}, "scorer is missing"),
+        ({"generation_config": {"do_sample": False}}, "do_sample=False gives 4 equal completions"),
+        ({"generation_config": {"num_beams": 2}}, "num_beams=2"),
+        ({"generation_config": {"max_length": 12}}, "max_length=12 counts the prompt too; give max_new_tokens"),
+        ({"generation_config": GenerationConfig(max_length=12)}, "max_length=12 counts the prompt too"),
+        ({"generation_config": {"temprature": 2}}, "generation_config has temprature"),
+        ({"processing_class": None}, "processing_class is missing"),
+    ],
+)
+def test_bad_settings_are_named(arguments, message, policy, tokenizer, scorer):
+    good = {"policy": policy, "processing_class": tokenizer, "scorer": scorer, "n": 4}
+    with pytest.raises(ValueError, match=message):
+        BestOfNSampler(**{**good, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "there are no prompts"),
+        (["2 + 2 =", ""], "prompt 1 is empty"),
+        ([{"text": "2 + 2 ="}], "prompt 0 is empty"),
+        (["2 + 2 =", "too long " * 300], "prompt 1 has .* tokens, with max_new_tokens=8 that is over"),
+    ],
+)
+def test_bad_prompts_are_named(prompts, message, policy, tokenizer, scorer):
+    with pytest.raises(ValueError, match=message):
+        BestOfNSampler(policy, tokenizer, scorer, n=2, generation_config=SHORT).sample(prompts)
+
+
+def test_rewards_that_are_no_finite_numbers_are_refused_before_they_are_written(tmp_path):
+    async def later(prompts, completions):
+        return [0.0] * len(prompts)
+
+    def infinite(prompts, completions):
+        return [-math.inf] * len(prompts)
+
+    for function, message in ((later, "later is asynchronous"), (infinite, "infinite gave 2 of 2 values .*-inf")):
+        with pytest.raises(ValueError, match=message):
+            rows = [{"prompt": "p", "completions": ["a", "b"]}]
+            best_of_n(None, None, function, candidates=rows, output=tmp_path / "best.jsonl")
+        assert not (tmp_path / "best.jsonl").exists()
+
+
+def test_a_conversation_needs_a_chat_template(policy, scorer):
+    with pytest.raises(ValueError, match="prompt 0 is a conversation and the policy's .* has no chat template"):
+        BestOfNSampler(policy, tiny_tokenizer("plain"), scorer, n=2).sample(CHAT)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "there are no candidates"),
+        ([{"completions": ["a"]}], "row 0: there is no prompt"),
+        ([{"prompt": "p"}], "row 0: there are no completions"),
+        ([{"prompt": "p", "completions": []}], "row 0: completions is empty"),
+        ([{"prompt": "p", "outputs": [{"tokens": [1]}]}], "it is text, a message list or has text in it"),
+        ([{"prompt": "p", "completions": ["a", "b"], "gold": [1.0]}], "1 gold for 2 completions"),
+        (["p"], "row 0: a row is a dict, not str"),
+    ],
+)
+def test_bad_candidates_are_named(rows, message):
+    with pytest.raises(ValueError, match=message):
+        read_candidates(rows)
+
+
+def test_prompts_and_candidates_exclude_each_other(scorer):
+    with pytest.raises(ValueError, match="give either prompts"):
+        best_of_n(None, None, scorer)
+    with pytest.raises(ValueError, match="policy is None, there is nothing to sample from"):
+        best_of_n(None, ["p"], scorer)

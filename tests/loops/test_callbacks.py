@@ -1,0 +1,717 @@
+"""RewardScoringCallback in the real trainers of TRL, on tiny policies; its figures by hand."""
+
+import copy
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from models import tiny_config, tiny_reward_model, tiny_tokenizer
+from training_runs import classifier, make_trainer, preference_rows
+from transformers import AutoModelForCausalLM, TrainerCallback
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
+
+from rm_plugin.data.encoding import template_hash, trim_template_tail
+from rm_plugin.loops.best_of_n import BestOfNSampler
+from rm_plugin.loops.callbacks import EvaluationCallback, RewardScoringCallback, _check_ppo_ids
+from rm_plugin.loops.monitoring import HackingWatch, ScoreWindow, figures, log_table, merge, spearman
+from rm_plugin.scoring.scorer import RewardScorer
+
+try:
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+except ImportError:
+    PPOTrainer = None
+
+PROMPTS = ["2 + 2 =", "Which country owns Antarctica?", "Hello world, how are", "What is the answer"]
+COMMON = {
+    "max_steps": 2,
+    "logging_steps": 1,
+    "report_to": "none",
+    "use_cpu": True,
+    "bf16": False,
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "learning_rate": 1e-2,
+}
+
+
+def tiny_policy(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(tiny_config("llama"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer("chatml")
+
+
+@pytest.fixture
+def scorer(tokenizer):
+    return RewardScorer(tiny_reward_model(), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def policy_folder(tmp_path_factory, tokenizer):  # RLOO reloads its policy from disk
+    folder = tmp_path_factory.mktemp("policy")
+    tiny_policy().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def trained(tmp_path, policy_folder, tokenizer):
+    """`trained(reward, callbacks, **fields)`: a GRPOTrainer (or RLOOTrainer) of the tiny policy after its training."""
+
+    def train(reward, callbacks, trainer_class=GRPOTrainer, eval_dataset=None, reward_tokenizer=None, **fields):
+        config_class = {GRPOTrainer: GRPOConfig, RLOOTrainer: RLOOConfig}[trainer_class]
+        fields = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 4, **fields}
+        trainer = trainer_class(
+            model=policy_folder,
+            reward_funcs=reward,
+            reward_processing_classes=reward_tokenizer,
+            args=config_class(output_dir=str(tmp_path), **{**COMMON, **fields}),
+            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]),
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        trainer.train()
+        return trainer
+
+    return train
+
+
+def samples(output_dir, name="reward_scoring"):
+    return [json.loads(line) for line in (output_dir / name / "samples.jsonl").read_text("utf-8").splitlines()]
+
+
+# --- figures
+
+
+def test_figures_of_a_window_worked_by_hand():
+    window = ScoreWindow()
+    window.add(
+        ["p", "p", "q", "q"], ["a", "bb", "ccc", "bb"], [1.0, 2.0, 3.0, 3.0], truncated=[True, False, False, False]
+    )
+    found = figures(window.rows)
+    assert found["mean"] == 2.25
+    assert found["std"] == pytest.approx(0.957427)  # √(2.75 / 3)
+    assert found["q50"] == 2.5
+    assert found["zero_spread_rate"] == 0.5  # q's two scores are equal, p's are not
+    assert found["duplicate_rate"] == 0.25  # "bb" came before
+    assert found["truncated_rate"] == 0.25
+    assert found["length_correlation"] == pytest.approx(0.833333)  # ranks 1 2.5 4 2.5 and 1 2 3.5 3.5
+    assert found["num_scores"] == 4
+
+
+def test_figures_that_are_not_defined_are_left_out():
+    window = ScoreWindow()
+    window.add(None, ["a", "b"], [1.0, 2.0])
+    assert set(figures(window.rows)) == {
+        "mean",
+        "std",
+        "q05",
+        "q25",
+        "q50",
+        "q75",
+        "q95",
+        "duplicate_rate",
+        "num_scores",
+    }
+    assert figures(ScoreWindow().rows) == {}
+
+
+def test_a_text_without_a_score_does_not_count():
+    window = ScoreWindow()
+    window.add(["p", "p"], ["a", "b"], [1.0, math.nan])
+    assert figures(window.rows)["num_scores"] == 1 and figures(window.rows)["mean"] == 1.0
+
+
+def test_a_prompt_that_comes_again_starts_a_new_group():
+    window = ScoreWindow()
+    window.add(["p", "p"], ["a", "b"], [1.0, 1.0])
+    window.add(["p", "p"], ["c", "d"], [2.0, 3.0])
+    assert figures(window.rows)["zero_spread_rate"] == 0.5
+
+
+def test_spearman_equals_scipys_with_ties():
+    from scipy.stats import spearmanr
+
+    a, b = np.random.default_rng(0).integers(0, 5, (2, 50)).astype(float)
+    assert spearman(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
+    assert spearman(a, np.ones(50)) is None
+
+
+def test_windows_of_several_processes_are_merged_exactly():
+    whole, parts = ScoreWindow(), [ScoreWindow(seed=i) for i in range(2)]
+    prompts, completions, scores = ["p", "q"] * 4, list("aabcdefg"), [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
+    whole.add(prompts, completions, scores)
+    for i, part in enumerate(parts):  # half of each group on each process
+        part.add(prompts[4 * i : 4 * i + 4], completions[4 * i : 4 * i + 4], scores[4 * i : 4 * i + 4])
+    rows, kept = merge([(part.rows, part.samples) for part in parts], num_samples=1)
+    assert figures(rows) == figures(whole.rows)
+    (best, *_, best_prompt, best_text), (worst, *_, worst_prompt, worst_text) = kept["best"][0], kept["worst"][0]
+    assert (best, best_prompt, best_text) == (9.0, "q", "e")
+    assert (worst, worst_prompt, worst_text) == (1.0, "q", "c") and len(kept["random"]) == 1
+
+
+def window_figures(mean, **others):
+    return {"mean": mean, "std": 1.0, "num_scores": 64, "length_correlation": 0.0, "duplicate_rate": 0.0, **others}
+
+
+def test_the_warning_comes_once_and_only_where_the_reward_rises_with_a_sign():
+    watch = HackingWatch(max_length_correlation=0.7, max_duplicate_rate=0.5)
+    assert watch.see(window_figures(0.0), None) is None  # the baseline
+    assert watch.see(window_figures(0.0, length_correlation=0.9), None) is None  # no rise
+    assert watch.see(window_figures(2.0), None) is None  # no sign
+    warning = watch.see(window_figures(2.0, length_correlation=0.9, duplicate_rate=0.6), kl=12.5)
+    assert warning == (
+        "the reward may be hacked: its mean rose from 0 to 2 with length correlation 0.90 (bound 0.7) and "
+        "duplicate rate 0.60 (bound 0.5), KL to the reference policy 12.5; read the samples"
+    )
+    assert watch.see(window_figures(3.0, length_correlation=0.9), None) is None
+
+
+# --- GRPO and RLOO
+
+
+@pytest.mark.trl112
+@pytest.mark.parametrize("trainer_class", [GRPOTrainer, RLOOTrainer])
+def test_figures_are_in_the_record_of_grpo_and_rloo(trainer_class, tmp_path, trained, scorer):
+    heard = []
+    scorer.listeners.append(lambda *texts, completion_ids: heard.append((*texts, completion_ids)))
+    fields = {"per_device_train_batch_size": 8, "max_completion_length": 8, "temperature": 0.7}
+    trainer = trained(scorer, [RewardScoringCallback(scorer)], trainer_class, **fields)
+    records = [r for r in trainer.state.log_history if "reward_scoring/mean" in r]
+    assert [r["step"] for r in records] == [1, 2]
+    for record, (prompts, completions, scores, completion_ids) in zip(records, heard, strict=True):
+        assert record["reward_scoring/num_scores"] == 8
+        assert record["reward_scoring/mean"] == pytest.approx(float(np.mean(scores)), abs=1e-6)
+        assert record["reward_scoring/mean"] == pytest.approx(record["reward"], abs=1e-5)  # TRL's own figures
+        assert record["reward_scoring/truncated_rate"] == pytest.approx(record["completions/clipped_ratio"])
+        assert record["reward_scoring/zero_spread_rate"] == pytest.approx(record["frac_reward_zero_std"])
+        window = ScoreWindow()
+        window.add(prompts, completions, scores, list(map(len, completion_ids)))
+        expected = figures(window.rows)
+        assert {k: record[f"reward_scoring/{k}"] for k in expected} == pytest.approx(expected, abs=1e-6)
+    rows = samples(tmp_path)
+    assert [row["kind"] for row in rows] == ["best", "worst", "random"] * 2
+    assert rows[0]["score"] == pytest.approx(max(heard[0][2])) and rows[0]["prompt"] in PROMPTS
+    assert len(scorer.listeners) == 1  # the callback listens no more
+
+
+def test_scores_of_an_evaluation_are_logged_apart(trained, scorer):
+    trainer = trained(
+        scorer,
+        [RewardScoringCallback(scorer)],
+        eval_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS[:2]]),
+        per_device_eval_batch_size=4,
+        eval_strategy="steps",
+        eval_steps=2,
+    )
+    train = [r["reward_scoring/num_scores"] for r in trainer.state.log_history if "reward_scoring/num_scores" in r]
+    evaluations = [r for r in trainer.state.log_history if "eval_reward_scoring/mean" in r]
+    assert train == [4, 4]
+    assert [r["eval_reward_scoring/num_scores"] for r in evaluations] == [8]
+    assert evaluations[0]["eval_reward_scoring/mean"] == pytest.approx(evaluations[0]["eval_reward"], abs=1e-5)
+
+
+def test_figures_reach_a_tracker_that_runs_before_the_callback(tmp_path, trained, scorer):
+    from transformers import TrainerCallback
+
+    class Tracker(TrainerCallback):
+        seen = []
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            self.seen.append(dict(logs))
+
+    trained(scorer, [Tracker(), RewardScoringCallback(scorer, name="rm", num_samples=0)], max_steps=1)
+    assert "rm/mean" in Tracker.seen[0]
+    assert not (tmp_path / "rm").exists()
+
+
+def test_a_reward_model_handed_to_grpo_as_it_is_is_heard(trained, tokenizer):
+    reward_model = tiny_reward_model()
+    trainer = trained(reward_model, [RewardScoringCallback(reward_model)], reward_tokenizer=tokenizer)
+    records = [r for r in trainer.state.log_history if "reward" in r]
+    assert [r["reward_scoring/mean"] for r in records] == pytest.approx([r["reward"] for r in records], abs=1e-5)
+    assert "reward_scoring/zero_spread_rate" not in records[0]  # the model sees no groups
+
+
+# --- two processes
+
+
+def run_on_two_processes(folder, policy_folder):
+    """Two steps of GRPO; each process writes the scores it heard, the first one the record too."""
+    scorer, heard = RewardScorer(tiny_reward_model(), tiny_tokenizer("chatml")), []
+    scorer.listeners.append(
+        lambda prompts, completions, scores, completion_ids: heard.append(list(map(float, scores)))
+    )
+    trainer = GRPOTrainer(
+        model=policy_folder,
+        reward_funcs=scorer,
+        args=GRPOConfig(
+            output_dir=str(folder),
+            per_device_train_batch_size=4,
+            num_generations=4,
+            max_completion_length=4,
+            **{**COMMON, "use_cpu": "--use_cpu" in sys.argv},
+        ),
+        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]),
+        processing_class=tiny_tokenizer("chatml"),
+        callbacks=[with_eval_prompts(scorer)],
+    )
+    trainer.train()
+    found = {"heard": heard, "num_processes": trainer.accelerator.num_processes, "log": trainer.state.log_history}
+    (folder / f"rank{trainer.accelerator.process_index}.json").write_text(json.dumps(found), "utf-8")
+
+
+@pytest.mark.slow
+def test_figures_and_samples_are_of_all_processes(tmp_path, policy_folder):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    done = subprocess.run(
+        [*torchrun, "--rdzv_endpoint", "localhost:0", __file__, tmp_path, policy_folder, "--use_cpu"],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "ignore",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    ranks = [json.loads((tmp_path / f"rank{i}.json").read_text("utf-8")) for i in range(2)]
+    assert [rank["num_processes"] for rank in ranks] == [2, 2]
+    records = [record for record in ranks[0]["log"] if "reward" in record]
+    rows = samples(tmp_path)
+    assert len(records) == 2
+    for step, record in enumerate(records):
+        own = [rank["heard"][step] for rank in ranks]
+        both = np.array(own).ravel()
+        assert len(both) == record["reward_scoring/num_scores"] == 8 and own[0] != own[1]
+        assert record["reward_scoring/mean"] == pytest.approx(both.mean(), abs=1e-6)
+        assert record["reward_scoring/mean"] == pytest.approx(record["reward"], abs=1e-5)  # TRL's own figures
+        assert record["reward_scoring/std"] == pytest.approx(both.std(ddof=1), abs=1e-6)
+        assert record["reward_scoring/q95"] == pytest.approx(np.quantile(both, 0.95), abs=1e-6)
+        kept = {row["kind"]: row["score"] for row in rows if row["step"] == step + 1}
+        assert kept["best"] == pytest.approx(both.max()) and kept["worst"] == pytest.approx(both.min())
+    start = [json.loads(line) for line in (tmp_path / "reward_scoring/start.jsonl").read_text("utf-8").splitlines()]
+    assert [row["prompt"] for row in start] == PROMPTS  # each process answered two of the four
+    assert ranks[0]["log"][0]["reward_scoring/policy_mean"] == pytest.approx(np.mean([row["score"] for row in start]))
+
+
+# --- SFT and DPO, which score nothing: eval_prompts
+
+
+@pytest.mark.trl112
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_eval_prompts_follow_the_policy_in_sft_and_dpo(kind, tmp_path, policy_folder, tokenizer, scorer):
+    prompts = [*PROMPTS, [{"role": "user", "content": "Hello"}]]
+    callback = RewardScoringCallback(
+        scorer, eval_prompts=prompts, eval_steps=2, generation_config={"max_new_tokens": 6}, num_samples=2
+    )
+    common = {"output_dir": str(tmp_path), "per_device_train_batch_size": 4, **COMMON, "max_steps": 3}
+    if kind == "sft":
+        rows = [{"text": f"{prompt} Penguins." * 2} for prompt in PROMPTS]
+        args, trainer_class = SFTConfig(**common, max_length=64), SFTTrainer
+    else:
+        rows = [{"prompt": prompt, "chosen": " Penguins.", "rejected": " No."} for prompt in PROMPTS]
+        args, trainer_class = DPOConfig(**common, max_length=64), DPOTrainer
+    policy = AutoModelForCausalLM.from_pretrained(policy_folder)  # DPO reloads its reference model from there
+    before = scorer_means(copy.deepcopy(policy), tokenizer, scorer, prompts)
+    trainer = trainer_class(
+        model=policy,
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+    trainer.train()
+    records = [r for r in trainer.state.log_history if "reward_scoring/policy_mean" in r]
+    assert [r["step"] for r in records] == [0, 2]
+    assert records[0]["reward_scoring/policy_mean"] == pytest.approx(before, abs=1e-5)
+    assert records[0]["reward_scoring/win_rate"] == 0.5  # the starting policy against itself
+    assert records[1]["reward_scoring/policy_mean"] != records[0]["reward_scoring/policy_mean"]
+    assert records[1]["reward_scoring/policy_low"] < records[1]["reward_scoring/policy_mean"]
+    assert 0 <= records[1]["reward_scoring/win_rate_low"] <= records[1]["reward_scoring/win_rate"] <= 1
+    assert "loss" in next(r for r in trainer.state.log_history if r["step"] == 1)  # TRL's own record is whole
+    start = [json.loads(line) for line in (tmp_path / "reward_scoring/start.jsonl").read_text("utf-8").splitlines()]
+    assert [row["prompt"] for row in start] == prompts
+    assert {row["kind"] for row in samples(tmp_path)} == {"policy_best", "policy_worst", "policy_random"}
+
+
+def scorer_means(policy, tokenizer, scorer, prompts):
+    from rm_plugin.loops.best_of_n import best_of_n
+
+    results = best_of_n(
+        policy, prompts, scorer, n=1, processing_class=tokenizer, generation_config={"max_new_tokens": 6}
+    )
+    return float(np.mean([result.scores[0] for result in results]))
+
+
+def with_eval_prompts(scorer):
+    return RewardScoringCallback(scorer, eval_prompts=PROMPTS, eval_steps=1, generation_config={"max_new_tokens": 4})
+
+
+def test_training_is_the_same_with_and_without_eval_prompts(tmp_path, tokenizer, scorer):
+    losses = []
+    for callbacks in ([], [with_eval_prompts(scorer)]):
+        trainer = SFTTrainer(
+            model=tiny_policy(),
+            args=SFTConfig(output_dir=str(tmp_path), per_device_train_batch_size=2, max_length=64, **COMMON),
+            train_dataset=Dataset.from_list([{"text": f"{prompt} Penguins."} for prompt in PROMPTS]),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        trainer.train()
+        losses.append([r["loss"] for r in trainer.state.log_history if "loss" in r])
+    assert losses[0] == losses[1] and len(losses[0]) == 2
+
+
+def test_tables_of_every_kind_are_bounded(tmp_path, tokenizer, scorer, monkeypatch):
+    monkeypatch.setattr("rm_plugin.loops.callbacks.MAX_TABLES", 2)
+    callback = with_eval_prompts(scorer)
+    rows = Dataset.from_list([{"text": f"{prompt} Penguins."} for prompt in PROMPTS])
+    trainer = SFTTrainer(
+        model=tiny_policy(),
+        args=SFTConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=2,
+            max_length=64,
+            eval_strategy="steps",
+            eval_steps=1,
+            **{**COMMON, "max_steps": 4},
+        ),
+        train_dataset=rows,
+        eval_dataset=rows,
+        processing_class=tokenizer,
+        callbacks=[callback, ScoresAtEveryEvaluation(callback)],
+    )
+    trainer.train()
+    assert sum("reward_scoring/policy_mean" in record for record in trainer.state.log_history) == 5
+    steps = {
+        kind: [row["step"] for row in samples(tmp_path) if row["kind"] == kind]
+        for kind in ("policy_best", "eval_best")
+    }
+    assert steps == {"policy_best": [0, 2, 4], "eval_best": [1, 3]}
+
+
+class ScoresAtEveryEvaluation(TrainerCallback):
+    def __init__(self, callback):
+        self.callback = callback
+
+    def on_prediction_step(self, *args, **kwargs):
+        self.callback(["p"], ["a"], [1.0])
+
+
+def test_an_evaluation_leaves_the_training_records_as_they_are(tmp_path):
+    records = []
+    for every_steps in (None, 2):
+        trainer = make_trainer(tmp_path, classifier(), preference_rows(16), max_steps=4, logging_steps=2)
+        if every_steps is not None:
+            evaluation = EvaluationCallback(trainer, "preference", preference_rows(4, seed=1), every_steps=every_steps)
+            trainer.add_callback(evaluation)
+        trainer.train()
+        assert trainer.model.training
+        records.append([record for record in trainer.state.log_history if "loss" in record])
+        evaluations = [r["step"] for r in trainer.state.log_history if "eval_preference_score" in r]
+        assert evaluations == ([] if every_steps is None else [2, 4])
+    assert [record["step"] for record in records[0]] == [2, 4]
+    assert {"loss", "grad_norm", "learning_rate", "accuracy", "num_tokens"} <= records[0][0].keys()
+    assert records[1] == records[0]
+
+
+def test_after_a_resumption_the_win_rate_is_still_against_the_first_policy(tmp_path, tokenizer, scorer):
+    def run(steps, **kwargs):
+        trainer = SFTTrainer(
+            model=tiny_policy(),
+            args=SFTConfig(
+                output_dir=str(tmp_path),
+                per_device_train_batch_size=2,
+                max_length=64,
+                **{**COMMON, "max_steps": steps, "save_strategy": "steps"},
+                save_steps=2,
+            ),
+            train_dataset=Dataset.from_list([{"text": f"{prompt} Penguins."} for prompt in PROMPTS * 2]),
+            processing_class=tokenizer,
+            callbacks=[
+                RewardScoringCallback(
+                    scorer, eval_prompts=PROMPTS, eval_steps=4, generation_config={"max_new_tokens": 4}
+                )
+            ],
+        )
+        trainer.train(**kwargs)
+        return trainer, (tmp_path / "reward_scoring/start.jsonl").read_text("utf-8")
+
+    _, start = run(2)
+    trainer, start_after = run(4, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert start_after == start
+    records = [r for r in trainer.state.log_history if "reward_scoring/win_rate" in r]
+    assert [r["step"] for r in records] == [0, 2, 4]
+    start_scores = [json.loads(line)["score"] for line in start.splitlines()]
+    assert records[0]["reward_scoring/policy_mean"] == pytest.approx(np.mean(start_scores))
+
+
+# --- PPO (TRL 1.12)
+
+needs_ppo = pytest.mark.skipif(PPOTrainer is None, reason="trl.experimental.ppo went with TRL 1.13")
+
+
+def run_ppo(output_dir, tokenizer, reward_model, callback, **fields):
+    args = PPOConfig(
+        output_dir=str(output_dir),
+        total_episodes=16,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        local_rollout_forward_batch_size=4,
+        num_ppo_epochs=1,
+        response_length=6,
+        stop_token="eos",
+        gradient_checkpointing=False,
+        **{**{k: v for k, v in COMMON.items() if k != "max_steps"}, "num_sample_generations": 0, **fields},
+    )
+    left = copy.deepcopy(tokenizer)
+    left.padding_side = "left"
+    rows = Dataset.from_list([{"input_ids": left(PROMPTS[i % 4])["input_ids"]} for i in range(8)])
+    trainer = PPOTrainer(
+        args,
+        left,
+        tiny_policy(),
+        None,
+        reward_model,
+        rows,
+        tiny_reward_model(seed=1),
+        eval_dataset=rows,
+        callbacks=[callback],
+    )
+    trainer.train()
+    return trainer
+
+
+@needs_ppo
+@pytest.mark.trl112
+def test_a_reward_model_handed_to_ppo_as_it_is_is_heard(tmp_path, tokenizer):
+    reward_model = tiny_reward_model()
+    hooks_before = [*reward_model.score._forward_hooks, *reward_model.model._forward_pre_hooks]
+    trainer = run_ppo(tmp_path, tokenizer, reward_model, with_eval_prompts(reward_model))
+    records = [r for r in trainer.state.log_history if "objective/scores" in r]
+    assert len(records) == 2
+    for record in records:
+        assert record["reward_scoring/num_scores"] == 8
+        assert record["reward_scoring/mean"] == pytest.approx(record["objective/scores"], abs=1e-5)
+        assert 0 <= record["reward_scoring/truncated_rate"] <= 1
+    evaluations = [r["step"] for r in trainer.state.log_history if "reward_scoring/policy_mean" in r]
+    assert evaluations == [
+        0,
+        2,
+        2,
+    ]  # PPO logs a step before it ends: step 1's figures come with record 2, 2's at the end
+    rows = [row for row in samples(tmp_path) if row["kind"] == "best"]
+    assert rows[0]["prompt"] in PROMPTS  # token ids as text, the left padding gone
+    assert [*reward_model.score._forward_hooks, *reward_model.model._forward_pre_hooks] == hooks_before
+
+
+@needs_ppo
+@pytest.mark.trl112
+def test_a_reward_model_of_another_template_or_vocabulary_is_warned_of_in_ppo(tmp_path, tokenizer, caplog):
+    reward_model = tiny_reward_model()
+    reward_model.config.template_hash = template_hash(tiny_tokenizer("llama3"))
+    with caplog.at_level(logging.WARNING, logger="rm_plugin"):
+        run_ppo(tmp_path, tokenizer, reward_model, RewardScoringCallback(reward_model))
+    warnings = [record.message for record in caplog.records if "another chat template" in record.message]
+    assert len(warnings) == 1 and "rm_plugin.as_ppo_reward_model(RewardScorer(...), policy_tok" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "policy", "vocab_size", "warned"),
+    [
+        (None, "chatml", 320, False),  # not said
+        ("chatml", "chatml", 320, False),
+        ("chatml", "pad_is_eos", 320, True),
+        ("llama3", "chatml", 320, True),
+        (None, "chatml", 300, True),
+    ],
+)
+def test_what_the_policys_tokenizer_shows_a_reward_model_is_compared(trained_with, policy, vocab_size, warned, caplog):
+    model = tiny_reward_model(vocab_size=vocab_size)
+    if trained_with is not None:
+        its_tokenizer = tiny_tokenizer(trained_with)
+        trim_template_tail(its_tokenizer)  # as our trainer does
+        model.config.template_hash = template_hash(its_tokenizer)
+    with caplog.at_level(logging.WARNING, logger="rm_plugin"):
+        _check_ppo_ids(model, tiny_tokenizer(policy))
+    assert ("as_ppo_reward_model" in caplog.text) == warned
+
+
+@needs_ppo
+@pytest.mark.trl112
+def test_the_module_of_as_ppo_reward_model_is_heard_with_weights_and_clipping(tmp_path, tokenizer):
+    from rm_plugin.loops.ppo import as_ppo_reward_model
+
+    scorers = [RewardScorer(tiny_reward_model(seed=seed), tokenizer) for seed in (0, 2)]
+    left = copy.deepcopy(tokenizer)
+    left.padding_side = "left"
+    module = as_ppo_reward_model(scorers, left, PROMPTS, reward_weights=[1.0, -0.5], reward_clip=0.5)
+    trainer = run_ppo(tmp_path, tokenizer, module, with_eval_prompts(module), num_sample_generations=1)
+    records = [r for r in trainer.state.log_history if "objective/scores" in r]
+    for record in records:
+        assert (
+            record["reward_scoring/num_scores"] == 8
+        )  # the samples that PPO draws from its evaluation set do not count
+        assert record["reward_scoring/mean"] == pytest.approx(record["objective/scores"], abs=1e-5)
+        assert record["reward_scoring/q95"] <= 0.5
+    assert not scorers[0].listeners
+
+
+# --- best-of-n, tables, bad input
+
+
+def test_what_ppo_stops_at_is_an_end(scorer, tokenizer):
+    callback = RewardScoringCallback(scorer)
+    callback.trainer = SimpleNamespace(
+        processing_class=tokenizer, args=SimpleNamespace(stop_token_id=7), model=SimpleNamespace(training=True)
+    )
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    ids = torch.tensor([[5, 7, pad, pad, pad], [5, 6, 8, 9, 9], [5, end, 6, 9, end]])  # the last called a tool
+    callback(None, ["a", "b", "c"], [0.0, 1.0, 2.0], completion_ids=ids)
+    assert callback.figures()["truncated_rate"] == pytest.approx(1 / 3)
+    assert callback._windows["train"].rows[:, 1].tolist() == [2, 5, 5]
+
+
+def test_best_of_n_feeds_the_callback(tmp_path, tokenizer, scorer):
+    callback = RewardScoringCallback(scorer, output_dir=tmp_path)
+    sampler = BestOfNSampler(
+        tiny_policy(), tokenizer, scorer, n=4, generation_config={"max_new_tokens": 6}, callbacks=[callback]
+    )
+    results = sampler.sample(PROMPTS)
+    found = json.loads((tmp_path / "reward_scoring/figures.jsonl").read_text("utf-8"))
+    scores = [score for result in results for score in result.scores]
+    assert found["num_scores"] == 16 and found["mean"] == pytest.approx(np.mean(scores))
+    assert found["truncated_rate"] == np.mean([cut for result in results for cut in result.truncated])
+    best = next(row for row in samples(tmp_path) if row["kind"] == "best")
+    assert best["score"] == pytest.approx(max(scores))
+    assert callback.figures() == {}
+
+
+def test_tables_go_to_tensorboards_writer_and_to_nothing_that_is_not_there():
+    class Writer:
+        texts = []
+
+        def add_text(self, *args):
+            self.texts.append(args)
+
+    rows = [{"step": 3, "kind": "best", "score": 1.5, "prompt": "a|b", "completion": "x\ny"}]
+    log_table(["wandb", "trackio", "tensorboard"], "rm/samples", rows, 3, Writer())
+    assert Writer.texts == [
+        (
+            "rm/samples",
+            "| step | kind | score | prompt | completion |\n| --- | --- | --- | --- | --- |\n"
+            "| 3 | best | 1.5 | a\\|b | x<br>y |",
+            3,
+        )
+    ]
+
+
+FAKE_TRACKER = """
+from types import SimpleNamespace
+logged = []
+log = logged.append
+run = object()
+context_vars = SimpleNamespace(current_run=SimpleNamespace(get=lambda: run))
+def Table(**kwargs):
+    return kwargs
+"""
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio"])
+def test_tables_go_to_a_tracker_that_has_a_run(tracker, tmp_path, monkeypatch):
+    (tmp_path / f"{tracker}.py").write_text(FAKE_TRACKER, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, tracker, raising=False)
+    chat = [{"role": "user", "content": "Hi"}]
+    rows = [{"step": 3, "kind": "best", "score": 1.5, "prompt": chat, "completion": "x"}]
+    log_table([tracker], "rm/samples", rows, 3)
+    module = sys.modules[tracker]
+    [[(name, table)]] = [entry.items() for entry in module.logged]
+    data = table["data"] if tracker == "wandb" else table["dataframe"].values.tolist()
+    assert name == "rm/samples"
+    assert data == [[3, "best", 1.5, '[{"role": "user", "content": "Hi"}]', "x"]]
+    module.run = None
+    module.logged.clear()
+    module.context_vars.current_run.get = lambda: None
+    log_table([tracker], "rm/samples", rows, 3)
+    assert not module.logged
+    del sys.modules[tracker]  # by monkeypatch it would come back at the end
+
+
+def test_a_hacked_reward_is_warned_of_in_a_run(trained, scorer, caplog, monkeypatch):
+    monkeypatch.setattr(HackingWatch, "MIN_SCORES", 8)
+    callback = RewardScoringCallback(scorer)
+    steps = iter(range(10))
+
+    def longer_is_better(prompts, completions, completion_ids, **kwargs):
+        scores = [len(ids) + 10.0 * step for step in [next(steps)] for ids in completion_ids]
+        callback(prompts, completions, scores, completion_ids=completion_ids)
+        return scores
+
+    fields = {"per_device_train_batch_size": 16, "num_generations": 16, "max_completion_length": 60, "beta": 0.1}
+    with caplog.at_level(logging.WARNING, logger="rm_plugin"):
+        trained(longer_is_better, [callback], max_steps=3, **fields)
+    warnings = [record.message for record in caplog.records if "hacked" in record.message]
+    assert len(warnings) == 1 and "length correlation 1.00" in warnings[0] and "KL to the reference" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"eval_prompts": []}, "eval_prompts is empty"),
+        ({"eval_steps": 0}, "eval_steps=0, it must be at least 1"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message, scorer):
+    with pytest.raises(ValueError, match=message):
+        RewardScoringCallback(scorer, **arguments)
+
+
+def test_a_reward_that_cannot_be_heard_is_refused():
+    with pytest.raises(ValueError, match="a function cannot be listened to; give the RewardScorer"):
+        RewardScoringCallback(lambda prompts, completions: [0.0])
+
+
+def test_two_callbacks_of_one_name_are_refused(tmp_path, tokenizer, scorer):
+    trainer = SFTTrainer(
+        model=tiny_policy(),
+        args=SFTConfig(output_dir=str(tmp_path), **COMMON),
+        train_dataset=Dataset.from_list([{"text": "Penguins."}]),
+        processing_class=tokenizer,
+        callbacks=[RewardScoringCallback(scorer), RewardScoringCallback(scorer)],
+    )
+    with pytest.raises(ValueError, match="two callbacks have the name 'reward_scoring'"):
+        trainer.train()
+
+
+def test_a_conversation_for_a_policy_without_a_chat_template_is_refused_before_training(tmp_path, scorer):
+    trainer = SFTTrainer(
+        model=tiny_policy(),
+        args=SFTConfig(output_dir=str(tmp_path), **COMMON),
+        train_dataset=Dataset.from_list([{"text": "Penguins."}]),
+        processing_class=tiny_tokenizer("plain"),
+        callbacks=[RewardScoringCallback(scorer, eval_prompts=[[{"role": "user", "content": "Hi"}]])],
+    )
+    with pytest.raises(ValueError, match="has no chat template"):
+        trainer.train()
+
+
+if __name__ == "__main__":  # torchrun, for the test of two processes
+    run_on_two_processes(Path(sys.argv[1]), sys.argv[2])

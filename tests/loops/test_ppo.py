@@ -1,0 +1,624 @@
+"""PPO: reward models inside TRL 1.12's real `get_reward` and `PPOTrainer`."""
+
+import gc
+import importlib
+import importlib.util
+import json
+import logging
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from rm_plugin.commands.cli import main
+from rm_plugin.model.modeling import RewardModel
+from rm_plugin.scoring.scorer import RewardScorer
+
+HAS_PPO = Path(importlib.util.find_spec("trl").submodule_search_locations[0], "experimental", "ppo").is_dir()
+pytestmark = pytest.mark.trl112
+needs_ppo = pytest.mark.skipif(not HAS_PPO, reason="PPO is in TRL up to 1.12; `make test` runs this on 1.12.0")
+
+PROMPTS = ["Which country owns Antarctica?", "What is 2 + 2?", "Hello world", "How are you today?"]
+CONVERSATIONS = [
+    [{"role": "user", "content": "Which country owns Antarctica?"}],
+    [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is 2 + 2?"},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "Are you sure?"},
+    ],
+]
+ANSWERS = ["No country owns it.", "Yes"]
+
+
+@pytest.fixture(autouse=True)
+def silent_experimental(monkeypatch):
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+
+
+@pytest.fixture
+def ppo():
+    """The module under test, imported where TRL has PPO."""
+    return importlib.import_module("rm_plugin.loops.ppo")
+
+
+def policy_tokenizer(kind):
+    tokenizer = models.tiny_tokenizer(kind)
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def tiny_policy(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        policy = AutoModelForCausalLM.from_config(models.tiny_config("qwen3")).eval()
+    with torch.no_grad():  # it says EOS often, pad and BOS hardly ever
+        policy.lm_head.weight[[0, 1, 2]] *= torch.tensor([[0.0], [0.0], [3.0]])
+    return policy
+
+
+def padded_query_responses(tokenizer, prompt_ids, response_ids):
+    """What PPOTrainer builds: prompts padded on the left, responses on the right; and the length of the prompts."""
+    width, pad = max(map(len, prompt_ids)), tokenizer.pad_token_id
+    longest = max(map(len, response_ids))
+    rows = [
+        [pad] * (width - len(prompt)) + prompt + response + [pad] * (longest - len(response))
+        for prompt, response in zip(prompt_ids, response_ids, strict=True)
+    ]
+    return torch.tensor(rows), width
+
+
+def rewards_of(module, tokenizer, prompts, answers):
+    """Rewards that TRL reads from a module for prompts and answers of the policy."""
+    from trl.experimental.utils import get_reward
+
+    if isinstance(prompts[0], str):
+        prompt_ids = tokenizer(prompts)["input_ids"]
+    else:
+        prompt_ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
+    response_ids = [tokenizer(a, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for a in answers]
+    rows, width = padded_query_responses(tokenizer, prompt_ids, response_ids)
+    with torch.no_grad():
+        return get_reward(module, rows, tokenizer.pad_token_id, width)[1].numpy()
+
+
+# --- as_ppo_reward_model in TRL's get_reward
+
+
+@needs_ppo
+@pytest.mark.parametrize("kind", ["chatml", "llama3", "pad_is_eos"])
+def test_conversations_of_another_tokenizer_get_the_scorers_rewards(kind, ppo):
+    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("chatml"))
+    tokenizer = policy_tokenizer(kind)
+    expected = scorer.score(CONVERSATIONS, ANSWERS)
+    read_back = ppo.as_ppo_reward_model(scorer, tokenizer)
+    np.testing.assert_allclose(rewards_of(read_back, tokenizer, CONVERSATIONS, ANSWERS), expected, atol=1e-6)
+    known = ppo.as_ppo_reward_model(scorer, tokenizer, CONVERSATIONS)
+    np.testing.assert_allclose(rewards_of(known, tokenizer, CONVERSATIONS, ANSWERS), expected, atol=1e-6)
+
+
+@needs_ppo
+@pytest.mark.parametrize("kind", ["plain", "bos", "one_special", "pad_is_eos"])
+def test_plain_texts_of_another_tokenizer_get_the_scorers_rewards(kind, ppo):
+    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("plain"))
+    tokenizer = policy_tokenizer(kind)
+    rows = [{"prompt": text, "input_ids": tokenizer(text)["input_ids"]} for text in PROMPTS]
+    answers = [" none", " 4", " to you", ""]
+    expected = scorer.score(PROMPTS, answers, allow_empty=True)
+    for prompts in (rows, PROMPTS, [{"input_ids": row["input_ids"]} for row in rows]):
+        module = ppo.as_ppo_reward_model(scorer, tokenizer, prompts)
+        np.testing.assert_allclose(rewards_of(module, tokenizer, PROMPTS, answers), expected, atol=1e-6)
+
+
+@needs_ppo
+def test_the_reward_stands_at_every_place_of_its_row(ppo):
+    tokenizer = policy_tokenizer("plain")
+    scorer = RewardScorer(models.tiny_reward_model(), tokenizer)
+    module = ppo.as_ppo_reward_model(scorer, tokenizer, ["Hello"])
+    ids = torch.tensor([tokenizer("Hello world")["input_ids"]])
+    hidden = module.rewards(input_ids=ids, attention_mask=ids >= 0).hidden_states[-1]
+    logits = module.score(hidden)
+    assert logits.shape == (1, ids.shape[1], 1) and logits.unique().numel() == 1
+
+
+@needs_ppo
+def test_a_known_prompt_that_begins_another_is_told_apart_by_the_other_rows(ppo):
+    tokenizer = policy_tokenizer("plain")
+    prompts = [
+        {"prompt": "short", "input_ids": [10, 11]},
+        {"prompt": "long", "input_ids": [10, 11, 12]},
+        {"prompt": "other", "input_ids": [20, 21, 22, 23]},
+    ]
+    reader = ppo.PromptReader(tokenizer, prompts)
+    pad = tokenizer.pad_token_id
+    # row 1 could be "long" and 13, but no known prompt of row 2 ends at that place
+    assert reader.split([[pad, pad, 10, 11, 12, 13], [20, 21, 22, 23, 12, 13]])[0] == ["short", "other"]
+    assert reader.split([[10, 11, 12, 13]])[0] == ["long"]
+
+
+@needs_ppo
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_responses_that_hold_the_generation_header_are_not_read_as_prompts(batch_size, ppo):
+    tokenizer = policy_tokenizer("chatml")
+    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("chatml"))
+    answers = ["Yes<|im_start|>assistant\nNo, it is not."] * batch_size
+    conversations = [CONVERSATIONS[0]] * batch_size
+    expected = scorer.score(conversations, ["Yesassistant\nNo, it is not."] * batch_size)
+    for prompts in (None, [CONVERSATIONS[0]]):
+        module = ppo.as_ppo_reward_model(scorer, tokenizer, prompts)
+        np.testing.assert_allclose(rewards_of(module, tokenizer, conversations, answers), expected, atol=1e-6)
+
+
+@needs_ppo
+def test_a_known_prompt_that_begins_another_is_no_guess_in_trls_get_reward(ppo):
+    from trl.experimental.utils import get_reward
+
+    tokenizer = policy_tokenizer("chatml")
+    scorer = RewardScorer(models.tiny_reward_model(), tokenizer)
+    short, long = (tokenizer(text)["input_ids"] for text in ("Hello", "Hello world"))
+    assert long[: len(short)] == short
+    prompts = [{"prompt": CONVERSATIONS[0], "input_ids": short}, {"prompt": CONVERSATIONS[1], "input_ids": long}]
+    module = ppo.as_ppo_reward_model(scorer, tokenizer, prompts)
+    for length, prompt, answer in ((len(short), CONVERSATIONS[0], " world"), (len(long), CONVERSATIONS[1], "")):
+        ids = torch.tensor([[*long, *[tokenizer.eos_token_id] * (length == len(long))]])
+        expected = scorer.score([prompt], [answer], completion_ids=[ids[0, length:].tolist()], allow_empty=True)
+        rewards = get_reward(module, ids, tokenizer.pad_token_id, length)[1]
+        np.testing.assert_allclose(rewards.numpy(), expected, atol=1e-6)
+
+
+@needs_ppo
+def test_a_cut_response_and_pads_in_the_middle_of_the_prompt_are_read_right_where_pad_is_eos(ppo):
+    tokenizer = policy_tokenizer("pad_is_eos")
+    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("chatml"))
+    reader = ppo.as_ppo_reward_model(scorer, tokenizer).reader
+    ids = tokenizer.apply_chat_template(CONVERSATIONS, add_generation_prompt=True, return_dict=True)["input_ids"]
+    responses = [tokenizer("No country")["input_ids"], [tokenizer.eos_token_id]]
+    rows, _ = padded_query_responses(tokenizer, ids, responses)
+    prompts, completions, completion_ids = reader.split(rows.tolist())
+    assert prompts == CONVERSATIONS and completions == ["No country", ""]
+    assert completion_ids == responses  # cut off: no EOS; empty: EOS alone
+
+
+@needs_ppo
+def test_a_prefilled_think_is_the_templates_and_its_end_is_the_completions(ppo):
+    template = models.CHATML.replace("assistant\n'", "assistant\n<think>\n'")
+    tokenizer = policy_tokenizer("chatml")
+    tokenizer.chat_template = template
+    conversation, answer = [CONVERSATIONS[0]], ["none owns it</think>No country."]
+    for reasoning, text in (("keep", answer[0]), ("strip", "No country.")):
+        scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("chatml"), reasoning=reasoning)
+        expected = RewardScorer(scorer.model, scorer.processing_class).score(conversation, [text])
+        module = ppo.as_ppo_reward_model(scorer, tokenizer)
+        np.testing.assert_allclose(rewards_of(module, tokenizer, conversation, answer), expected, atol=1e-6)
+
+
+@needs_ppo
+def test_several_scorers_are_weighed_normalised_and_clipped(ppo):
+    tokenizer = policy_tokenizer("plain")
+    first = RewardScorer(models.tiny_reward_model(seed=1), tokenizer)
+    second = RewardScorer(models.tiny_reward_model(seed=2), tokenizer)
+    answers = [" none", " 4", " to you", " fine"]
+    a, b = first.score(PROMPTS, answers), second.score(PROMPTS, answers)
+    module = ppo.as_ppo_reward_model([first, second], tokenizer, PROMPTS, reward_weights=[1.0, 0.5])
+    np.testing.assert_allclose(rewards_of(module, tokenizer, PROMPTS, answers), a + 0.5 * b, atol=1e-6)
+    first.model.config.reward_mean, first.model.config.reward_std = 1.0, 2.0
+    normalised = RewardScorer(first.model, tokenizer, normalize=True)
+    module = ppo.as_ppo_reward_model(normalised, tokenizer, PROMPTS, reward_clip=0.25)
+    expected = np.clip((a - 1) / 2, -0.25, 0.25)
+    np.testing.assert_allclose(rewards_of(module, tokenizer, PROMPTS, answers), expected, atol=1e-6)
+    assert np.isin(expected, [-0.25, 0.25]).sum() > 0
+
+
+@needs_ppo
+def test_an_encoder_without_a_score_head_is_a_reward_model_too(ppo):
+    torch.manual_seed(0)
+    encoder = AutoModelForSequenceClassification.from_config(models.tiny_config("bert", num_labels=1)).eval()
+    assert not hasattr(encoder, "score")
+    tokenizer = policy_tokenizer("plain")
+    scorer = RewardScorer(encoder, models.tiny_tokenizer("plain"))
+    module = ppo.as_ppo_reward_model(scorer, tokenizer, PROMPTS)
+    answers = [" none", " 4", " to you", " fine"]
+    expected = scorer.score(PROMPTS, answers)
+    np.testing.assert_allclose(rewards_of(module, tokenizer, PROMPTS, answers), expected, atol=1e-5)
+
+
+@needs_ppo
+def test_calls_of_the_model_stay_within_the_token_budget(ppo):
+    tokenizer = policy_tokenizer("plain")
+    scorer = RewardScorer(models.tiny_reward_model(), tokenizer, max_num_batched_tokens=40)
+    seen = []
+    scorer.model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    prompts = [f"{prompt} {i}" for i in range(4) for prompt in PROMPTS]
+    rewards_of(ppo.as_ppo_reward_model(scorer, tokenizer, prompts), tokenizer, prompts, [" yes"] * 16)
+    assert len(seen) > 4 and max(seen) <= 40
+
+
+# --- bad input
+
+
+@needs_ppo
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompts": None}, "no chat template with a generation header"),
+        ({"prompts": []}, "prompts is empty"),
+        ({"prompts": [CONVERSATIONS[0]]}, "no chat template and a prompt is a conversation"),
+        ({"prompts": [{"text": "a"}]}, "a row has text; it needs input_ids"),
+        ({"reward_weights": [1.0, 2.0]}, "2 reward_weights for 1 scorers"),
+        ({"reward_clip": 0}, "reward_clip=0"),
+        ({"scorer": "a model"}, "str is no RewardScorer; wrap it"),
+    ],
+)
+def test_bad_arguments_get_one_clear_line(change, message, ppo):
+    tokenizer = policy_tokenizer("plain")
+    arguments = {"scorer": RewardScorer(models.tiny_reward_model(), tokenizer), "prompts": PROMPTS, **change}
+    with pytest.raises(ValueError, match=message) as error:
+        ppo.as_ppo_reward_model(arguments.pop("scorer"), tokenizer, **arguments)
+    assert "\n" not in str(error.value)
+
+
+@needs_ppo
+def test_tokenizers_that_cannot_be_bridged_are_refused(ppo):
+    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("plain"))
+    with pytest.raises(ValueError, match="padding_side='right', generation needs prompts padded on the left"):
+        ppo.as_ppo_reward_model(scorer, models.tiny_tokenizer("plain"), PROMPTS)
+    without_pad = policy_tokenizer("plain")
+    without_pad.pad_token = None
+    with pytest.raises(ValueError, match="has no pad token"):
+        ppo.as_ppo_reward_model(scorer, without_pad, PROMPTS)
+    dropping = RewardScorer(scorer.model, scorer.processing_class, truncation_mode="drop")
+    with pytest.raises(ValueError, match="truncation_mode='drop' leaves texts without a reward"):
+        ppo.as_ppo_reward_model(dropping, policy_tokenizer("plain"), PROMPTS)
+
+
+@needs_ppo
+def test_a_prompt_that_is_not_known_or_not_rendered_is_named(ppo):
+    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("chatml"))
+    tokenizer = policy_tokenizer("plain")
+    with pytest.raises(ValueError, match="none of the 4 known prompts begins the text 'Goodbye"):
+        rewards_of(ppo.as_ppo_reward_model(scorer, tokenizer, PROMPTS), tokenizer, ["Goodbye"], ["a"])
+    tokenizer = policy_tokenizer("chatml")
+    with pytest.raises(ValueError, match="the generation header .* is not in 'Hello"):
+        rewards_of(ppo.as_ppo_reward_model(scorer, tokenizer), tokenizer, ["Hello"], ["a"])
+
+
+# --- the real PPOTrainer
+
+
+class Recorder:
+    """TRL's `get_reward`, with the ids and rewards of one model kept."""
+
+    def __init__(self, monkeypatch, reward_model):
+        import trl.experimental.ppo.ppo_trainer as ppo_trainer
+
+        self.real, self.reward_model, self.calls = ppo_trainer.get_reward, reward_model, []
+        monkeypatch.setattr(ppo_trainer, "get_reward", self)
+
+    def __call__(self, model, query_responses, pad_token_id, context_length):
+        result = self.real(model, query_responses, pad_token_id, context_length)
+        if model is self.reward_model:
+            self.calls.append((query_responses.clone(), context_length, result[1].clone()))
+        return result
+
+
+def run_ppo(output_dir, tokenizer, reward_model, value_model, rows, num_updates=2, **fields):
+    """Two updates (or more) of PPO on a tiny policy; the trainer after them."""
+    from datasets import Dataset
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    args = PPOConfig(
+        output_dir=str(output_dir),
+        total_episodes=8 * num_updates,
+        **{
+            "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": 1,
+            "local_rollout_forward_batch_size": 4,
+            "num_ppo_epochs": 2,
+            "response_length": 6,
+            "stop_token": "eos",
+            "temperature": 1.0,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "use_cpu": True,
+            "num_sample_generations": 0,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "logging_steps": 1,
+            **fields,
+        },
+    )
+    trainer = PPOTrainer(args, tokenizer, tiny_policy(), None, reward_model, Dataset.from_list(rows), value_model)
+    gc.freeze()  # TRL collects garbage twice an update
+    try:
+        trainer.train()
+    finally:
+        gc.unfreeze()
+    return trainer
+
+
+def unpadded(row, context_length, pad):
+    """Prompt ids and response ids; a policy that says pad has ended there, as TRL has it."""
+    prompt, response = row[:context_length], row[context_length:]
+    while prompt[0] == pad:
+        prompt = prompt[1:]
+    return prompt, response[: response.index(pad)] if pad in response else response
+
+
+def plain_rows(tokenizer, num=8):
+    return [{"input_ids": tokenizer(PROMPTS[i % 4] + " please" * (i // 4))["input_ids"]} for i in range(num)]
+
+
+def conversation_ids(tokenizer, questions):
+    prompts = [[{"role": "user", "content": text}] for text in questions]
+    return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+def logged_scores(trainer):
+    return [entry["objective/scores"] for entry in trainer.state.log_history if "objective/scores" in entry]
+
+
+def native_model(kind, folder, seed):
+    """A reward model of a kind, as a user would hand it to PPO."""
+    if kind == "full":
+        return models.tiny_reward_model("qwen3", seed=seed)
+    from peft import LoraConfig, get_peft_model
+
+    base = folder / f"base-{seed}"
+    models.tiny_reward_model("qwen3", seed=seed).save_pretrained(base)
+    kwargs = {}
+    if kind == "nf4":
+        from transformers import BitsAndBytesConfig
+
+        kwargs["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+        return RewardModel.from_pretrained(base, **kwargs)
+    config = LoraConfig(task_type="SEQ_CLS", modules_to_save=["score"], target_modules="all-linear", r=2)
+    peft_model = get_peft_model(RewardModel.from_pretrained(base), config)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for name, parameter in peft_model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    if kind == "peft":
+        return peft_model.eval()
+    peft_model.save_pretrained(folder / f"adapter-{seed}")
+    loaded = RewardModel.from_pretrained(folder / f"adapter-{seed}")
+    return loaded.merge() if kind == "merged" else loaded
+
+
+@needs_ppo
+@pytest.mark.parametrize("kind", ["full", "merged", "unmerged", "nf4", "peft"])
+def test_a_reward_model_works_as_it_is_and_logs_the_scores_of_the_same_ids(kind, tmp_path, monkeypatch, caplog):
+    tokenizer = policy_tokenizer("plain")
+    reward_model, value_model = native_model(kind, tmp_path, 1), native_model(kind, tmp_path, 2)
+    recorder = Recorder(monkeypatch, reward_model)
+    with caplog.at_level(logging.WARNING, logger="rm_plugin"):
+        trainer = run_ppo(tmp_path, tokenizer, reward_model, value_model, plain_rows(tokenizer))
+    assert "PPO reads" not in caplog.text
+    means, finished = [], 0
+    for ids, context_length, rewards in recorder.calls:
+        for row, reward in zip(ids.tolist(), rewards.tolist(), strict=True):
+            prompt, response = unpadded(row, context_length, tokenizer.pad_token_id)
+            sequence = torch.tensor([prompt + response])
+            finished += sequence[0, -1].item() == tokenizer.eos_token_id
+            with torch.no_grad():
+                score = reward_model(sequence, attention_mask=torch.ones_like(sequence)).logits.item()
+            assert reward == pytest.approx(score, abs=2e-5 if kind != "nf4" else 0.05)
+        means.append(rewards.mean().item())
+    assert len(recorder.calls) == 4 and finished > 0
+    updates = [sum(means[:2]) / 2, sum(means[2:]) / 2]
+    assert logged_scores(trainer) == pytest.approx(updates, abs=1e-5)
+
+
+@needs_ppo
+def test_a_reward_model_that_is_read_at_the_wrong_token_says_what_to_use(tmp_path, caplog):
+    tokenizer = policy_tokenizer("pad_is_eos")
+    reward_model, value_model = (models.tiny_reward_model("qwen3", seed=seed) for seed in (1, 2))
+    rows = [{"input_ids": ids} for ids in conversation_ids(tokenizer, PROMPTS * 2)]
+    with caplog.at_level(logging.WARNING, logger="rm_plugin"):
+        run_ppo(tmp_path, tokenizer, reward_model, value_model, rows, num_updates=3)
+    warnings = [record.getMessage() for record in caplog.records if "PPO reads" in record.getMessage()]
+    assert len(warnings) == 1 and "as_ppo_reward_model(RewardScorer(...), policy_tokenizer)" in warnings[0]
+
+
+@needs_ppo
+@pytest.mark.parametrize(("kind", "warned"), [("plain", False), ("pad_is_eos", True)])
+def test_the_warning_comes_where_no_response_is_read_at_its_end_token(kind, warned, caplog):
+    tokenizer, model = policy_tokenizer(kind), models.tiny_reward_model()
+    model.config.eos_token_id = tokenizer.eos_token_id
+    with caplog.at_level(logging.WARNING, logger="rm_plugin"):
+        rewards_of(model, tokenizer, ["Hello"] * 20, ["yes" + "!" * i for i in range(20)])
+    assert ("PPO reads the reward at tokens that end no text" in caplog.text) == warned
+
+
+@needs_ppo
+@pytest.mark.parametrize("kind", ["pad_is_eos", "llama3"])
+def test_the_trainer_logs_the_scorers_rewards_of_its_texts(kind, ppo, tmp_path, monkeypatch, caplog):
+    tokenizer = policy_tokenizer(kind)
+    scorer = RewardScorer(models.tiny_reward_model("llama", seed=1), models.tiny_tokenizer("chatml"))
+    prompts = [[{"role": "user", "content": text}] for text in PROMPTS]
+    rows = [{"input_ids": ids} for ids in conversation_ids(tokenizer, PROMPTS * 2)]
+    reward_model = ppo.as_ppo_reward_model(scorer, tokenizer)
+    recorder = Recorder(monkeypatch, reward_model)
+    with caplog.at_level(logging.WARNING, logger="rm_plugin"):
+        trainer = run_ppo(tmp_path, tokenizer, reward_model, models.tiny_reward_model("qwen3", seed=2), rows)
+    assert "PPO reads" not in caplog.text
+    by_ids = {tuple(row["input_ids"]): prompt for row, prompt in zip(rows, prompts * 2, strict=True)}
+    expected = []
+    for ids, context_length, _ in recorder.calls:
+        for row in ids.tolist():
+            prompt_ids, response = unpadded(row, context_length, tokenizer.pad_token_id)
+            text = tokenizer.decode(response, skip_special_tokens=True)
+            prompt = by_ids[tuple(prompt_ids)]
+            expected.append(scorer.score([prompt], [[{"role": "assistant", "content": text}]])[0])
+    logged = [np.mean(expected[:8]), np.mean(expected[8:])]
+    assert logged_scores(trainer) == pytest.approx(logged, abs=1e-5)
+
+
+@needs_ppo
+def test_as_a_value_model_it_is_refused(ppo, tmp_path):
+    tokenizer = policy_tokenizer("plain")
+    module = ppo.as_ppo_reward_model(RewardScorer(models.tiny_reward_model(), tokenizer), tokenizer, PROMPTS)
+    with pytest.raises(ValueError, match="a value model estimates one a token"):
+        run_ppo(tmp_path, tokenizer, models.tiny_reward_model("qwen3"), module, plain_rows(tokenizer, 4) * 2)
+
+
+# --- the command
+
+
+@pytest.fixture(scope="module")
+def ppo_folders(tmp_path_factory):
+    """Policy, reward model and prompts on disk, as `rm-plugin ppo` wants them."""
+    folder = tmp_path_factory.mktemp("ppo")
+    tokenizer = models.tiny_tokenizer("plain")
+    tiny_policy().save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
+    models.tiny_reward_model("llama", seed=1).save_pretrained(folder / "reward-model")
+    tokenizer.save_pretrained(folder / "reward-model")
+    prompts = [f"{text} {i}" for i in range(8) for text in PROMPTS]
+    rows = [{"prompt": prompt, "chosen": "a", "rejected": "b"} for prompt in prompts]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "recipe.yaml").write_text(f"""\
+sft_model_path: {folder}/policy
+reward_model_path: {folder}/reward-model
+dataset_name: {folder}/prompts.jsonl
+output_dir: {folder}/trained
+total_episodes: 960
+response_length: 4
+temperature: 1.0
+stop_token: eos
+learning_rate: 1.0e-2
+lr_scheduler_type: constant
+kl-coef: 0.0
+num_ppo_epochs: 4
+num_mini_batches: 1
+per_device_train_batch_size: 32
+gradient_accumulation_steps: 1
+bf16: false
+gradient_checkpointing: false
+use_cpu: true
+num_sample_generations: 0
+save_strategy: "no"
+report_to: none
+disable_tqdm: true
+seed: 0
+""")
+    return folder
+
+
+@needs_ppo
+def test_the_command_raises_the_mean_reward_and_saves_the_policy(ppo_folders, monkeypatch, capsys):
+    from rm_plugin import ppo_recipe
+
+    trainers = []
+    train = ppo_recipe.train_ppo
+    monkeypatch.setattr(ppo_recipe, "train_ppo", lambda *sections: trainers.append(train(*sections)))
+    assert main(["ppo", "--config", str(ppo_folders / "recipe.yaml")]) == 0
+    rewards = logged_scores(trainers[0])
+    assert len(rewards) == 30
+    first, last = rewards[:5], rewards[-5:]
+    standard_error = np.sqrt((np.var(first, ddof=1) + np.var(last, ddof=1)) / 5)
+    assert np.mean(last) - np.mean(first) > max(0.5, 4 * standard_error)
+    assert "policy saved to" in capsys.readouterr().out
+    AutoModelForCausalLM.from_pretrained(ppo_folders / "trained")
+
+
+@needs_ppo
+def test_a_4_bit_policy_with_lora_and_a_test_split_reach_the_trainer(ppo_folders, monkeypatch, capsys):
+    from bitsandbytes.nn import Linear4bit
+
+    from rm_plugin import ppo_recipe
+
+    trainers = []
+    train = ppo_recipe.train_ppo
+    monkeypatch.setattr(ppo_recipe, "train_ppo", lambda *sections: trainers.append(train(*sections)))
+    fields = {
+        "total_episodes": 32,
+        "load_in_4bit": True,
+        "use_peft": True,
+        "dataset_train_split": "train[8:]",
+        "dataset_test_split": "train[:8]",
+        "eval_strategy": "steps",
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "num_sample_generations": 1,
+    }
+    words = [str(word) for name, value in fields.items() for word in (f"--{name}", value)]
+    words += ["--lora_target_modules", "q_proj", "v_proj"]
+    assert main(["ppo", "--config", str(ppo_folders / "recipe.yaml"), *words]) == 0
+    [trainer] = trainers
+    assert isinstance(trainer.policy_model.base_model.model.model.layers[0].mlp.up_proj, Linear4bit)
+    assert not any(isinstance(module, Linear4bit) for module in trainer.value_model.modules())
+    assert (len(trainer.train_dataset), len(trainer.eval_dataset)) == (24, 8)
+    assert len(logged_scores(trainer)) == 4
+
+
+@needs_ppo
+def test_the_policys_tokenizer_is_of_the_policys_revision(ppo_folders, monkeypatch):
+    from transformers import AutoTokenizer
+
+    from rm_plugin import ppo_recipe
+
+    seen = []
+    for auto in (AutoTokenizer, AutoModelForCausalLM):
+        load = auto.from_pretrained
+        monkeypatch.setattr(
+            auto, "from_pretrained", lambda *a, load=load, **k: seen.append(k["revision"]) or load(*a, **k)
+        )
+    _, training_args, model_args, _ = ppo_recipe.parse_ppo_recipe(
+        ppo_folders / "recipe.yaml", ["--model_revision", "v2"]
+    )
+    ppo_recipe._load_policy(training_args, model_args)
+    assert seen == ["v2", "v2"]
+
+
+@needs_ppo
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--kl_coeff", "0.1"], "unknown field '--kl_coeff' (did you mean kl_coef?)"),
+        (["--reward_model_path", "nowhere"], "reward_model_path='nowhere' is not there"),
+        (["--per_device_train_batch_size", "64"], "32 prompts do not fill one batch of 64"),
+        (
+            ["--dataset_test_split", "validation"],
+            "dataset_test_split='validation' has no effect without an evaluation",
+        ),
+        (["--load_in_4bit", "true"], "load_in_4bit=True, a quantised policy is trained by adapters"),
+        (
+            ["--load_in_8bit", "true", "--use_peft", "true", "--sft_model_path", "quickstart"],
+            "load_in_8bit=True, a quantised policy is trained by adapters and loaded from an sft_model_path",
+        ),
+        (["--eval_strategy", "steps"], "test"),
+    ],
+)
+def test_bad_fields_get_one_line_and_exit_code_2(words, message, ppo_folders, capsys):
+    assert main(["ppo", "--config", str(ppo_folders / "recipe.yaml"), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error.splitlines()[-1] and "Traceback" not in error
+
+
+@needs_ppo
+@pytest.mark.parametrize("recipe", sorted(Path("recipes").glob("ppo-*.yaml")), ids=lambda path: path.stem)
+def test_recipes_hold_known_fields(recipe):
+    from rm_plugin.commands.ppo_recipe import parse_ppo_recipe
+
+    arguments = ["--bf16", "false", "--use_cpu", "true"]
+    script_args, training_args, *_ = parse_ppo_recipe(recipe, arguments)
+    assert script_args.dataset_name and training_args.stop_token == "eos" and training_args.total_episodes > 1000
+
+
+# --- a TRL without PPO
+
+
+@pytest.mark.skipif(HAS_PPO, reason="this TRL has PPO")
+def test_on_a_trl_without_ppo_the_import_says_what_to_do_in_one_line(capsys):
+    with pytest.raises(ImportError, match=r"pip install 'rm-plugin\[ppo\]'.* GRPOTrainer or RLOOTrainer") as error:
+        importlib.import_module("rm_plugin.loops.ppo")
+    assert "\n" not in str(error.value)
+    assert main(["ppo", "--config", "recipes/ppo-quickstart.yaml"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,327 @@
+"""Reward functions in TRL's GRPO, RLOO and online DPO: `RewardScorer` as `reward_funcs`, and by dotted path."""
+
+import importlib
+import json
+
+import models
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rm_plugin import rewards
+from rm_plugin.loops.callbacks import RewardScoringCallback
+from rm_plugin.loops.monitoring import spearman
+from rm_plugin.scoring.scorer import RewardScorer
+
+pytestmark = pytest.mark.trl112
+
+PROMPTS = ["Which country owns Antarctica?", "What is 2 + 2?", "Hello world", "How are you today?"]
+
+
+@pytest.fixture(autouse=True)
+def silent_experimental(monkeypatch):
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+
+
+@pytest.fixture(scope="module")
+def policy_folder(tmp_path_factory):
+    """A tiny policy on disk, since RLOO loads its reference model from there; it often says EOS, sometimes at once."""
+    folder = tmp_path_factory.mktemp("policy")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        policy = AutoModelForCausalLM.from_config(models.tiny_config("qwen3", eos_token_id=1))  # as of "chatml"
+    with torch.no_grad():
+        policy.lm_head.weight[1] *= -4
+    policy.save_pretrained(folder)
+    return folder
+
+
+class Recording(RewardScorer):
+    """A scorer that remembers its calls."""
+
+    def __call__(self, prompts, completions, **kwargs):
+        result = super().__call__(prompts, completions, **kwargs)
+        self.__dict__.setdefault("calls", []).append((prompts, completions, kwargs["completion_ids"], result))
+        return result
+
+
+def train(name, policy_folder, tokenizer, reward_funcs, conversational, tmp_path, tokenizers=None, **fields):
+    """Two steps of a trainer on a tiny policy; the trainer after them."""
+    import trl
+    from datasets import Dataset
+
+    config, trainer = getattr(trl, f"{name}Config"), getattr(trl, f"{name}Trainer")
+    rows = [{"prompt": [{"role": "user", "content": text}] if conversational else text} for text in PROMPTS]
+    args = config(
+        output_dir=str(tmp_path),
+        max_steps=2,
+        **{
+            "per_device_train_batch_size": 8,
+            "num_generations": 4,
+            "max_completion_length": 5,
+            "logging_steps": 1,
+            "report_to": "none",
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "disable_tqdm": True,
+            "save_strategy": "no",
+            **fields,
+        },
+    )
+    trainer = trainer(
+        model=str(policy_folder),
+        reward_funcs=reward_funcs,
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        reward_processing_classes=tokenizers,
+    )
+    trainer.train()
+    return trainer
+
+
+def logged(trainer, key):
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+@pytest.mark.parametrize("name", ["GRPO", "RLOO"])
+@pytest.mark.parametrize("conversational", [False, True], ids=["plain", "conversational"])
+def test_the_real_trainer_logs_the_scorers_rewards(name, conversational, policy_folder, tmp_path):
+    tokenizer = models.tiny_tokenizer("chatml")
+    scorer = Recording(models.tiny_reward_model(seed=1), models.tiny_tokenizer("llama3"))
+    trainer = train(name, policy_folder, tokenizer, scorer, conversational, tmp_path, log_completions=False)
+    means, truncated, empty = [], [], []
+    for prompts, completions, completion_ids, result in scorer.calls:
+        expected = scorer.score(prompts, completions, allow_empty=True)
+        assert result == expected.tolist()
+        means.append(expected.mean())
+        truncated.append(np.mean([ids[-1] != tokenizer.eos_token_id for ids in completion_ids]))
+        texts = [text if isinstance(text, str) else text[0]["content"] for text in completions]
+        empty.append(np.mean([not text for text in texts]))
+    function = scorer.__name__
+    assert len(scorer.calls) == 2
+    assert logged(trainer, f"rewards/{function}/mean") == pytest.approx(means, abs=1e-5)
+    assert logged(trainer, f"rewards/{function}/truncated") == pytest.approx(truncated)
+    assert truncated == pytest.approx(logged(trainer, "completions/clipped_ratio"))
+    assert logged(trainer, f"rewards/{function}/empty") == pytest.approx(empty)
+    assert 0 < sum(truncated) < 2 and (sum(empty) > 0) == conversational  # this policy's first word after a header
+
+
+def test_completions_of_one_prompt_are_computed_as_one_group(policy_folder):
+    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("plain"))
+    seen = []
+    scorer.model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    scorer(prompts=["Which country owns Antarctica?"] * 4 + ["What?"] * 4, completions=list("abcdefgh"))
+    (call,) = seen
+    prefixes = call["shared_prefix_layout"].prefix_lengths
+    own = scorer.processing_class("Which country owns Antarctica?")["input_ids"]
+    assert len(prefixes) == 2 and max(prefixes) >= len(own) - 1
+    assert call["input_ids"].numel() < 8 * len(own)
+
+
+def test_autocast_of_the_trainer_does_not_touch_the_scores():
+    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("plain"))
+    expected = scorer(prompts=PROMPTS, completions=["a", "b", "c", "d"])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert scorer(prompts=PROMPTS, completions=["a", "b", "c", "d"]) == expected
+
+
+def test_what_trl_offers_for_logging_is_used_where_it_is_offered():
+    class Trainer:
+        processing_class = models.tiny_tokenizer("chatml")
+        metrics, columns = {}, {}
+
+        def log_metric(self, name, value):
+            self.metrics[name] = value
+
+        def log_extra(self, column, values):
+            self.columns[column] = values
+
+    trainer, end = Trainer(), Trainer.processing_class.eos_token_id
+    scorer = RewardScorer(
+        models.tiny_reward_model(), models.tiny_tokenizer("plain"), max_length=8, truncation_mode="drop"
+    )
+    result = scorer(
+        prompts=["What?"] * 4,
+        completions=["a", "", "b", "a text that is far too long"],
+        completion_ids=[[70, end], [end], [71], [5, 6, 7]],
+        log_metric=trainer.log_metric,
+        log_extra=trainer.log_extra,
+        some_column=[1, 2, 3, 4],
+    )
+    assert result[3] is None and None not in result[:3]
+    assert trainer.columns == {"truncated": [False, False, True, True]}
+    name = f"rewards/{scorer.__name__}"
+    assert trainer.metrics == {
+        f"{name}/truncated": 0.5,
+        f"{name}/empty": 0.25,
+        f"{name}/over_max_length": 0.25,
+        f"{name}/nonfinite": 0.0,
+    }
+
+
+def test_an_empty_completion_is_scored_as_prompt_and_end_token():
+    tokenizer = models.tiny_tokenizer("plain")
+    model = models.tiny_reward_model()
+    scorer = RewardScorer(model, tokenizer)
+    ids = torch.tensor([tokenizer("Hello</s>")["input_ids"]])
+    with torch.no_grad():
+        expected = model(ids).logits.item()
+    assert scorer(prompts=["Hello"], completions=[""]) == pytest.approx([expected], abs=1e-5)
+    with pytest.raises(ValueError, match="a completion is empty"):
+        scorer.score(["Hello"], [""])
+
+
+# --- scores that are not finite
+
+
+def nan_for_long_texts(scorer):
+    """From here on the scorer's head gives NaN where a text has more than 6 tokens."""
+    model = scorer.model
+
+    def spoil(module, args, kwargs, output):
+        ends = kwargs["attention_mask"].sum(-1)
+        output.logits[ends > 6] = float("nan")
+
+    scorer._shared_prefix = False
+    model.register_forward_hook(spoil, with_kwargs=True)
+
+
+def test_a_reward_that_is_not_finite_stops_with_its_text_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("plain"))
+    nan_for_long_texts(scorer)
+    with pytest.raises(ValueError, match="1 of 2 scores are not finite.*saved in .*on_nonfinite='zero'") as error:
+        scorer(prompts=["What?", "What?"], completions=["a", "a long long text"])
+    assert "\n" not in str(error.value)
+    (file,) = tmp_path.glob("nonfinite_rewards_*.jsonl")
+    assert str(file) in str(error.value)
+    (line,) = map(json.loads, file.read_text().splitlines())
+    assert line["text"] == "What?a long long text</s>" and line["score"] == "nan"
+
+
+def test_on_nonfinite_zero_gives_zero_and_counts():
+    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("plain"), on_nonfinite="zero")
+    expected = scorer(prompts=["What?"], completions=["a"])[0]
+    nan_for_long_texts(scorer)
+    result = scorer(prompts=["What?", "What?"], completions=["a", "a long long text"])
+    assert result == [pytest.approx(expected, abs=1e-5), 0.0]
+    assert scorer.num_nonfinite == 1
+
+
+def test_an_unknown_on_nonfinite_names_the_known_ones():
+    with pytest.raises(ValueError, match="on_nonfinite='mean' is not known; use one of 'error', 'zero'"):
+        RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("plain"), on_nonfinite="mean")
+
+
+# --- the reward function by dotted path
+
+
+@pytest.fixture
+def reward_model_folder(tmp_path):
+    models.tiny_reward_model(seed=1).save_pretrained(tmp_path / "my-reward-model")
+    models.tiny_tokenizer("plain").save_pretrained(tmp_path / "my-reward-model")
+    rewards.scorer_from_env.cache_clear()
+    yield tmp_path / "my-reward-model"
+    rewards.scorer_from_env.cache_clear()
+
+
+def test_the_dotted_path_is_the_function_and_loads_once(reward_model_folder, monkeypatch, policy_folder, tmp_path):
+    module, name = ["rm_plugin.rewards", "reward_from_env"]  # as `trl grpo --reward_funcs` reads it
+    function = getattr(importlib.import_module(module), name)
+    monkeypatch.setenv("RM_PLUGIN_REWARD_MODEL", str(reward_model_folder))
+    tokenizer = models.tiny_tokenizer("chatml")
+    trainer = train("GRPO", policy_folder, tokenizer, [function], False, tmp_path)
+    assert len(logged(trainer, "rewards/reward_from_env/mean")) == 2
+    scorer = RewardScorer(str(reward_model_folder))
+    assert function(prompts=["What?"], completions=["a"]) == scorer(prompts=["What?"], completions=["a"])
+    assert rewards.scorer_from_env.cache_info().misses == 1
+
+
+def test_the_environment_sets_the_scorers_options(reward_model_folder, monkeypatch):
+    monkeypatch.setenv("RM_PLUGIN_REWARD_MODEL", str(reward_model_folder))
+    monkeypatch.setenv("RM_PLUGIN_REWARD_MAX_LENGTH", "12")
+    monkeypatch.setenv("RM_PLUGIN_REWARD_TRUNCATION_MODE", "keep_end")
+    monkeypatch.setenv("RM_PLUGIN_REWARD_ON_NONFINITE", "zero")
+    scorer = rewards.scorer_from_env()
+    assert (scorer.max_length, scorer.truncation_mode, scorer.on_nonfinite) == (12, "keep_end", "zero")
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "RM_PLUGIN_REWARD_MODEL is unset"),
+        (
+            {"RM_PLUGIN_REWARD_MODL": "a"},
+            r"MODL is not known \(did you mean RM_PLUGIN_REWARD_MODEL\?\)",
+        ),
+        ({"RM_PLUGIN_REWARD_MODEL": "a", "RM_PLUGIN_REWARD_MAX_LENGTH": "long"}, "'long', it needs a whole number"),
+        ({"RM_PLUGIN_REWARD_MODEL": "a", "RM_PLUGIN_REWARD_NORMALIZE": "maybe"}, "'maybe', it needs 1 or 0"),
+    ],
+)
+def test_a_bad_environment_gets_one_clear_line(environment, message):
+    with pytest.raises(ValueError, match=message) as error:
+        rewards.read_environment(environment)
+    assert "\n" not in str(error.value)
+
+
+# --- against passing the model itself, and online DPO
+
+
+def test_the_scorer_gives_what_grpos_own_model_path_gives(policy_folder, tmp_path):
+    tokenizer, model = models.tiny_tokenizer("chatml"), models.tiny_reward_model(seed=1)
+    model.config._name_or_path = "own-path"
+    scorer = RewardScorer(model, tokenizer)
+    scorer.__name__ = "scorer"
+    funcs, tokenizers = [scorer, model], [None, tokenizer]
+    trainer = train("GRPO", policy_folder, tokenizer, funcs, True, tmp_path, tokenizers)
+    for figure in ("mean", "std"):
+        own = logged(trainer, f"rewards/own-path/{figure}")
+        assert len(own) == 2 and logged(trainer, f"rewards/scorer/{figure}") == pytest.approx(own, abs=1e-5)
+
+
+def test_online_dpo_takes_the_scorer(policy_folder, tmp_path):
+    try:
+        from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+    except ImportError:
+        pytest.skip("this TRL has no online DPO")
+    from datasets import Dataset
+
+    tokenizer = models.tiny_tokenizer("chatml")
+    tokenizer.padding_side = "left"
+    scorer = Recording(models.tiny_reward_model(seed=1), models.tiny_tokenizer("llama3"))
+    callback, lengths = RewardScoringCallback(scorer), []
+    take = callback._windows["train"].add
+    callback._windows["train"].add = lambda *args: lengths.extend(args[3]) or take(*args)
+    args = OnlineDPOConfig(
+        output_dir=str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=4,
+        max_new_tokens=24,
+        max_length=64,
+        logging_steps=1,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+        save_strategy="no",
+    )
+    trainer = OnlineDPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(policy_folder),
+        reward_funcs=scorer,
+        args=args,
+        train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS]),
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+    trainer.train()
+    assert len(scorer.calls) == 2
+    assert len(set(lengths)) > 1, "lengths are of the texts, not of the padded batch"
+    texts = [text[0]["content"] for _, completions, _, _ in scorer.calls for text in completions]
+    own = [len(tokenizer(text)["input_ids"]) for text in texts]
+    assert spearman(np.array(own, float), np.array(lengths, float)) > 0.9
+    for prompts, completions, _, result in scorer.calls:
+        assert result == scorer.score(prompts, completions, allow_empty=True).tolist() and len(result) == 8
