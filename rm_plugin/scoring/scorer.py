@@ -324,6 +324,12 @@ class RewardScorer:
                 if name not in self._told_of:
                     self._told_of.add(name)
                     logger.warning("%s: the column %s is not read: %s", self.__name__, name, error)
+        columns["tools"] = [
+            given or of_trainer
+            for given, of_trainer in zip(
+                columns.get("tools", [None] * len(prompts)), _tools_of_policy(trainer, len(prompts)), strict=True
+            )
+        ]
         if given := getattr(trainer, "chat_template_kwargs", None):  # TRL hands them to reward models
             own = columns.get("chat_template_kwargs", [None] * len(prompts))
             columns["chat_template_kwargs"] = [{**given, **(value or {})} for value in own]
@@ -472,6 +478,20 @@ class RewardScorer:
             for batch in batches:
                 yield batch
                 bar.update(sum(map(packed_tokens, batch.groups)))
+
+
+def _tools_of_policy(trainer: Any, num_prompts: int) -> list[list[dict] | None]:
+    """
+    For each prompt the schemas that GRPO (`tools=`, `environment_factory=`) renders for its policy and hands to no
+    reward function. An environment's tools are in private attributes only (TRL 1.12 to 1.16).
+    """
+    tools, environments = getattr(trainer, "tools", None), getattr(trainer, "_batch_environments", None)
+    if environments and len(environments) == num_prompts:
+        schemas = {
+            name: template_arguments({"tools": trainer._env_tools[name]})["tools"] for name in set(environments)
+        }
+        return [schemas[name] or None for name in environments]
+    return [template_arguments({"tools": tools})["tools"] or None] * num_prompts
 
 
 def check_model_exists(name: str, **hub) -> None:

@@ -2,12 +2,14 @@
 
 import importlib
 import json
+from pathlib import Path
 
 import models
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils import get_json_schema
 
 from rm_plugin import rewards
 from rm_plugin.loops.callbacks import RewardScoringCallback
@@ -46,7 +48,9 @@ class Recording(RewardScorer):
         return result
 
 
-def train(name, policy_folder, tokenizer, reward_funcs, conversational, tmp_path, tokenizers=None, **fields):
+def train(
+    name, policy_folder, tokenizer, reward_funcs, conversational, tmp_path, tokenizers=None, of_trainer=None, **fields
+):
     """Two steps of a trainer on a tiny policy; the trainer after them."""
     import trl
     from datasets import Dataset
@@ -77,6 +81,7 @@ def train(name, policy_folder, tokenizer, reward_funcs, conversational, tmp_path
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         reward_processing_classes=tokenizers,
+        **(of_trainer or {}),
     )
     trainer.train()
     return trainer
@@ -107,6 +112,54 @@ def test_the_real_trainer_logs_the_scorers_rewards(name, conversational, policy_
     assert truncated == pytest.approx(logged(trainer, "completions/clipped_ratio"))
     assert logged(trainer, f"rewards/{function}/empty") == pytest.approx(empty)
     assert 0 < sum(truncated) < 2 and (sum(empty) > 0) == conversational  # this policy's first word after a header
+
+
+def multiply(a: int, b: int) -> int:
+    """
+    Multiplies two integers.
+
+    Args:
+        a: The first integer.
+        b: The second integer.
+    """
+    return a * b
+
+
+class Counter:
+    """An environment with one tool."""
+
+    def reset(self, **kwargs):
+        """Start anew."""
+
+    def increment(self, step: int) -> int:
+        """
+        Increments the counter.
+
+        Args:
+            step: By how much.
+        """
+        return step
+
+
+@pytest.mark.parametrize("of_trainer", [{"tools": [multiply]}, {"environment_factory": Counter}], ids=["tools", "env"])
+def test_tools_of_grpo_reach_the_reward_models_template_as_they_reach_the_policys(of_trainer, policy_folder, tmp_path):
+    import trl
+
+    template = (
+        Path(trl.__file__).with_name("chat_templates") / "qwen3.jinja"
+    )  # GRPO takes tools with templates it knows
+    tokenizers = [models.tiny_tokenizer("chatml") for _ in range(2)]
+    for tokenizer in tokenizers:
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
+    scorer = Recording(models.tiny_reward_model(seed=1), tokenizers[1], max_length=1024)
+    trainer = train("GRPO", policy_folder, tokenizers[0], scorer, True, tmp_path, of_trainer=of_trainer)
+    schemas = [get_json_schema(tool) for tool in trainer.tools]
+    assert schemas and scorer.calls
+    for prompts, completions, _, result in scorer.calls:
+        columns = {"allow_empty": True, "tools": [schemas] * len(prompts)}
+        assert result == pytest.approx(scorer.score(prompts, completions, **columns).tolist(), abs=1e-5)
+        without = scorer.score(prompts, completions, allow_empty=True)
+        assert np.abs(np.array(result) - without).max() > 1e-3
 
 
 def test_completions_of_one_prompt_are_computed_as_one_group(policy_folder):
