@@ -17,7 +17,7 @@ from .quickstart_data import ANTARCTICA, preference_data
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from ..evaluation.harness import EvaluationReport
+    from ..evaluation.report import EvaluationReport
     from ..scoring.scorer import RewardScorer
 
 MAX_LENGTH = 128  # tokens; the longest text of the preference set has 26

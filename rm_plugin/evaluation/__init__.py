@@ -9,7 +9,7 @@ import importlib
 
 _PUBLIC = {
     "BENCHMARKS": "benchmarks",
-    "EvaluationReport": "harness",
+    "EvaluationReport": "report",
     "build_leaderboard": "leaderboard",
     "compare_runs": "leaderboard",
     "evaluate": "harness",

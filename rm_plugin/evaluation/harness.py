@@ -32,60 +32,15 @@ import numpy as np
 from ..data.comparison import Comparison
 from ..scoring.rewards import Member, as_ruler, plan_digest
 from .benchmarks import LoadedBenchmark, as_messages, load_benchmark
+from .report import EvaluationReport
 from .results import Results, measure
-from .scores import read_scores, score_line, score_lines, write_atomically
+from .scores import read_scores, score_line, write_atomically
 
-__all__ = ["EvaluationReport", "evaluate", "evaluate_scores"]
+__all__ = ["evaluate", "evaluate_scores"]
 
 SCHEMA_VERSION = 1
 TEXT_FORMATS = ("auto", "messages", "as-is")
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class EvaluationReport:
-    """
-    One model on one benchmark.
-
-    Args:
-        report (`dict`): what `report.json` holds: benchmark, model, counts, metrics, baselines, mistakes, run.
-        results ([`Results`]): the figures, with margins and items.
-        data ([`LoadedBenchmark`]): the comparisons.
-        scores (`list[np.ndarray]`): for each comparison the rewards of its completions (K,), NaN = unscored.
-    """
-
-    report: dict[str, Any]
-    results: Results
-    data: LoadedBenchmark
-    scores: list[np.ndarray]
-
-    @property
-    def score(self) -> float:
-        """The official score, a fraction of 1."""
-        return self.metrics["official"]["score"]
-
-    @property
-    def interval(self) -> list[float]:
-        """Its 95 % interval."""
-        return self.metrics["official"]["interval"]
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Every figure of the model."""
-        return self.report["metrics"]
-
-    def save(self, folder: str | os.PathLike) -> None:
-        """Write all files of the run; `report.json` comes last, so where it is, the rest is."""
-        from .report import model_card_section, render_report
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = score_lines(self.data.comparisons, self.scores)
-        write_atomically(folder / "scores.jsonl", "".join(lines))
-        write_atomically(folder / "items.json", json.dumps(self.results.items, ensure_ascii=False) + "\n")
-        write_atomically(folder / "model_card.md", model_card_section([self.report]))
-        write_atomically(folder / "report.html", render_report(self))
-        write_atomically(folder / "report.json", json.dumps(self.report, ensure_ascii=False, indent=1) + "\n")
 
 
 def evaluate(

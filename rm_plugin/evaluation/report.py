@@ -8,13 +8,18 @@ scripts and requests.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from ..data.comparison import Text
-from .benchmarks import BENCHMARKS
+from .benchmarks import BENCHMARKS, LoadedBenchmark
 from .figures import (
     accuracy_bars,
     best_of_n_figure,
@@ -36,12 +41,11 @@ from .page import (
     table_html,
     terminal_text,
 )
-from .scores import write_atomically
-
-if TYPE_CHECKING:
-    from .harness import EvaluationReport
+from .results import Results
+from .scores import score_lines, write_atomically
 
 __all__ = [
+    "EvaluationReport",
     "Section",
     "accuracy_bars",
     "best_of_n_figure",
@@ -66,6 +70,50 @@ BASELINE_NAMES = {"random": "random", "length": "length only", "constant": "cons
 MAX_TEXT = 6000  # characters of a text on the page
 MAX_BARS = 40
 Report = Mapping[str, Any]
+
+
+@dataclass
+class EvaluationReport:
+    """
+    One model on one benchmark.
+
+    Args:
+        report (`dict`): what `report.json` holds: benchmark, model, counts, metrics, baselines, mistakes, run.
+        results ([`Results`]): the figures, with margins and items.
+        data ([`LoadedBenchmark`]): the comparisons.
+        scores (`list[np.ndarray]`): for each comparison the rewards of its completions (K,), NaN = unscored.
+    """
+
+    report: dict[str, Any]
+    results: Results
+    data: LoadedBenchmark
+    scores: list[np.ndarray]
+
+    @property
+    def score(self) -> float:
+        """The official score, a fraction of 1."""
+        return self.metrics["official"]["score"]
+
+    @property
+    def interval(self) -> list[float]:
+        """Its 95 % interval."""
+        return self.metrics["official"]["interval"]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Every figure of the model."""
+        return self.report["metrics"]
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write all files of the run; `report.json` comes last, so where it is, the rest is."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = score_lines(self.data.comparisons, self.scores)
+        write_atomically(folder / "scores.jsonl", "".join(lines))
+        write_atomically(folder / "items.json", json.dumps(self.results.items, ensure_ascii=False) + "\n")
+        write_atomically(folder / "model_card.md", model_card_section([self.report]))
+        write_atomically(folder / "report.html", render_report(self))
+        write_atomically(folder / "report.json", json.dumps(self.report, ensure_ascii=False, indent=1) + "\n")
 
 
 # --- words and numbers

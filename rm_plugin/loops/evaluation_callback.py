@@ -13,8 +13,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl
 
 from ..data.comparison import Comparison
 from ..evaluation.benchmarks import LoadedBenchmark, load_benchmark
-from ..evaluation.harness import EvaluationReport, evaluate
+from ..evaluation.harness import evaluate
 from ..evaluation.official import cluster_of
+from ..evaluation.report import EvaluationReport
 from ..scoring.scorer import RewardScorer
 
 
