@@ -20,6 +20,7 @@ The formats of a row (`to_comparison`); a text is a string or a list of messages
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -175,6 +176,34 @@ class Comparison:
         """Index pairs `(better, worse)`, `ranks[better] < ranks[worse]`; empty where nothing is ranked."""
         ranks = list(enumerate(self.ranks or []))
         return [(i, j) for i, better in ranks for j, worse in ranks if better < worse]
+
+
+def same_text(text: Text) -> Text:
+    """
+    One form of all equal texts, for digests: the order of a message's keys, nulls, text in parts and a tool call's
+    arguments written as JSON change nothing. Schemas and arguments keep their order, which templates write out.
+
+    Example:
+    ```python
+    >>> same_text([{"content": [{"type": "text", "text": "Hi"}], "role": "user", "tool_calls": None}])
+    [{'content': 'Hi', 'role': 'user'}]
+
+    ```
+    """
+    if isinstance(text, str):
+        return text
+    messages = []
+    for message in text:
+        message = {key: value for key, value in sorted(message.items()) if value is not None}
+        parts = message.get("content")
+        if isinstance(parts, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
+            message["content"] = "".join(part.get("text") or "" for part in parts)
+        for call in (calls := copy.deepcopy(message.get("tool_calls") or [])):
+            function = call.get("function", call)
+            with contextlib.suppress(ValueError, TypeError):  # no JSON, or not text
+                function["arguments"] = json.loads(function.get("arguments"))
+        messages.append({**message, "tool_calls": calls} if calls else message)
+    return messages
 
 
 def text_length(text: Text) -> int:

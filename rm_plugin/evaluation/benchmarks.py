@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.comparison import Comparison, Text, to_comparison
+from ..data.comparison import Comparison, Text, same_text, to_comparison
 from ..data.sources import load_rows
 from . import official
 from .official import Item, Items, Means
@@ -222,12 +222,27 @@ class LoadedBenchmark:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that figures depend on: equal data, equal fingerprint, wherever they come from."""
+        """
+        SHA-256 of every field of every comparison, in their order: scores and metrics depend on nothing else of the
+        data. Equal data have an equal fingerprint, wherever they come from and in whatever form a text is given.
+        """
         digest = hashlib.sha256()
-        for c in self.comparisons:
-            pairs = (c.metadata or {}).get("pairs")  # those that PPE drew
-            digest.update(json.dumps([c.id, c.prompt, c.completions, c.ranks, c.subset, pairs]).encode())
+        for comparison in self.comparisons:
+            values = {
+                **vars(comparison),
+                "prompt": same_text(comparison.prompt),
+                "completions": [same_text(text) for text in comparison.completions],
+                # Looked up by name; what is inside keeps its order, in which templates write it out.
+                "chat_template_kwargs": sorted((comparison.chat_template_kwargs or {}).items()),
+                "metadata": sorted((comparison.metadata or {}).items()),
+            }
+            digest.update(json.dumps(values, default=_plain).encode())
         return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """What a table may hold besides JSON, for a digest: arrays and numpy's numbers as lists, all else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def load_benchmark(
@@ -496,7 +511,7 @@ def _origin_of(file: Path) -> str:
 
 def _digest(prompt: Text) -> str:
     """Equal prompts, equal digest."""
-    return hashlib.blake2b(json.dumps(prompt, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps(same_text(prompt), sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 # ── plain text and messages ──────────────────────────────────────────────────────────────────────────────────────────

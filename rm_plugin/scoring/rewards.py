@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.comparison import TEMPLATE_COLUMNS, Comparison
+from ..data.comparison import TEMPLATE_COLUMNS, Comparison, same_text
 
 if TYPE_CHECKING:
     from .scorer import RewardScorer
@@ -60,8 +60,11 @@ class ModelRuler:
             "truncation_mode": scorer.truncation_mode,
             "reasoning": scorer.reasoning,
             "normalize": scorer.normalize,
+            "on_nonfinite": scorer.on_nonfinite,
             "max_num_batched_tokens": scorer.max_num_batched_tokens,
         }
+        if scorer.normalize:
+            self.about |= {"reward_mean": config.reward_mean, "reward_std": config.reward_std}
         self.about["quantization"] = json.loads(json.dumps(self.about["quantization"], default=str))
 
     @property
@@ -282,10 +285,21 @@ def _texts(batch: Any) -> list[list[int]]:
 
 
 def plan_digest(plan: list[Any]) -> str:
-    """A hash of every text and whose it is, however they are batched."""
+    """
+    A hash of everything that a score is computed from, and of which completions it is the score, however they are
+    batched: token ids for a model; prompt, completion, tools and template arguments for a function.
+    """
     lines = []
     for batch in plan:
-        texts = zip(batch.prompts, batch.completions, strict=True) if isinstance(batch, Call) else _texts(batch)
-        for text, whose in zip(texts, batch.members, strict=True):
-            lines.append(hashlib.sha256(json.dumps([text, whose], default=str).encode()).digest())
+        texts = _calls_texts(batch) if isinstance(batch, Call) else _texts(batch)
+        for text, members in zip(texts, batch.members, strict=True):
+            lines.append(hashlib.sha256(json.dumps([text, members], default=str).encode()).digest())
     return hashlib.sha256(b"".join(sorted(lines))).hexdigest()[:16]
+
+
+def _calls_texts(call: Call) -> list[list[Any]]:
+    columns = zip(call.prompts, call.completions, call.tools, call.chat_template_kwargs, strict=True)
+    return [
+        [same_text(prompt), same_text(completion), tools, sorted((arguments or {}).items())]
+        for prompt, completion, tools, arguments in columns
+    ]

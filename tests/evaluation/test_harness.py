@@ -24,7 +24,7 @@ from rm_plugin.evaluation.report import print_report, remarks
 from rm_plugin.evaluation.results import baseline_scores, measure
 from rm_plugin.loops.evaluation_callback import EvaluationCallback
 from rm_plugin.metrics.statistics import wilson_interval
-from rm_plugin.scoring.rewards import plan_digest
+from rm_plugin.scoring.rewards import as_ruler, plan_digest
 
 TESTS = Path(__file__).parents[1]
 ROWS = [
@@ -752,14 +752,111 @@ def test_intervals_without_a_spread_count_prompts_not_pairs():
     assert official["sections"]["Safety"]["interval"][0] == pytest.approx(wilson_interval(10, 10)[0])
 
 
-def test_data_that_count_otherwise_have_another_fingerprint():
-    prints = []
-    for change in ({}, {"subset": "other"}, {"metadata": {"pairs": [[0, 1]]}}):
-        data = load_benchmark("preference", [PAIR])
-        for name, value in change.items():
-            setattr(data.comparisons[0], name, value)
-        prints.append(data.fingerprint)
-    assert len(set(prints)) == 3
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"a": 1, "b": 2}}}
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
+ASK = [{"role": "user", "content": "1 + 2 ="}]
+FULL_ROW = {
+    "prompt": ASK,
+    "completions": [[{"role": "assistant", "content": text}] for text in ("3", "three", "4")],
+    "ranks": [0, 0, 1],
+    "margin": 0.5,
+    "tools": [TOOL],
+    "chat_template_kwargs": {"thinking": False, "date": "today"},
+    "id": "sum",
+    "subset": "math",
+    "metadata": {"cluster": "sums", "pairs": [[0, 2]], "ties": "tied"},
+}
+OTHER_ROW = {"prompt": ASK, "chosen": [{**ASK[0], "role": "assistant"}], "rejected": FULL_ROW["completions"][2]}
+CHANGES = {
+    "prompt": [[{"role": "user", "content": "1 + 2 = "}], [{"role": "system", "content": "1 + 2 ="}], [*ASK, *ASK]],
+    "completions": [
+        [*FULL_ROW["completions"][:2], [{"role": "assistant", "content": "5"}]],
+        [FULL_ROW["completions"][i] for i in (1, 0, 2)],
+        [*FULL_ROW["completions"][:2], [{"role": "assistant", "content": "4", "tool_calls": [CALL]}]],
+    ],
+    "ranks": [[1, 1, 0], [0, 1, 1], [0, 1, 2]],
+    "margin": [0.25, None],
+    "tools": [None, [TOOL, TOOL], [{**TOOL, "strict": True}]],
+    "chat_template_kwargs": [None, {"thinking": True, "date": "today"}, {"thinking": False}],
+    "id": ["other", None],
+    "subset": ["code", None],
+    "metadata": [{**FULL_ROW["metadata"], key: value} for key, value in (("cluster", "x"), ("pairs", []), ("d", 1))],
+}
+
+
+def fingerprint(*rows):
+    return load_benchmark("preference", list(rows)).fingerprint
+
+
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_change_of_any_field_of_any_row_is_another_fingerprint(field, position):
+    assert set(CHANGES) == set(vars(load_benchmark("preference", [FULL_ROW]).comparisons[0]))  # a new field: add it
+    rows = [OTHER_ROW, OTHER_ROW]
+    found = {fingerprint(*rows[:position], FULL_ROW, *rows[position:])}
+    for value in CHANGES[field]:
+        found.add(fingerprint(*rows[:position], {**FULL_ROW, field: value}, *rows[position:]))
+    assert len(found) == 1 + len(CHANGES[field])
+    assert fingerprint(FULL_ROW, OTHER_ROW) != fingerprint(OTHER_ROW, FULL_ROW) != fingerprint(OTHER_ROW)
+
+
+def test_what_changes_no_score_and_no_metric_leaves_the_fingerprint():
+    def reordered(value):
+        return dict(reversed(list(value.items())))
+
+    in_parts = [{"role": "user", "content": [{"type": "text", "text": text} for text in ("1 + ", "2 =")]}]
+    called = {**FULL_ROW, "completions": CHANGES["completions"][2]}
+    as_json = [{**CALL, "function": {"name": "add", "arguments": json.dumps(CALL["function"]["arguments"])}}]
+    same = [
+        reordered(FULL_ROW),
+        {**FULL_ROW, "prompt": [reordered(ASK[0])]},
+        {**FULL_ROW, "prompt": [{**ASK[0], "tool_calls": None, "name": None}]},
+        {**FULL_ROW, "prompt": in_parts},
+        {**FULL_ROW, "metadata": reordered(FULL_ROW["metadata"])},
+        {**FULL_ROW, "chat_template_kwargs": reordered(FULL_ROW["chat_template_kwargs"])},
+        {**FULL_ROW, "tools": json.dumps([TOOL])},
+    ]
+    assert {fingerprint(row) for row in same} == {fingerprint(FULL_ROW)}
+    last = {"role": "assistant", "content": "4", "tool_calls": as_json}
+    assert fingerprint({**called, "completions": [*called["completions"][:2], [last]]}) == fingerprint(called)
+    # the prompt's own cluster does not depend on its form either
+    plain, parts = OTHER_ROW, {**OTHER_ROW, "prompt": in_parts}
+    assert fingerprint(plain) == fingerprint(parts) == fingerprint({**plain, "chat_template_kwargs": {}})
+
+
+@pytest.mark.parametrize("field", ["prompt", "completions", "tools", "chat_template_kwargs", "ranks"])
+def test_a_run_of_a_judge_does_not_resume_on_data_that_differ_in(field, tmp_path):
+    def judge(prompts, completions, tools=None, chat_template_kwargs=None):
+        return [float(len(text[0]["content"])) for text in completions]
+
+    evaluate(judge, source=[FULL_ROW, OTHER_ROW], output=tmp_path, num_samples=100)
+    (tmp_path / "report.json").unlink()
+    evaluate(judge, source=[FULL_ROW, OTHER_ROW], output=tmp_path, num_samples=100)
+    for value in CHANGES[field]:
+        with pytest.raises(ValueError, match="data was .* and is now .*; name another folder"):
+            evaluate(judge, source=[{**FULL_ROW, field: value}, OTHER_ROW], output=tmp_path, num_samples=100)
+
+
+def test_the_plan_of_a_judge_holds_all_that_it_is_called_with():
+    ruler = as_ruler(lengths, None, {})
+
+    def digest(**change):
+        row = {**FULL_ROW, **change}
+        return plan_digest(ruler.plan(load_benchmark("preference", [row, OTHER_ROW]).comparisons))
+
+    for field in ("prompt", "completions", "tools", "chat_template_kwargs"):
+        assert len({digest(), *(digest(**{field: value}) for value in CHANGES[field])}) == 1 + len(CHANGES[field])
+    assert digest(margin=None, subset=None, prompt=[dict(reversed(ASK[0].items()))]) == digest()
+
+
+@pytest.mark.parametrize(("mean", "std"), [(1.0, 2.0), (0.0, 3.0)])
+def test_a_normalised_run_does_not_resume_with_another_mean_or_deviation(tmp_path, mean, std):
+    model, tokenizer = tiny_reward_model(), tiny_tokenizer()
+    model.config.reward_mean, model.config.reward_std = 0.0, 2.0
+    evaluate(RewardScorer(model, tokenizer, normalize=True), source=ROWS, output=tmp_path, num_samples=100)
+    model.config.reward_mean, model.config.reward_std = mean, std
+    with pytest.raises(ValueError, match="reward_(mean|std) was"):
+        evaluate(RewardScorer(model, tokenizer, normalize=True), source=ROWS, output=tmp_path, num_samples=100)
 
 
 def test_a_section_of_several_groups_counts_its_prompts_once():
