@@ -11,6 +11,8 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from .messages import nearest
+
 if TYPE_CHECKING:
     from .data.comparison import Text
     from .scoring.scorer import RewardScorer
@@ -85,8 +87,6 @@ def read_environment(environment: dict[str, str]) -> dict[str, Any]:
     for variable in sorted(name for name in environment if name.startswith(PREFIX)):
         name, value = variable.removeprefix(PREFIX), environment[variable]
         if name not in VARIABLES:
-            from .commands.cli import nearest
-
             known = [PREFIX + name for name in VARIABLES]
             raise ValueError(f"{variable} is not known{nearest(variable, known)}; known are {', '.join(known)}")
         try:

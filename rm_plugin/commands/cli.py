@@ -8,12 +8,14 @@ Exit code 0 on success, 2 on bad usage or bad input with one line on stderr (`--
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..files import atomic_writer, read_jsonl
+from ..messages import nearest, one_line, shorten, terminal_text
 
 if TYPE_CHECKING:
     from ..data.comparison import Comparison
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         bad_input = isinstance(error, (ValueError, OSError, ImportError, UsageError)) or _is_of_input(error)
         if debug or not bad_input:
             raise
-        print(f"rm-plugin: {_one_line(error)}", file=sys.stderr)
+        print(f"rm-plugin: {one_line(error)}", file=sys.stderr)
         return 2
 
 
@@ -258,7 +260,9 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> None:
-    lines = read_json_lines(args.input)
+    lines = list(read_jsonl(args.input))
+    if not lines:
+        raise ValueError(f"{args.input} is empty; give one JSON object per line")
     comparisons = [_comparison(line, f"{args.input} line {number}") for number, line in lines]
     with atomic_writer(args.output) as out:  # opened before the work: a place that cannot be written is told at once
         scores = load_scorer(args).score_comparisons(comparisons)
@@ -289,7 +293,7 @@ def _comparison(line: Any, where: str) -> Comparison:
     for text in [line["prompt"], *completions]:
         is_conversation = isinstance(text, list) and all(isinstance(m, dict) and "role" in m for m in text)
         if not isinstance(text, str) and not is_conversation:
-            raise ValueError(f"{where}: {_shorten(text)} is neither text nor a list of messages with role and content")
+            raise ValueError(f"{where}: {shorten(text)} is neither text nor a list of messages with role and content")
     try:
         comparison = RewardScorer.comparison(line["prompt"], completions, **template_arguments(line))
     except ValueError as error:
@@ -433,7 +437,6 @@ def _leaderboard(args: argparse.Namespace) -> None:
     from rich.table import Table
 
     from ..evaluation.leaderboard import build_leaderboard, find_runs
-    from ..evaluation.page import terminal_text
     from ..evaluation.report import update_model_card
 
     board = build_leaderboard(args.folders, args.published)
@@ -491,72 +494,9 @@ def _export(args: argparse.Namespace) -> None:
 # --- helpers
 
 
-def read_json_lines(path: str | os.PathLike) -> list[tuple[int, Any]]:
-    """(line number, value) of every line that is not blank."""
-    lines = []
-    try:
-        with Path(path).open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    lines.append((number, json.loads(line)))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} line {number} is not JSON ({error.msg}); give one object a line") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason}); give one JSON object a line") from None
-    if not lines:
-        raise ValueError(f"{path} is empty; give one JSON object a line")
-    return lines
-
-
-class atomic_writer:
-    """`with atomic_writer(path) as out`: the file appears whole when the block ends well, else not at all."""
-
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
-
-    def __enter__(self):
-        if self.path.is_dir():
-            raise ValueError(f"{self.path} is a folder; name a file")
-        if self.path.exists() and not self.path.is_file():  # /dev/stdout, a pipe: nothing to replace
-            self.part, self.file = None, self.path.open("w", encoding="utf-8", errors="backslashreplace")
-        else:
-            self.path = self.path.resolve()  # what a link points to, not the link
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-            self.file = self.part.open("w", encoding="utf-8", errors="backslashreplace")  # lone surrogates, as JSON
-        return self.file
-
-    def __exit__(self, error_type, error, traceback):
-        self.file.close()
-        if self.part is not None and error_type is None:
-            self.part.replace(self.path)
-        elif self.part is not None:
-            self.part.unlink()
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """` (did you mean …?)`, or nothing where no known name is near."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _one_line(error: BaseException) -> str:
-    from ..evaluation.page import printable
-
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError) and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
-    return printable(text)
-
-
 def _is_of_input(error: BaseException) -> bool:
     """Errors about what was given that upstream derives from `Exception` alone: weights, chat templates."""
     return type(error).__module__.partition(".")[0] in ("safetensors", "safetensors_rust", "jinja2")
-
-
-def _shorten(value: Any, size: int = 60) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= size else f"{text[: size - 1]}…"
 
 
 def _quiet_upstream() -> None:

@@ -18,9 +18,9 @@ import yaml
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from ..data.sources import load_rows
+from ..messages import nearest
 from ..scoring.scorer import check_model_exists
 from ..training.trainer import PairwiseRewardConfig, PairwiseRewardTrainer
-from .cli import nearest
 
 logger = logging.getLogger(__name__)
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
+from ..messages import check_choice
 from .comparison import Comparison, Text
 
 if TYPE_CHECKING:
@@ -312,9 +313,3 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     )
     described = described.replace(r"\r\n", r"\n")  # as a saved template is read
     return hashlib.sha256(described.encode()).hexdigest()[:16]
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """One line for an unknown word: the value, and the known ones."""
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(map(repr, choices))}")

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from ..messages import one_line
+
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
@@ -112,7 +114,7 @@ def _load_from_hub(source: str, split: str | None, name: str | None, streaming: 
         return datasets.load_dataset(source, name, split=split, streaming=streaming)
     except Exception as error:  # some ten types, of datasets, huggingface_hub, fsspec and pyarrow
         raise ValueError(
-            f"{source!r} is no file or folder here, and the hub did not give it ({_one_line(error)}); "
+            f"{source!r} is no file or folder here, and the hub did not give it ({one_line(error)}); "
             "check the path or id, and the connection"
         ) from error
     finally:
@@ -133,7 +135,7 @@ def _find_splits(path: Path) -> Dataset | dict[str, Any]:
         try:
             saved = datasets.load_from_disk(str(path))
         except Exception as error:  # whatever its half-written files lead to
-            raise ValueError(f"{path} cannot be read ({_one_line(error)}); save it again") from error
+            raise ValueError(f"{path} cannot be read ({one_line(error)}); save it again") from error
         return saved
     splits: dict[str, list[Path]] = {}
     for file in sorted(path.rglob("*")):
@@ -171,7 +173,7 @@ def _take_split(splits: dict[str, Any], split: str | None, where: str, streaming
         instruction = datasets.ReadInstruction.from_spec(split)
         parts = instruction.to_absolute({name: len(table) for name, table in tables.items()})
     except (AssertionError, ValueError) as error:
-        raise ValueError(f"split={split!r} is not understood ({_one_line(error)}); write 'train[:10%]'") from error
+        raise ValueError(f"split={split!r} is not understood ({one_line(error)}); write 'train[:10%]'") from error
     return datasets.concatenate_datasets([tables[part.splitname].select(range(part.from_, part.to)) for part in parts])
 
 
@@ -195,7 +197,7 @@ def _read_files(paths: list[Path], streaming: bool) -> Dataset | IterableDataset
     except _UnreadableFile:
         raise
     except Exception as error:  # pyarrow, datasets, Unicode and overflow errors
-        raise ValueError(f"{', '.join(names)} cannot be read as a table ({_one_line(error)}); check it") from error
+        raise ValueError(f"{', '.join(names)} cannot be read as a table ({one_line(error)}); check it") from error
 
 
 def _to_table(rows: list[dict[str, Any]]) -> Dataset:
@@ -248,7 +250,7 @@ def _iterate_files(paths: list[str]) -> Iterator[dict[str, Any]]:
             with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
                 yield from _csv_rows(file, path) if _kind_of(Path(path)) == ".csv" else _json_rows(file, path)
         except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
-            raise _UnreadableFile(f"{path} cannot be read ({_one_line(error)}); give a whole file in UTF-8") from error
+            raise _UnreadableFile(f"{path} cannot be read ({one_line(error)}); give a whole file in UTF-8") from error
 
 
 def _json_rows(file: IO[str], path: str) -> Iterator[dict[str, Any]]:
@@ -309,7 +311,3 @@ def _kind_of(path: Path) -> str | None:
     zipped = suffixes[-1:] == [".gz"]
     kind = suffixes[-1 - zipped] if len(suffixes) > zipped else None
     return kind if kind in KINDS and not (zipped and kind == ".parquet") else None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

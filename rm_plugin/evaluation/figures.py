@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..messages import printable, shorten
 from ..metrics.preference import margin_distribution, reliability_curve
 from ..metrics.statistics import finite_array
-from .page import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -263,7 +263,7 @@ def accuracy_bars(rows: Sequence[Mapping[str, Any]], label: str = "accuracy", re
                 axes.hlines(place, row["low"], row["high"], color=INK, linewidth=1.2)
         if reference is not None:
             axes.axvline(reference, color=FAINT, linestyle="--", linewidth=1)
-        axes.set_yticks(places, [_shorten(row["name"], 26) for row in rows])
+        axes.set_yticks(places, [shorten(printable(row["name"]), 26).replace("$", r"\$") for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.set(xlabel=label, xlim=(min(0.0, values.min()), max(1.0, values.max())), ylim=(len(rows) - 0.4, -0.6))
@@ -327,10 +327,3 @@ def _svg(draw: Callable[[Axes], None], label: str, height: float = SIZE[1]) -> s
     view = re.search(r'viewBox="[^"]+"', svg)[0]
     opening = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {view} role="img"'
     return f'{opening} aria-label="{escape(label)}">' + svg[svg.index(">") + 1 :]
-
-
-def _shorten(text: str, length: int) -> str:
-    """Text for a label; `$` would start a formula."""
-    text = printable(text)
-    text = text if len(text) <= length else text[: length - 1] + "…"
-    return text.replace("$", r"\$")

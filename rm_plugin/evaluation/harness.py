@@ -30,11 +30,13 @@ from typing import Any
 import numpy as np
 
 from ..data.comparison import Comparison
+from ..files import write_atomically
+from ..messages import shorten
 from ..scoring.rewards import Member, as_ruler, plan_digest
 from .benchmarks import LoadedBenchmark, as_messages, load_benchmark
 from .report import EvaluationReport
 from .results import Results, measure
-from .scores import read_scores, score_line, write_atomically
+from .scores import read_scores, score_line
 
 __all__ = ["evaluate", "evaluate_scores"]
 
@@ -412,17 +414,12 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
             before, now = found[part].get(key), about[part].get(key)
             if before != now:
                 word = {"fingerprint": "data", "name": "benchmark"}.get(key, key)
-                differences.append(f"{word} was {_short(before)} and is now {_short(now)}")
+                differences.append(f"{word} was {shorten(before)} and is now {shorten(now)}")
     if not differences and found.get("plan") != about["plan"]:
         differences.append("the texts had other token ids (another tokenizer)")
     if differences:
         what = ", ".join(differences)
         raise ValueError(f"{folder} holds another evaluation ({_title(found)}): {what}; name another folder")
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else text[:16] + "…"
 
 
 def _recover(folder: Path, plan: list[Any], comparisons: list[Comparison]) -> dict[Member, float]:

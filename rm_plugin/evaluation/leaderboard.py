@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from ..messages import terminal_text
 from ..metrics.statistics import compare_by_subset, compare_models, minimum_detectable_difference, significance_tiers
 from .benchmarks import get_benchmark
 from .figures import accuracy_bars
 from .harness import read_about
-from .page import Section, figure_html, figures_html, paragraph_html, render_page, table_html, terminal_text
+from .page import Section, figure_html, figures_html, paragraph_html, render_page, table_html
 from .report import BASELINE_NAMES, bounds, data_title, markdown_table, markdown_text, percent, remarks
 from .results import official_arguments
 

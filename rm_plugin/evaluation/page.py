@@ -8,7 +8,6 @@ from `fragment`, a jinja2 template with autoescape. The page forbids scripts and
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..messages import printable
 
 __all__ = ["Section", "cards_html", "figure_html", "fragment", "paragraph_html", "render_page", "table_html"]
 
@@ -56,18 +56,6 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
     """
     source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     return printable(fragment(source, title=title, sections=sections, version=__version__))
-
-
-def printable(text: str) -> str:
-    """Control characters and lone surrogates, which no page and no SVG may hold, become �."""
-    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
-
-
-def terminal_text(text: str) -> str:
-    """Text of others as `rich` may print it: neither markup nor control characters of a terminal."""
-    from rich.markup import escape as escape_markup
-
-    return escape_markup(printable(text))
 
 
 def fragment(template: str, **values: Any) -> str:

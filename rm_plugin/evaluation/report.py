@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from ..data.comparison import Text
+from ..files import write_atomically
+from ..messages import printable, terminal_text
 from .benchmarks import BENCHMARKS, LoadedBenchmark
 from .figures import (
     accuracy_bars,
@@ -36,13 +38,11 @@ from .page import (
     figures_html,
     fragment,
     paragraph_html,
-    printable,
     render_page,
     table_html,
-    terminal_text,
 )
 from .results import Results
-from .scores import score_lines, write_atomically
+from .scores import score_lines
 
 __all__ = [
     "EvaluationReport",

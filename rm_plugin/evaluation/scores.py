@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.comparison import Comparison
+from ..files import read_jsonl
 
 
 def score_lines(comparisons: Sequence[Comparison], scores: Sequence[np.ndarray]) -> list[str]:
@@ -66,33 +67,26 @@ def read_scores(
     path = Path(path)
     known = {comparison.id for comparison in comparisons}
     found: dict[str, dict[tuple[str, int], float]] = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
+    for number, record in read_jsonl(path):
+        if missing := [name for name in ("id", "index", "role", "score") if name not in record]:
+            raise ValueError(
+                f'{path} line {number} lacks {", ".join(missing)}; a line is {{"id", "index", "role", "score"}}'
+            )
+        key, role, index, score = str(record["id"]), record["role"], record["index"], record["score"]
+        if key not in known:
+            if allow_others:
                 continue
-            try:
-                record = json.loads(line)
-                key, role, index, score = str(record["id"]), record["role"], record["index"], record["score"]
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} line {number} is not JSON ({error.msg}); give one object a line") from None
-            except (KeyError, TypeError):
-                raise ValueError(
-                    f'{path} line {number} lacks a field; a line is {{"id", "index", "role", "score"}}'
-                ) from None
-            if key not in known:
-                if allow_others:
-                    continue
-                raise ValueError(
-                    f"{path} line {number}: no comparison has the id {key!r}, they are such as "
-                    f"{comparisons[0].id!r}; use the ids of the data set (or the row number where it has none)"
-                )
-            if role not in ("chosen", "rejected") or not isinstance(index, int):
-                raise ValueError(f"{path} line {number}: role is chosen or rejected and index a number from 0")
-            if score is not None and not (isinstance(score, int | float) and math.isfinite(score)):
-                raise ValueError(f"{path} line {number}: score is {score!r}; it is a finite number, or null")
-            if (role, index) in found.setdefault(key, {}):
-                raise ValueError(f"{path} line {number}: {role} {index} of {key!r} is there twice; remove one")
-            found[key][role, index] = math.nan if score is None else float(score)
+            raise ValueError(
+                f"{path} line {number}: no comparison has the id {key!r}, they are such as "
+                f"{comparisons[0].id!r}; use the ids of the data set (or the row number where it has none)"
+            )
+        if role not in ("chosen", "rejected") or not isinstance(index, int):
+            raise ValueError(f"{path} line {number}: role is chosen or rejected and index a number from 0")
+        if score is not None and not (isinstance(score, int | float) and math.isfinite(score)):
+            raise ValueError(f"{path} line {number}: score is {score!r}; it is a finite number, or null")
+        if (role, index) in found.setdefault(key, {}):
+            raise ValueError(f"{path} line {number}: {role} {index} of {key!r} is there twice; remove one")
+        found[key][role, index] = math.nan if score is None else float(score)
     return [_scores_of(comparison, found.get(comparison.id, {}), path) for comparison in comparisons]
 
 
@@ -113,13 +107,3 @@ def _scores_of(comparison: Comparison, found: dict[tuple[str, int], float], path
         f"{path}: {len(roles) - len(found)} of {len(roles)} completions of {comparison.id!r} have no line; give all "
         "(score null where a text was not scored), or the --limit that the scores were made with"
     )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The file appears whole, and stays through a crash. A lone surrogate of hostile text is written as `\\udxxx`."""
-    temporary = path.with_name(f".{path.name}.tmp")  # left by a kill, it is overwritten
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

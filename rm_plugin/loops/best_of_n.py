@@ -36,7 +36,7 @@ from transformers import (
 )
 
 from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text, template_arguments
-from ..evaluation.scores import write_atomically
+from ..files import write_atomically
 from ..scoring.rewards import FunctionRuler, ModelRuler, accepted, weights_digest
 from ..scoring.scorer import RewardScorer
 from .candidates import (

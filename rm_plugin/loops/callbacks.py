@@ -42,7 +42,7 @@ from .monitoring import (
     figures,
     log_table,
     merge,
-    shorten,
+    table_text,
 )
 
 logger = logging.getLogger(__name__)
@@ -259,7 +259,7 @@ class RewardScoringCallback(TrainerCallback):
 
     def _as_text(self, sample: tuple) -> tuple:
         *numbers, prompt, completion = sample
-        return (*numbers, *(shorten(self._decode(text)) for text in (prompt, completion)))
+        return (*numbers, *(table_text(self._decode(text)) for text in (prompt, completion)))
 
     def _decode(self, text: Any) -> Text | None:
         """Token ids as text; anything else as it is."""

@@ -6,7 +6,6 @@ summarize(results)["curve"]; to_preferences(results); to_sft(results)        # r
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..data.comparison import TEMPLATE_COLUMNS, BadRow, Comparison, Text, template_arguments, to_comparison
+from ..messages import shorten
 from .generation import text_key
 
 PROMPT_COLUMNS = ("prompt", "messages", "question", "instruction", "query")
@@ -111,7 +111,7 @@ def read_candidates(rows: Iterable[Comparison | Mapping[str, Any]]) -> list[Comp
             values = group.metadata.get(name)
             if values is not None and len(values) != len(group.completions):
                 raise ValueError(
-                    f"candidates of {_shorten(group.prompt)!r}: {len(values)} {name} for {len(group.completions)} "
+                    f"candidates of {shorten(group.prompt, 40)!r}: {len(values)} {name} for {len(group.completions)} "
                     "completions; give one each"
                 )
             if values is None or None in values:
@@ -396,8 +396,3 @@ def _stripped(text: Text) -> Any:
         return text.strip()
     contents = [message.get("content") for message in text]
     return [content.strip() if isinstance(content, str) else content for content in contents if content]
-
-
-def _shorten(text: Text) -> str:
-    text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:40] + "…"

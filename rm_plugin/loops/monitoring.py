@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..data.comparison import Text, text_length
+from ..messages import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -251,12 +252,12 @@ def log_table(
         tensorboard_writer.add_text(name, "\n".join("| " + " | ".join(line) + " |" for line in escaped), step)
 
 
-def shorten(text: Text | None) -> Text | None:
+def table_text(text: Text | None) -> Text | None:
     """A text for a table, cut after 2,000 characters."""
     if isinstance(text, str):
-        return text if len(text) <= MAX_SAMPLE_CHARACTERS else text[:MAX_SAMPLE_CHARACTERS] + "…"
+        return shorten(text, MAX_SAMPLE_CHARACTERS)
     if isinstance(text, list):
-        return [{**m, "content": shorten(m["content"])} if isinstance(m.get("content"), str) else m for m in text]
+        return [{**m, "content": table_text(m["content"])} if isinstance(m.get("content"), str) else m for m in text]
     return text
 
 

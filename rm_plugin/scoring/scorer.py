@@ -39,12 +39,12 @@ from ..data.encoding import (
     REASONING_MODES,
     TRUNCATION_MODES,
     EncodedGroup,
-    check_choice,
     common_prefix_length,
     encode,
     template_hash,
 )
 from ..data.sources import HUB_ID
+from ..messages import check_choice
 from ..model.modeling import HUB_ARGUMENTS, WHERE_ON_HUB, RewardModel, RewardModelConfig, load_tokenizer
 from ..model.modeling import _sequence_classifier as sequence_classifier
 from ..model.packing import collate, packed_tokens, split_by_tokens

@@ -46,12 +46,12 @@ from trl import RewardConfig, RewardTrainer
 from ..data.encoding import (
     REASONING_MODES,
     TRUNCATION_MODES,
-    check_choice,
     ensure_pad_token,
     template_hash,
     trim_template_tail,
 )
 from ..data.sources import load_rows
+from ..messages import check_choice
 from ..model.cards import model_card
 from ..model.modeling import (
     SIDE_FILE,

@@ -14,7 +14,7 @@ from models import tiny_config, tiny_reward_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rm_plugin import RewardScorer
-from rm_plugin.commands.cli import atomic_writer, main, nearest
+from rm_plugin.commands.cli import main
 
 PAIR = {"prompt": "Which country owns Antarctica?", "chosen": " None: it has a treaty.", "rejected": " Penguins."}
 
@@ -128,11 +128,6 @@ def test_traceback_is_shown_on_demand(tmp_path):
     assert debug.returncode == 1 and "Traceback" in debug.stderr and "FileNotFoundError" in debug.stderr
 
 
-def test_nearest_name_is_told_only_where_one_is_near():
-    assert nearest("learning_rat", ["learning_rate", "output_dir"]) == " (did you mean learning_rate?)"
-    assert nearest("zzz", ["learning_rate", "output_dir"]) == ""
-
-
 # --- score
 
 
@@ -206,15 +201,18 @@ def test_output_may_be_the_input(command, model, tmp_path):
 @pytest.mark.parametrize(
     "text, line",
     [
-        ('{"prompt": "a", "completion": "b"}\n\n{"prompt"\n', " line 3 is not JSON (Expecting ':' delimiter)"),
-        ("", " is empty; give one JSON object a line"),
-        ("\n \n", " is empty; give one JSON object a line"),
+        (
+            '{"prompt": "a", "completion": "b"}\n\n{"prompt"\n',
+            " line 3 is not JSON (Expecting ':' delimiter at column ",
+        ),
+        ("", " is empty; give one JSON object per line"),
+        ("\n \n", " is empty; give one JSON object per line"),
         ('{"prompt": "a", "answer": "b"}', ' line 1 has prompt, answer; it needs "prompt" and either "completion" or'),
         (
             '{"prompt": "a", "completion": "b", "completions": ["c"]}',
             " line 1 has prompt, completion, completions;",
         ),
-        ('["a", "b"]', ' line 1 is a list; it needs "prompt"'),
+        ('["a", "b"]', " line 1 is of type list; give one object per line"),
         ("{}", " line 1 has nothing; it needs"),
         ('{"prompt": "a", "completions": []}', " line 1: completions is empty or no list; give at least one"),
         ('{"prompt": "a", "completions": "b"}', " line 1: completions is empty or no list; give at least one"),
@@ -226,7 +224,7 @@ def test_output_may_be_the_input(command, model, tmp_path):
         ('{"prompt": {"text": "a"}, "completion": "b"}', ' line 1: {"text": "a"} is neither text nor a list of'),
         ('{"prompt": "a", "completion": [{"text": "b"}]}', ' line 1: [{"text": "b"}] is neither text nor a list of'),
         ('{"prompt": "a", "completion": "b", "score": 1}', " line 1 has a field 'score', which would be overwritten"),
-        (b'{"prompt": "\xff"}', " is not UTF-8 text (invalid start byte); give one JSON object a line"),
+        (b'{"prompt": "\xff"}', " line 1 is not UTF-8 text (invalid start byte); save it as UTF-8"),
     ],
 )
 def test_bad_input_is_one_line_that_says_where(command, model, tmp_path, text, line):
@@ -295,18 +293,6 @@ def test_place_that_cannot_be_written_is_told_before_the_work(command, model, tm
     assert code == 2 and error == f"{tmp_path} is a folder; name a file"
     code, _, error = command("score", model, "--input", source, "--output", source / "out.jsonl")
     assert code == 2 and error.startswith(str(source))
-
-
-def test_atomic_writer_replaces_the_file_a_link_points_to(tmp_path):
-    (tmp_path / "file").write_text("old")
-    (tmp_path / "link").symlink_to(tmp_path / "file")
-    with atomic_writer(tmp_path / "link") as out:
-        out.write("new")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
-    with pytest.raises(RuntimeError), atomic_writer(tmp_path / "link") as out:
-        out.write("half")
-        raise RuntimeError
-    assert (tmp_path / "file").read_text() == "new" and len(list(tmp_path.iterdir())) == 2
 
 
 # --- export

@@ -1,0 +1,76 @@
+"""Text for people: one-line errors that name the value and the nearest known one, made safe to print.
+
+    check_choice("reasoning", "stripp", ("keep", "strip"))      # ValueError: reasoning='stripp' is not known …
+    with located("pairs.jsonl line 3"): row["chosen"]           # ValueError: pairs.jsonl line 3: KeyError: 'chosen'
+
+Standard library only, so that every module can import it and `rm-plugin --help` stays fast.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """` (did you mean …?)`, or nothing where no known name is near.
+
+    Example:
+        >>> nearest("trian", ["train", "score"]), nearest("x", ["train"])
+        (' (did you mean train?)', '')
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Refuse an unknown word in one line: the value, the nearest known one, and all of them."""
+    if value not in tuple(choices):  # a value that is not hashable is unknown too
+        close = nearest(value, choices) if isinstance(value, str) else ""
+        raise ValueError(f"{name}={value!r} is not known{close}; use one of {', '.join(map(repr, choices))}")
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Errors about the input that is read in this block become one `ValueError` that begins with `where`."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"{where}: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one printable line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, KeyError):  # its text is the key alone
+        text = f"KeyError: {text}"
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """Control characters and lone surrogates, which no terminal, page or SVG should get, become �."""
+    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
+
+
+def terminal_text(text: str) -> str:
+    """Text of others as `rich` may print it: neither markup nor control characters of a terminal."""
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
+def shorten(value: Any, length: int = 60) -> str:
+    """A text, or any other value as JSON, in at most `length` characters.
+
+    Example:
+        >>> shorten("Which country owns Antarctica?", 14), shorten([{"role": "user"}])
+        ('Which country…', '[{"role": "user"}]')
+    """
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= length else f"{text[: length - 1]}…"
