@@ -75,7 +75,8 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
                 if text.strip():
                     value = parse_json(text, f"{path} line {number}")
                     if not isinstance(value, dict):
-                        raise ValueError(f"{path} line {number} is of type {type(value).__name__}; give one object per line")
+                        kind = type(value).__name__
+                        raise ValueError(f"{path} line {number} is of type {kind}; give one object per line")
                     yield number, value
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be unpacked ({error}); give a whole .gz file") from error
