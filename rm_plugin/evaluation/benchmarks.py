@@ -19,7 +19,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ JUDGEBENCH_CATEGORIES = {
     "livecodebench": "coding",
 }
 GSM8K_SYSTEMS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+# has_close_elements(…), hasCloseElements = (…) =>, largest_divisor<T>(…), f = function(…), f = x =>
+FUNCTION_NAME = re.compile(r"`[^`]*?(\w+)\s*(?:(?:<[^>`]*>)?\s*\(|=\s*(?:async\s+)?(?:\(|function\b|\w+\s*=>))")
 # fmt: off
 LANGUAGES = (
     "arb_Arab", "ces_Latn", "deu_Latn", "ell_Grek", "fra_Latn", "heb_Hebr", "hin_Deva", "ind_Latn", "ita_Latn",
@@ -87,7 +89,7 @@ class Benchmark:
             `None` means that it states no preference.
         formula (`Callable[[Mapping], dict]`, *optional*):
             The official figures from means of groups, `"score"` among them; elementwise, so that it takes resamples.
-            By default accuracy.
+            By default accuracy, a plain mean.
         items (`Callable[[Sequence], list[Item]]`, *optional*):
             Credits of scored comparisons, and their groups. By default whether the better completion scored higher, in
             the group `all` and the comparison's subset.
@@ -105,12 +107,21 @@ class Benchmark:
             Rows to rows, where a comparison is made of several rows.
         whole (`str`, *optional*):
             File of the original folder that repeats all its others, and is read alone where it is there.
+        plain_mean (`bool`, *optional*, defaults to `False`):
+            The score is the plain mean of the group `all`: those items alone are tested, McNemar's test exactly.
+        best_of_k (`bool`, *optional*, defaults to `False`):
+            The completions are independent samples of one policy, so that a curve over n says what best-of-n brings.
+        level (`Callable[[str], str | None]`, *optional*):
+            The level of a section or group: tests of one level are corrected together. `None` is not tested: a
+            constant, or another name of the score. By default every group but `all` is of one level.
+        components (`Mapping[str, Sequence[str]]`, *optional*):
+            Groups that a subset's score is made of; those missing of a subset that is there are reported.
         notes (`str`, *optional*):
             What a reader of the score must know.
     """
 
     row: Callable[[Row, str], Comparison | None]
-    formula: Callable[[Means], dict[str, Any]] = official.accuracy_formula
+    formula: Callable[[Means], dict[str, Any]] | None = None
     items: Callable[[Sequence[Scored]], list[Item]] = official.pair_items
     parts: tuple[Part, ...] = ()
     files: str = ""
@@ -119,7 +130,16 @@ class Benchmark:
     subsets: tuple[str, ...] = ()
     regroup: Callable[[Iterable[Row]], Iterable[Row]] | None = None
     whole: str | None = None
+    plain_mean: bool = False
+    best_of_k: bool = False
+    level: Callable[[str], str | None] = official.subset_level
+    components: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: str = ""
+
+    def __post_init__(self) -> None:
+        if self.formula is None:
+            object.__setattr__(self, "formula", official.accuracy_formula)
+            object.__setattr__(self, "plain_mean", True)
 
     @property
     def hub(self) -> str | None:
@@ -144,6 +164,13 @@ class Benchmark:
     def score_items(self, scored: Sequence[Scored]) -> Items:
         """The items of scored comparisons as columns, for `statistics`; an unscored one has credit 0 in all."""
         return Items.from_list(self.items(official.mark_unscored(scored)))
+
+    def missing(self, present: Container[str | None], groups: Container[str]) -> list[str]:
+        """What the official score needs and the data lack: subsets, and components of subsets that are there."""
+        missing = [subset for subset in self.subsets if subset not in present]
+        for subset, components in self.components.items():
+            missing += [group for group in components if subset in present and group not in groups]
+        return missing
 
     def aggregate(self, scored: Sequence[Scored]) -> dict[str, Any]:
         """
@@ -175,14 +202,13 @@ class Benchmark:
         items = self.score_items(scored)
         means = items.means()
         figures = {name: float(value) for name, value in self.formula(means).items()}
-        present = {comparison.subset for comparison, _ in scored}
         return {
             "score": figures.pop("score"),
             "sections": {name: value for name, value in figures.items() if not np.isnan(value)},
             "subsets": {
                 group: {"accuracy": means[group], "num_items": number} for group, number in items.counts().items()
             },
-            "missing": [subset for subset in self.subsets if subset not in present],
+            "missing": self.missing({comparison.subset for comparison, _ in scored}, means),
             "num_comparisons": len(scored),
             "num_unscored": sum(bool(np.isnan(scores).any()) for _, scores in scored),
         }
@@ -589,7 +615,7 @@ def rewardbench(row: Row, origin: str) -> Comparison:
     if not isinstance(prompt, str):
         prompt = _messages(prompt)
     metadata = {}
-    if subset.startswith("hep-") and (name := re.search(r"`[^`]*?(\w+)\s*\(", str(prompt))):
+    if subset.startswith("hep-") and (name := FUNCTION_NAME.search(str(prompt))):
         # HumanEvalPack asks for one function in six languages: has_close_elements, hasCloseElements, HasCloseElements.
         metadata["cluster"] = f"hep:{name[1].replace('_', '').lower()}"
     return Comparison(
@@ -896,6 +922,8 @@ def _ppe(name: str, num_rows: int) -> Benchmark:
         ppe_best_of_k,
         formula=official.ppe_formula,
         items=official.best_of_k_items,
+        best_of_k=True,
+        level=official.ppe_level,
         parts=(Part(f"lmarena-ai/PPE-{name}-Best-of-K", "train"),),
         num_rows=num_rows,
         notes="score: accuracy on the conflict pairs; AUC is within each question",
@@ -906,6 +934,7 @@ def _rewardbench(with_prior: bool) -> Benchmark:
     return Benchmark(
         rewardbench,
         formula=official.rewardbench_formula,
+        level=official.rewardbench_level,
         items=official.subset_items,
         parts=(REWARD_BENCH, *PRIOR_PARTS) if with_prior else (REWARD_BENCH,),
         licence="odc-by",
@@ -922,6 +951,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         rewardbench2,
         formula=official.rewardbench2_formula,
         items=official.rewardbench2_items,
+        level=official.rewardbench2_level,
+        components={"Ties": tuple(official.TIES_WEIGHTS)},
         parts=(Part("allenai/reward-bench-2", "test"),),
         licence="odc-by",
         num_rows=1865,
@@ -931,6 +962,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "rm-bench": Benchmark(
         rm_bench,
         formula=official.rm_bench_formula,
+        level=official.rm_bench_level,
         items=official.rm_bench_items,
         parts=(Part("THU-KEG/RM-Bench", "train"),),
         licence="odc-by",
@@ -942,6 +974,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "judgebench": Benchmark(
         judgebench,
         formula=official.judgebench_formula,
+        plain_mean=True,
+        level=official.judgebench_level,
         parts=(Part("ScalerLab/JudgeBench", "gpt"),),
         licence="mit",
         num_rows=350,
@@ -951,6 +985,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "judgebench-claude": Benchmark(
         judgebench,
         formula=official.judgebench_formula,
+        plain_mean=True,
+        level=official.judgebench_level,
         parts=(Part("ScalerLab/JudgeBench", "claude"),),
         licence="mit",
         num_rows=270,
@@ -971,6 +1007,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "rmb": Benchmark(
         rmb,
         formula=official.rmb_formula,
+        level=official.rmb_level,
         items=official.rmb_items,
         files="github.com/Zhou-Zoey/RMB-Reward-Model-Benchmark (folder RMB_dataset)",
         num_rows=17131 + 3786,  # pairs + best-of-n: huggingface.co/datasets/dd101bb/RMB_dataset/commit/8ca9894
@@ -979,6 +1016,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "m-rewardbench": Benchmark(
         m_rewardbench,
         formula=official.m_rewardbench_formula,
+        level=official.m_rewardbench_level,
         items=official.m_rewardbench_items,
         parts=M_REWARDBENCH_PARTS,
         licence="odc-by",
@@ -1050,6 +1088,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "llmbar": Benchmark(
         llmbar,
         formula=official.llmbar_formula,
+        level=official.llmbar_level,
         # The copy on the hub (princeton-nlp/LLMBar) is a loading script, which datasets >= 4 refuses.
         files="github.com/princeton-nlp/LLMBar (folder Dataset/LLMBar)",
         licence="mit",

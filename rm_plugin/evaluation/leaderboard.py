@@ -387,7 +387,8 @@ def compare_runs(a: str | os.PathLike, b: str | os.PathLike, *, num_samples: int
 
 def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
     groups, clusters = a.items["groups"], a.items["clusters"]
-    keep, arguments = official_arguments(get_benchmark(a.data[0]), groups, clusters)
+    benchmark = get_benchmark(a.data[0])
+    keep, arguments = official_arguments(benchmark, groups, clusters)
     credits_a, credits_b = (np.asarray(run.items["credits"]["model"]) for run in (a, b))
     result = compare_models(credits_a[keep], credits_b[keep], **arguments, num_samples=num_samples)
     names = _named([a, b])
@@ -395,16 +396,18 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
     if "aggregate" not in arguments:
         discordant = float(np.mean(credits_a[keep] != credits_b[keep]))
         detectable = minimum_detectable_difference(result["num_clusters"], discordant_rate=discordant)
-    inside = [i for i, group in enumerate(groups) if group != "all"]
     subsets = {}
-    if len({groups[i] for i in inside}) > 1:
-        subsets = compare_by_subset(
-            credits_a[inside],
-            credits_b[inside],
-            [groups[i] for i in inside],
-            clusters=[clusters[i] for i in inside],
-            num_samples=num_samples,
-        )
+    levels = [benchmark.level(group) for group in groups]
+    for level in dict.fromkeys(filter(None, levels)):
+        inside = [i for i, one in enumerate(levels) if one == level]
+        if len({groups[i] for i in inside}) > 1:
+            subsets |= compare_by_subset(
+                credits_a[inside],
+                credits_b[inside],
+                [groups[i] for i in inside],
+                clusters=[clusters[i] for i in inside],
+                num_samples=num_samples,
+            )
     return {
         "benchmark": data_title(a.report),
         "a": next(name for name, run in names.items() if run is a),

@@ -408,3 +408,44 @@ def llmbar_formula(means: Means) -> dict[str, Any]:
     sets = {group: mean for group, mean in means.items() if group != "all"}
     adversarial = average(sets, [group for group in sets if group != "Natural"])
     return {"score": average(sets, sets), "adversarial": adversarial, "micro": means["all"], **sets}
+
+
+# ── levels: what is corrected for many tests together; None is not tested ────────────────────────────────────────────
+
+
+def subset_level(name: str) -> str | None:
+    return None if name == "all" else "subset"
+
+
+def rewardbench_level(name: str) -> str:
+    return "section" if name in REWARDBENCH_WEIGHTS or name == PRIOR else "subset"
+
+
+def rewardbench2_level(name: str) -> str:
+    return "ties" if name in TIES_WEIGHTS else "subset"
+
+
+def rm_bench_level(name: str) -> str:
+    if ">" in name:
+        return "styles"
+    return "domain and difficulty" if "/" in name else "domain" if name in RM_BENCH_DOMAINS.values() else "difficulty"
+
+
+def judgebench_level(name: str) -> str | None:
+    return None if name in ("all", "micro", "macro") else "category"
+
+
+def ppe_level(name: str) -> str | None:
+    return None if name in ("random", "oracle") else "metric"
+
+
+def rmb_level(name: str) -> str:
+    return "scenario" if "/" in name else "set"
+
+
+def m_rewardbench_level(name: str) -> str:
+    return "language and subset" if "/" in name else "language"
+
+
+def llmbar_level(name: str) -> str | None:
+    return None if name in ("all", "micro", "adversarial") else "set"

@@ -136,7 +136,7 @@ def official_arguments(benchmark: Benchmark, groups: Sequence[str], clusters: Se
     Where the score is the plain mean of the group `all`, those items alone, so that McNemar's test can be exact.
     """
     groups, clusters = list(groups), list(clusters)
-    if benchmark.formula in (official.accuracy_formula, official.judgebench_formula):
+    if benchmark.plain_mean:
         keep = [i for i, group in enumerate(groups) if group == "all"]
         return keep, {"clusters": [clusters[i] for i in keep]}
     return slice(None), {"clusters": clusters, "subsets": groups, "aggregate": benchmark.score}
@@ -201,9 +201,6 @@ def _official(benchmark: Benchmark, scored: list, items: Items, options: dict[st
     keep, arguments = official_arguments(benchmark, items.groups, items.clusters)
     plain = bootstrap_interval(items.credits[keep], **arguments, **options)
     counts, clusters = items.counts(), items.clusters_of_groups()
-    ties = {group for group in means if group.startswith("Ties/")}
-    missing = [subset for subset in benchmark.subsets if subset not in present]
-    missing += [group for group in official.TIES_WEIGHTS if ties and group not in ties]
 
     def figures(means: Mapping[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
         sections = {("section", name): value for name, value in benchmark.formula(means).items()}
@@ -229,7 +226,7 @@ def _official(benchmark: Benchmark, scored: list, items: Items, options: dict[st
             }
             for name, mean in means.items()
         },
-        "missing": missing,
+        "missing": benchmark.missing(present, means),
         "num_items": plain["num_items"],
         "num_clusters": plain["num_clusters"],
         "minimum_detectable_difference": minimum_detectable_difference(
@@ -438,7 +435,7 @@ def _best_of_n(
     benchmark: Benchmark, scored: Sequence[tuple[Comparison, np.ndarray]], options: dict[str, int]
 ) -> dict[str, Any] | None:
     """The curve, for benchmarks whose completions are independent samples of one policy (PPE's best-of-k sets)."""
-    if benchmark.formula is not official.ppe_formula:
+    if not benchmark.best_of_k:
         return None
     complete = [(scores, np.array(c.ranks) == 0, official.cluster_of(c)) for c, scores in scored]
     complete = [

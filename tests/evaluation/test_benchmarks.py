@@ -633,7 +633,7 @@ def test_equal_ids_are_made_unique():
 def test_what_is_drawn_together_has_one_cluster():
     asks = {
         "hep-python": "Write a Python function `has_close_elements(numbers: List[float], threshold: float) -> bool`",
-        "hep-js": "Write a JavaScript function `hasCloseElements(numbers, threshold)`",
+        "hep-js": "Write a JavaScript function `const hasCloseElements = (numbers, threshold)` ... isNear(1, 2)",
         "hep-java": "Write a Java function `boolean hasCloseElements(List<Double> numbers, double threshold)`",
         "hep-go": "Write a Go function `func HasCloseElements(numbers []float64, threshold float64) bool`",
         "hep-cpp": "Write a C++ function `bool has_close_elements(vector<float> numbers, float threshold)`",
@@ -646,6 +646,17 @@ def test_what_is_drawn_together_has_one_cluster():
     rows.append({**other, "subset": "hep-cpp", "id": 99})
     clusters = [c.metadata["cluster"] for c in load_benchmark("rewardbench", rows).comparisons]
     assert clusters == ["hep:hascloseelements"] * 6 + ["hep:separateparengroups"]
+    forms = (
+        "const addOne = x =>",
+        "addOne = function (x)",
+        "const addOne = async (x) =>",
+        "fn add_one<T>(x: T) -> T",
+        "Map<String, Integer> addOne(List<String> x)",
+        "async function addOne(x)",
+    )
+    rows = [{**other, "prompt": f"Write `{form}` (see `f(x)`)", "subset": "hep-rust", "id": form} for form in forms]
+    clusters = [c.metadata["cluster"] for c in load_benchmark("rewardbench", rows).comparisons]
+    assert clusters == ["hep:addone"] * len(forms)
 
     ties = load_benchmark("rewardbench-2", SCHEMAS["rewardbench-2"][1]).comparisons
     assert [c.metadata["cluster"] for c in ties[1:]] == ["ties:3", "ties:3"]
@@ -860,6 +871,35 @@ def test_llmbar_averages_sets():
     results = BENCHMARKS["llmbar"].aggregate(scored)
     assert results["score"] == pytest.approx(2 / 3)
     assert (results["sections"]["adversarial"], results["sections"]["micro"]) == (0.5, 0.8)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_plain_mean_is_one_whose_score_moves_with_the_group_all_alone(name):
+    benchmark = BENCHMARKS[name]
+    part = {"rm-bench": "chat", "rewardbench-with-prior": "anthropic_hhh"}.get(name)
+    data = load_benchmark(name, SCHEMAS[name][1], subset=part)
+    means = benchmark.score_items([(c, -np.array(c.ranks, dtype=float)) for c in data.comparisons]).means()
+    is_mean = "all" in means and benchmark.score({**means, "all": 0.25}) == 0.25
+    is_mean &= all(benchmark.score({**means, g: 0.25}) == benchmark.score(means) for g in means if g != "all")
+    assert benchmark.plain_mean == is_mean
+    assert benchmark.best_of_k == (name.startswith("ppe-") and name != "ppe-human-preference")
+
+
+def test_sections_and_groups_have_levels_and_constants_have_none():
+    levels = {
+        "preference": {"all": None, "s": "subset"},
+        "rewardbench": {"Chat": "section", "Prior Sets (0.5 weight)": "section", "math-prm": "subset"},
+        "rewardbench-2": {"Focus": "subset", "Ties": "subset", "Ties/margin": "ties"},
+        "rm-bench": {"safety": "domain", "hard": "difficulty", "chat/hard": "domain and difficulty"},
+        "judgebench": {"all": None, "micro": None, "macro": None, "math": "category"},
+        "ppe-math": {"auc": "metric", "best_of_k": "metric", "random": None, "oracle": None},
+        "rmb": {"BoN Helpfulness": "set", "BoN_set/Helpfulness/Chat/A": "scenario"},
+        "m-rewardbench": {"deu_Latn": "language", "deu_Latn/math-prm": "language and subset"},
+        "llmbar": {"all": None, "micro": None, "adversarial": None, "Natural": "set"},
+    }
+    for name, expected in levels.items():
+        assert {one: BENCHMARKS[name].level(one) for one in expected} == expected
+    assert BENCHMARKS["rm-bench"].level("chat/concise>markdown") == "styles"
 
 
 # ── intervals of official scores ─────────────────────────────────────────────────────────────────────────────────────
