@@ -29,13 +29,13 @@ _PUBLIC = {
     "RewardScorer": "scoring.scorer",
     "BestOfNSampler": "loops.best_of_n",
     "RewardScoringCallback": "loops.callbacks",
-    "EvaluationCallback": "loops.evaluation_callback",
+    "EvaluationCallback": "loops.callbacks",
     "as_ppo_reward_model": "loops.ppo",
     "evaluate": "evaluation.harness",
     "PairwiseAccuracy": "metrics.preference",
     "MarginDistribution": "metrics.preference",
 }
-__all__ = ["__version__", *(name for name in _PUBLIC if name != "as_ppo_reward_model")]  # that needs TRL 1.12
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str):

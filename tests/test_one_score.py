@@ -136,7 +136,8 @@ def query_responses(texts, chunk):
         [pad] * (width - len(prompt)) + prompt + response + [pad] * (length - len(response))
         for prompt, response in zip(prompt_ids, responses, strict=True)
     ]
-    return torch.tensor(rows), pad, width, [{"input_ids": ids} for ids in prompt_ids]
+    known = [{"prompt": prompt, "input_ids": ids} for prompt, ids in zip(prompts, prompt_ids, strict=True)]
+    return torch.tensor(rows), pad, width, known
 
 
 def ppo_module(texts, batch_size):
@@ -147,7 +148,6 @@ def ppo_module(texts, batch_size):
     scores = []
     for chunk in chunks(batch_size):
         rows, pad, width, known = query_responses(texts, chunk)
-        known = known if isinstance(texts.prompts[0], str) else None
         module = as_ppo_reward_model(texts.scorer, texts.policy_tokenizer, known)
         with torch.no_grad():
             scores += get_reward(module, rows, pad, width)[1].tolist()

@@ -145,4 +145,4 @@ def test_public_names_of_the_readme_exist():
 
     for names in re.findall(r"from rm_plugin import ([\w, ]+)", README):
         for name in names.split(", "):
-            assert name in dir(rm_plugin) or name == "as_ppo_reward_model"
+            assert name in dir(rm_plugin)

@@ -46,8 +46,9 @@ def parse_ppo_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) 
         ImportError: a TRL without PPO.
         ValueError: a field that none of the four has (the nearest name is told), or a file that is not a mapping.
     """
-    from ..loops import ppo  # noqa: F401  it says what to do where this TRL has no PPO
+    from ..loops.ppo import require_ppo
 
+    require_ppo()
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from trl import ModelConfig, ScriptArguments
     from trl.experimental.ppo import PPOConfig

@@ -1,7 +1,7 @@
-"""Callbacks for TRL's trainers that show what a reward is doing.
+"""Callbacks for TRL's trainers: `RewardScoringCallback` shows what a reward does, `EvaluationCallback` how good it is.
 
 TRL's callbacks see no prompts, completions or scores, so `RewardScoringCallback` listens where the scoring happens,
-and writes its figures into the trainer's own record: `log_history`, the progress line and every tracker.
+and writes its metrics into the trainer's own record: `log_history`, the progress line and every tracker.
 
     trainer = GRPOTrainer(policy, reward_funcs=scorer, callbacks=[RewardScoringCallback(scorer)], ...)
 
@@ -10,28 +10,29 @@ Scores ► `monitoring.ScoreWindow` ► at every `trainer.log`: gathered over pr
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from transformers import GenerationConfig, PreTrainedModel, Trainer, TrainerCallback
+from transformers import GenerationConfig, PreTrainedModel, Trainer, TrainerCallback, TrainerControl
 
-from ..data.comparison import Text
-from ..data.encoding import num_embeddings, template_hash, trim_template_tail
+from ..data.comparison import Comparison, Text
+from ..evaluation.benchmarks import LoadedBenchmark, load_benchmark
+from ..evaluation.harness import evaluate
+from ..evaluation.official import cluster_of
+from ..evaluation.report import EvaluationReport
 from ..metrics.statistics import bootstrap_interval, wilson_interval
 from ..model.modeling import RewardModel
 from ..scoring.scorer import RewardScorer, own_tokens
-from .evaluation_callback import EvaluationCallback  # noqa: F401 (all callbacks are found here)
 from .generation import asked, check_prompt, count_occurrences, sample_completions, sampling_config
 from .monitoring import (
     SAMPLE_KINDS,
@@ -39,11 +40,12 @@ from .monitoring import (
     HackingWatch,
     ScoreWindow,
     append_samples,
-    figures,
     log_table,
     merge,
     table_text,
+    window_metrics,
 )
+from .ppo import PPORewardModel, around_evaluation, note_context_length, read_batch, real_ids, why_not_native
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class RewardScoringCallback(TrainerCallback):
             absent. (The figures go wherever the trainer logs.)
         output_dir (`str`, *optional*): where samples go; the trainer's `output_dir` if absent.
         seed (`int`, *optional*, defaults to `0`): of the random samples and of the answers to `eval_prompts`.
+        trainer (`Trainer`, *optional*): the trainer that is watched; the one whose `callbacks` it is in if absent.
 
     Raises:
         ValueError: a reward that cannot be listened to, an empty list of prompts, an unknown tracker.
@@ -107,6 +110,7 @@ class RewardScoringCallback(TrainerCallback):
         report_to: str | Sequence[str] | None = None,
         output_dir: str | Path | None = None,
         seed: int = 0,
+        trainer: Trainer | None = None,
     ):
         if eval_prompts is not None and not len(eval_prompts):
             raise ValueError("eval_prompts is empty; give at least one prompt, or leave it out")
@@ -121,13 +125,15 @@ class RewardScoringCallback(TrainerCallback):
         self.report_to = None if report_to is None else _trackers(report_to)
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.seed = seed
-        self.trainer: Trainer | None = None
+        self.trainer = self._given_trainer = trainer
+        self._extended: Trainer | None = None  # the trainer whose `log` takes our metrics too
         self._windows = {mode: ScoreWindow(num_samples, seed) for mode in ("train", "eval")}
         self._watch = HackingWatch(max_length_correlation, max_duplicate_rate)
-        self._pending: dict[str, float] = {}  # figures of eval_prompts that wait for the next log
+        self._pending: dict[str, float] = {}  # metrics of eval_prompts that wait for the next log
         self._start: dict[int, float] = {}  # score of each of the eval_prompts under the policy at the start
         self._detach: Callable[[], None] | None = None
         self._muted = False
+        self._in_ppo_evaluation = False
         self._next_table: dict[str, int] = {}  # kind of table ► the first step that may have the next one
 
     # --- listening
@@ -158,19 +164,17 @@ class RewardScoringCallback(TrainerCallback):
         lengths = None if completion_ids is None else list(map(len, completion_ids))
         if truncated is None and completion_ids is not None and ends:
             truncated = [not len(ids) or ids[-1] not in ends for ids in completion_ids]
-        evaluating = self.trainer is not None and (
-            not self.trainer.model.training or _caller("generate_completions")  # PPO's look at its evaluation set
-        )
+        evaluating = self.trainer is not None and (not self.trainer.model.training or self._in_ppo_evaluation)
         self._windows["eval" if evaluating else "train"].add(prompts, completions, scores, lengths, truncated)
 
     def figures(self) -> dict[str, float]:
-        """Figures of the scores since the last log, of this process, without the prefix."""
-        return figures(self._windows["train"].rows)
+        """Metrics of the scores since the last log, of this process, without the prefix."""
+        return window_metrics(self._windows["train"].rows)
 
     def flush(self) -> dict[str, float]:
-        """Outside of a trainer: figures since the last time, with the samples written where `output_dir` says."""
+        """Outside of a trainer: metrics since the last time, with the samples written where `output_dir` says."""
         window = self._windows["train"]
-        found = figures(window.rows)
+        found = window_metrics(window.rows)
         samples = {kind: [self._as_text(one) for one in kept] for kind, kept in window.samples.items()}
         window.clear()
         self._write_samples(samples, "", step=0)
@@ -181,8 +185,7 @@ class RewardScoringCallback(TrainerCallback):
     # --- events
 
     def on_train_begin(self, args, state, control, **kwargs):
-        trainer = _from_callers("self", lambda value: isinstance(value, Trainer))
-        assert trainer is not None, "on_train_begin comes from a Trainer"
+        trainer = self.trainer = self._given_trainer or find_trainer()
         others = [c for c in trainer.callback_handler.callbacks if isinstance(c, RewardScoringCallback)]
         if sum(other.name == self.name for other in others) > 1:
             raise ValueError(f"two callbacks have the name {self.name!r}; give each RewardScoringCallback a name=")
@@ -190,17 +193,19 @@ class RewardScoringCallback(TrainerCallback):
             self.output_dir = Path(args.output_dir)
         if self.report_to is None:
             self.report_to = _trackers(args.report_to)
-        if trainer is not self.trainer:
-            self.trainer = trainer
-            self._log_with_figures()
+        if trainer is not self._extended:
+            self._extended = trainer
+            self._extend_log()
+            if hasattr(trainer, "reward_model"):
+                around_evaluation(trainer, self._begin_ppo_evaluation, self._end_ppo_evaluation)
         if self._detach is not None:  # a run before this one was broken off
             self._detach()
         self._detach = _listen(self.reward, self)
+        if isinstance(self.reward, RewardModel) and hasattr(trainer, "reward_model"):
+            self._check_ppo(trainer)
         for window in self._windows.values():
             window.clear()
         self._next_table = {}
-        if isinstance(self.reward, RewardModel) and hasattr(trainer, "reward_model"):
-            _check_ppo_ids(self.reward, self._tokenizer())
         if self.eval_prompts is not None:
             self._read_start(state.global_step)
             self.trainer.log(self._evaluate(state.global_step))
@@ -219,16 +224,31 @@ class RewardScoringCallback(TrainerCallback):
             pending, self._pending = self._pending, {}
             self.trainer.log(pending)
 
+    def _check_ppo(self, trainer: Trainer) -> None:
+        """Say where PPO misreads a `RewardModel` that it got as it is."""
+        note_context_length()
+        if reason := why_not_native(self.reward, self.tokenizer, trainer.train_dataset):
+            logger.warning(
+                "%s; hand over rm_plugin.as_ppo_reward_model(RewardScorer(...), policy_tokenizer, rows) instead",
+                reason,
+            )
+
+    def _begin_ppo_evaluation(self) -> None:
+        self._in_ppo_evaluation = True
+
+    def _end_ppo_evaluation(self) -> None:
+        self._in_ppo_evaluation = False
+
     # --- the trainer's record
 
-    def _log_with_figures(self) -> None:
+    def _extend_log(self) -> None:
         """
-        Let `trainer.log` log our figures too. Keys that a callback adds in `on_log` come too late: the record is
+        Let `trainer.log` log our metrics too. Keys that a callback adds in `on_log` come too late: the record is
         written and the trackers have run.
         """
         trainer, log = self.trainer, self.trainer.log
 
-        def log_with_figures(logs: dict[str, float], *args, **kwargs) -> None:
+        def log_with_metrics(logs: dict[str, float], *args, **kwargs) -> None:
             if self._detach is None:  # not training
                 log(logs, *args, **kwargs)
                 return
@@ -247,15 +267,15 @@ class RewardScoringCallback(TrainerCallback):
                 if warning and trainer.is_world_process_zero():
                     logger.warning("%s: %s", self.name, warning)
 
-        trainer.log = log_with_figures
+        trainer.log = log_with_metrics
 
     def _take(self, mode: str) -> tuple[dict[str, float], dict[str, list]]:
-        """Figures and samples of the window that ends now, over all processes."""
+        """Metrics and samples of the window that ends now, over all processes."""
         window = self._windows[mode]
         own = (window.rows, {kind: [self._as_text(one) for one in kept] for kind, kept in window.samples.items()})
         window.clear()
         rows, samples = merge(gather_object([own]), self.num_samples)
-        return figures(rows), samples
+        return window_metrics(rows), samples
 
     def _as_text(self, sample: tuple) -> tuple:
         *numbers, prompt, completion = sample
@@ -265,9 +285,11 @@ class RewardScoringCallback(TrainerCallback):
         """Token ids as text; anything else as it is."""
         if text is None or isinstance(text, str) or (text and isinstance(text[0], dict)):
             return text
-        return self._tokenizer().decode(text, skip_special_tokens=True)
+        return self.tokenizer.decode(text, skip_special_tokens=True)
 
-    def _tokenizer(self) -> Any:
+    @property
+    def tokenizer(self) -> Any:
+        """The policy's."""
         processing_class = self.trainer.processing_class
         return getattr(processing_class, "tokenizer", processing_class)
 
@@ -275,9 +297,9 @@ class RewardScoringCallback(TrainerCallback):
         """Ids after which the policy writes nothing more."""
         if self.trainer is None:
             return set()
-        tokenizer = self._tokenizer()
+        tokenizer = self.tokenizer
         ends = [tokenizer.eos_token_id, tokenizer.pad_token_id, *(getattr(self.trainer, "eos_token_ids", None) or [])]
-        ends += [getattr(place, "stop_token_id", None) for place in (self.trainer, self.trainer.args)]  # of PPO
+        ends += [getattr(holder, "stop_token_id", None) for holder in (self.trainer, self.trainer.args)]  # of PPO
         return {end for end in ends if end is not None}
 
     def _write_samples(self, samples: dict[str, list], prefix: str, step: int) -> None:
@@ -312,7 +334,7 @@ class RewardScoringCallback(TrainerCallback):
             with _unwrapped(trainer) as policy:
                 answers = sample_completions(
                     getattr(policy, "policy", policy),  # PPO wraps policy and value model into one
-                    self._tokenizer(),
+                    self.tokenizer,
                     [self.eval_prompts[i] for i in shares],
                     config=self.generation_config,
                     seed=self.seed,
@@ -330,9 +352,9 @@ class RewardScoringCallback(TrainerCallback):
             self._start = {i: score for i, _, score in scored}
             self._write_start(step, scored)
         self._write_eval_samples(step, scored)
-        return {f"{self.name}/{key}": value for key, value in self._policy_figures(scored).items()}
+        return {f"{self.name}/{key}": value for key, value in self._policy_metrics(scored).items()}
 
-    def _policy_figures(self, scored: list[tuple[int, Text, float]]) -> dict[str, float]:
+    def _policy_metrics(self, scored: list[tuple[int, Text, float]]) -> dict[str, float]:
         mean = bootstrap_interval([score for _, _, score in scored], num_samples=2000, seed=self.seed)
         found = {"policy_mean": mean["estimate"], "policy_low": mean["low"], "policy_high": mean["high"]}
         wins = [
@@ -350,14 +372,11 @@ class RewardScoringCallback(TrainerCallback):
         if not prompts:
             return np.zeros(0)
         if isinstance(self.reward, RewardModel):
-            scorer = RewardScorer(self.reward, self._tokenizer(), truncation_mode="keep_end")
+            scorer = RewardScorer(self.reward, self.tokenizer, truncation_mode="keep_end")
             return _silent_scores(scorer, prompts, completions)
         if isinstance(self.reward, RewardScorer):
             return _silent_scores(self.reward, prompts, completions)
-        parts = zip(self.reward.scorers, self.reward.weights, strict=True)  # the module of as_ppo_reward_model
-        total = sum(weight * _silent_scores(scorer, prompts, completions) for scorer, weight in parts)
-        clip = self.reward.reward_clip
-        return total if clip is None else np.clip(total, -clip, clip)
+        return self.reward.weighted(prompts, completions).numpy()
 
     def _start_path(self) -> Path:
         return self.output_dir / self.name / "start.jsonl"
@@ -367,8 +386,8 @@ class RewardScoringCallback(TrainerCallback):
         with _unwrapped(self.trainer) as policy:  # a bad prompt is refused before anything runs
             policy = getattr(policy, "policy", policy)
             config = sampling_config(policy, self.generation_config)
-            for place, prompt in enumerate(self.eval_prompts):
-                check_prompt(prompt, self._tokenizer(), policy, config, place)
+            for index, prompt in enumerate(self.eval_prompts):
+                check_prompt(prompt, self.tokenizer, policy, config, index)
         self._start = {}
         if step == 0:
             return
@@ -391,10 +410,109 @@ class RewardScoringCallback(TrainerCallback):
 
     def _write_eval_samples(self, step: int, scored: list[tuple[int, Text, float]]) -> None:
         window = ScoreWindow(self.num_samples, self.seed)
-        places, completions, scores = zip(*scored, strict=True)
-        window.add([asked(self.eval_prompts[i]) for i in places], completions, scores)
+        indices, completions, scores = zip(*scored, strict=True)
+        window.add([asked(self.eval_prompts[i]) for i in indices], completions, scores)
         samples = {kind: [self._as_text(one) for one in kept] for kind, kept in window.samples.items()}
         self._write_samples(samples, "policy_", step)
+
+
+class EvaluationCallback(TrainerCallback):
+    """
+    Evaluates the model in training on a benchmark every k steps and at the end.
+
+    It logs, through `trainer.log` and so to `report_to` and `log_history`, `eval_<benchmark>_score` with `_score_low`
+    and `_score_high` (95 %), `_accuracy` (pairs, a tie counts ½), `_nll`, `_margin` (mean) and `_length_only` (the
+    baseline).
+
+    Args:
+        trainer (`Trainer`, *optional*):
+            The trainer of the reward model; the one whose `callbacks` it is in if absent.
+        benchmark (`str` or [`LoadedBenchmark`], *optional*, defaults to `"preference"`):
+            A name in `BENCHMARKS`, `"preference"` for any preference data.
+        source (`str`, `Path`, `Dataset` or `list[dict]`, *optional*):
+            A local copy, as in [`load_benchmark`].
+        every_steps (`int`, *optional*, defaults to `500`):
+            Steps between two evaluations.
+        subsets (`Sequence[str]`, *optional*):
+            Take the comparisons of these subsets only.
+        limit (`int`, *optional*, defaults to `200`):
+            Take so many comparisons, evenly spaced; `None` takes all.
+        max_length (`int`, *optional*):
+            Most tokens of a text; the model's context length if absent. Longer ones count as wrong.
+        text_format (`str`, *optional*, defaults to `"auto"`):
+            As in [`evaluate`].
+
+    Example:
+    ```python
+    trainer.add_callback(EvaluationCallback(trainer, "judgebench", every_steps=100))
+    ```
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer | None = None,
+        benchmark: str | LoadedBenchmark = "preference",
+        source: Any = None,
+        *,
+        every_steps: int = 500,
+        subsets: Sequence[str] | None = None,
+        limit: int | None = 200,
+        max_length: int | None = None,
+        text_format: str = "auto",
+    ):
+        if every_steps < 1 or (limit is not None and limit < 1):
+            raise ValueError(f"every_steps={every_steps}, limit={limit}: both are at least 1 (limit may be None)")
+        data = benchmark if isinstance(benchmark, LoadedBenchmark) else load_benchmark(benchmark, source)
+        chosen = [c for c in data.comparisons if subsets is None or c.subset in subsets]
+        if not chosen:
+            known = sorted({str(c.subset) for c in data.comparisons})
+            raise ValueError(f"no comparison of {data.name} is in subsets={list(subsets or [])}; it has {known}")
+        if limit is not None and limit < len(chosen):
+            chosen = _sample(chosen, limit)
+        self.data = replace(data, comparisons=chosen)
+        self.trainer = trainer
+        self.every_steps = every_steps
+        self.max_length = max_length
+        self.text_format = text_format
+        self.last_step = 0
+        self.last_report: EvaluationReport | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer = self.trainer or find_trainer()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.every_steps == 0:
+            self._evaluate(state.global_step, control)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.global_step != self.last_step:
+            self._evaluate(state.global_step, control)
+
+    def _evaluate(self, step: int, control: TrainerControl) -> None:
+        trainer = self.trainer
+        scorer = RewardScorer(
+            trainer.accelerator.unwrap_model(trainer.model),
+            trainer.processing_class,
+            max_length=self.max_length,
+            truncation_mode="drop",
+        )
+        report = evaluate(scorer, self.data, text_format=self.text_format, num_samples=1000)
+        self.last_step, self.last_report = step, report
+        metrics, name = report.metrics, self.data.name
+        logged = {
+            "score": report.score,
+            "score_low": report.interval[0],
+            "score_high": report.interval[1],
+            "accuracy": metrics["pairwise"]["accuracy"],
+            "nll": metrics["calibration"] and metrics["calibration"]["nll"],
+            "margin": metrics["margins"] and metrics["margins"]["mean"],
+            "length_only": report.report["baselines"]["length"]["score"],
+        }
+        # A log of a model in training takes the metrics of its steps, and any log clears the wish for the next one.
+        should_log, training = control.should_log, trainer.model.training
+        trainer.model.training = False
+        trainer.log({f"eval_{name}_{key}": value for key, value in logged.items() if value is not None})
+        control.should_log, trainer.model.training = should_log, training
 
 
 # --- where scores are heard of
@@ -404,7 +522,7 @@ def _listenable(reward: Any) -> Any:
     """The object to listen at: a scorer, the PPO module, or a bare `RewardModel`."""
     if hasattr(reward, "get_base_model"):
         reward = reward.get_base_model()
-    if isinstance(reward, (RewardScorer, RewardModel)) or hasattr(reward, "scorers"):
+    if isinstance(reward, (RewardScorer, PPORewardModel, RewardModel)):
         return reward
     raise ValueError(
         f"a {type(reward).__name__} cannot be listened to; give the RewardScorer, the module of as_ppo_reward_model "
@@ -412,45 +530,19 @@ def _listenable(reward: Any) -> Any:
     )
 
 
-def _listen(reward: Any, callback: Callable[..., None]) -> Callable[[], None]:
+def _listen(reward: Any, callback: RewardScoringCallback) -> Callable[[], None]:
     """Have the callback called with every batch of scores; the function returned ends that."""
-    if isinstance(reward, RewardScorer):
-        reward.listeners.append(callback)
-        return lambda: reward.listeners.remove(callback)
     if isinstance(reward, RewardModel):
         return _listen_at_model(reward, callback)
-    return _listen_at_ppo_module(reward, callback)
+    reward.listeners.append(callback)
+    return lambda: reward.listeners.remove(callback)
 
 
-def _listen_at_ppo_module(module: torch.nn.Module, callback: Callable[..., None]) -> Callable[[], None]:
-    """Texts as the first scorer gets them, rewards as the head gives them (weighted and clipped)."""
-    heard: list[tuple] = []
-
-    def at_scorer(prompts, completions, scores, completion_ids=None):
-        heard[:] = [(prompts, completions, completion_ids)]
-
-    def at_head(head, inputs, output):
-        if heard:
-            prompts, completions, completion_ids = heard.pop()
-            callback(prompts, completions, output[:, 0, 0].float().cpu().numpy(), completion_ids=completion_ids)
-
-    first = module.scorers[0]
-    first.listeners.append(at_scorer)
-    handle = module.score.register_forward_hook(at_head)
-
-    def detach():
-        first.listeners.remove(at_scorer)
-        handle.remove()
-
-    return detach
-
-
-def _listen_at_model(model: RewardModel, callback: Callable[..., None]) -> Callable[[], None]:
+def _listen_at_model(model: RewardModel, callback: RewardScoringCallback) -> Callable[[], None]:
     """
     A `RewardModel` as it is: token ids at its backbone, scores at its head.
 
-    PPO (`get_reward` of TRL 1.12, its last) reads the head at the last token before the first pad of the response;
-    where the response starts it knows alone, so that is read from its frame. Other loops call the model's own forward,
+    PPO reads the head at every token (`ppo.read_batch` says which counts). Other loops call the model's own forward,
     of which the text is known but not where the completion begins.
     """
     batch: dict[str, torch.Tensor] = {}
@@ -464,31 +556,12 @@ def _listen_at_model(model: RewardModel, callback: Callable[..., None]) -> Calla
     def at_head(head, inputs, output):
         if not batch:
             return
-        ids_NL, mask_NL = batch["ids"], batch["mask"]
+        ids, mask = batch["ids"], batch["mask"]
         batch.clear()
         if output.ndim == 2:
-            if len(output) == len(ids_NL):
-                callback(None, _real(ids_NL, mask_NL), output[:, 0].detach().float().cpu().numpy())
-            return
-        start = ppo_context_length()
-        if start is None:
-            return
-        response_mask = mask_NL[:, start:]
-        # Places of the response before its first pad, and the place of the last of them, as TRL's get_reward has it.
-        before_pad = response_mask.long().cumprod(-1).bool()
-        last_N = before_pad.sum(-1) - 1 + start
-        scores = output[torch.arange(len(ids_NL), device=output.device), last_N.to(output.device), 0]
-        ids_NR = ids_NL[:, start:]
-        eos = callback._tokenizer().eos_token_id
-        cut = before_pad[:, -1] & (ids_NR[:, -1] != eos)
-        responses = _real(ids_NR, before_pad)
-        callback(
-            _real(ids_NL[:, :start], mask_NL[:, :start]),
-            responses,
-            scores.detach().float().cpu().numpy(),
-            completion_ids=responses,
-            truncated=cut.tolist(),
-        )
+            callback(None, real_ids(ids, mask), output[:, 0].detach().float().cpu().numpy())
+        elif heard := read_batch(ids, mask, output, callback.tokenizer.eos_token_id):
+            callback(**heard)
 
     handles = [
         model.model.register_forward_pre_hook(at_backbone, with_kwargs=True),
@@ -502,21 +575,22 @@ def _listen_at_model(model: RewardModel, callback: Callable[..., None]) -> Calla
     return detach
 
 
-def _check_ppo_ids(model: RewardModel, policy_tokenizer: Any) -> None:
-    """Warn where PPO, which hands over the policy's ids, shows a reward model other ids than it was trained on."""
-    trimmed = copy.deepcopy(policy_tokenizer)
-    trim_template_tail(trimmed)  # generated text has no tail, so a template that differs in that is the same
-    known = model.config.template_hash in (None, template_hash(policy_tokenizer), template_hash(trimmed))
-    if not known or len(policy_tokenizer) > num_embeddings(model):
-        logger.warning(
-            "the reward model was trained with another chat template, special tokens or vocabulary than the policy's "
-            "tokenizer has, whose ids PPO shows it; hand over "
-            "rm_plugin.as_ppo_reward_model(RewardScorer(...), policy_tokenizer) instead"
-        )
+# --- the trainer
 
 
-def _real(ids_NL: torch.Tensor, mask_NL: torch.Tensor) -> list[list[int]]:
-    return [row[mask].tolist() for row, mask in zip(ids_NL.cpu(), mask_NL.cpu(), strict=True)]
+def find_trainer() -> Trainer:
+    """
+    The trainer whose event is being handled, for callbacks in `callbacks=[…]`, which get everything but it.
+
+    transformers and TRL's PPO write `self.callback_handler.on_train_begin(args, self.state, self.control)`, so it is
+    the `self` of a calling function. To go when events are handed the trainer.
+    """
+    frame = sys._getframe(1)
+    while frame is not None and not isinstance(frame.f_locals.get("self"), Trainer):
+        frame = frame.f_back
+    if frame is None:
+        raise ValueError("no trainer calls this callback; give it one: trainer=")
+    return frame.f_locals["self"]
 
 
 def _unwrapped(trainer: Trainer) -> AbstractContextManager:
@@ -531,39 +605,29 @@ def _unwrapped(trainer: Trainer) -> AbstractContextManager:
 
 
 def _silent_scores(scorer: RewardScorer, prompts: list[Text], completions: list[Text]) -> np.ndarray:
+    """Scores that no listener hears of."""
     comparisons = [scorer.comparison(p, [c], allow_empty=True) for p, c in zip(prompts, completions, strict=True)]
     return np.concatenate(scorer.score_comparisons(comparisons))
 
 
 def _trackers(report_to: str | Sequence[str]) -> list[str]:
+    """Those of the trackers named that take tables."""
     names = [report_to] if isinstance(report_to, str) else list(report_to)
     if unknown := [name for name in names if name not in (*TRACKERS, "none", "all")]:
         logger.info("report_to: tables of samples go to %s only, not to %s", ", ".join(TRACKERS), ", ".join(unknown))
     return list(TRACKERS) if "all" in names else [name for name in names if name in TRACKERS]
 
 
-# --- the stack, for what TRL and transformers do not hand over
-
-
-def _from_callers(name: str, fits: Callable[[Any], bool]) -> Any:
-    """The nearest calling function's local variable of this name that fits; None if there is none."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if name in frame.f_code.co_varnames and fits(value := frame.f_locals.get(name)):
-            return value
-        frame = frame.f_back
-    return None
-
-
-def ppo_context_length() -> int | None:
-    """The place at which responses start, which TRL's `get_reward` alone knows; None where nothing is called by it."""
-    frame = _caller("get_reward")
-    return None if frame is None else frame.f_locals.get("context_length")
-
-
-def _caller(function: str) -> FrameType | None:
-    """The nearest calling function of this name."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_name != function:
-        frame = frame.f_back
-    return frame
+def _sample(comparisons: list[Comparison], limit: int) -> list[Comparison]:
+    """`limit` comparisons, spread over all; the two prompts of a tie stay together, which may make one more."""
+    clusters: dict[str, list[int]] = {}
+    for i, comparison in enumerate(comparisons):
+        clusters.setdefault(cluster_of(comparison), []).append(i)
+    groups, chosen, k = list(clusters.values()), [], 0
+    while len(chosen) < limit:
+        # Steps of the golden ratio: whenever it stops, what was taken is spread evenly.
+        group = groups.pop(int(k * 0.6180339887498949 % 1 * len(groups)))
+        is_tie = "ties" in (comparisons[group[0]].metadata or {})
+        chosen += group if is_tie else group[: limit - len(chosen)]
+        k += 1
+    return [comparisons[i] for i in sorted(chosen)]

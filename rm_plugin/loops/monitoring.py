@@ -1,6 +1,6 @@
-"""What the rewards of a run look like: figures of a window of scores, signs of reward hacking, samples in tables.
+"""What the rewards of a run look like: metrics of a window of scores, signs of reward hacking, samples in tables.
 
-    window = ScoreWindow(); window.add(prompts, completions, scores); figures(window.rows)["length_correlation"]
+    window = ScoreWindow(); window.add(prompts, completions, scores); window_metrics(window.rows)["length_correlation"]
 
 Nothing here knows a trainer; `callbacks.py` puts it into one. Rows: (N, 5) float64, columns as `COLUMNS` says.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from ..data.comparison import Text, text_length
 from ..messages import shorten
@@ -33,7 +34,7 @@ MAX_SAMPLE_CHARACTERS = 2000
 
 class ScoreWindow:
     """
-    Scores since the last log, with what the figures need of their texts, and a few of the texts themselves.
+    Scores since the last log, with what the metrics need of their texts, and a few of the texts themselves.
 
     Args:
         num_samples (`int`, *optional*, defaults to `1`): texts kept of each kind (best, worst, random).
@@ -87,10 +88,10 @@ class ScoreWindow:
             "worst": ranked[-self.num_samples :][::-1],
             "random": self._random.sample(ranked, min(self.num_samples, len(ranked))),
         }
-        for kind, places in picks.items():
+        for kind, indices in picks.items():
             self.samples[kind] += [
                 (block[i, 0], self._random.random(), None if prompts is None else prompts[i], completions[i])
-                for i in places
+                for i in indices
             ]
             self.samples[kind] = _best_of_kind(kind, self.samples[kind], self.num_samples)
 
@@ -110,9 +111,9 @@ def _best_of_kind(kind: str, samples: list[tuple], num_samples: int) -> list[tup
     return sorted(samples, key=key)[:num_samples]
 
 
-def figures(rows: np.ndarray) -> dict[str, float]:
+def window_metrics(rows: np.ndarray) -> dict[str, float]:
     """
-    Figures of a window of scores; one that is not defined (no groups, lengths all equal) is left out.
+    Metrics of a window of scores; one that is not defined (no groups, lengths all equal) is left out.
 
     Args:
         rows (`np.ndarray`): (N, 5) float64, see `COLUMNS`; rows without a score do not count.
@@ -147,15 +148,10 @@ def figures(rows: np.ndarray) -> dict[str, float]:
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Spearman's rank correlation with average ranks for ties; None where one side is constant."""
+    """Spearman's rank correlation; None where one side is constant or there are fewer than three values."""
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    return float(np.corrcoef(_average_ranks(a), _average_ranks(b))[0, 1])
-
-
-def _average_ranks(values: np.ndarray) -> np.ndarray:
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[places]
+    return float(spearmanr(a, b).statistic)
 
 
 class HackingWatch:
@@ -178,11 +174,11 @@ class HackingWatch:
         self.baseline: dict[str, float] | None = None
         self.warned = False
 
-    def see(self, figures: dict[str, float], kl: float | None) -> str | None:
+    def see(self, metrics: dict[str, float], kl: float | None) -> str | None:
         """The warning, where it is due now."""
-        if self.warned or not figures:
+        if self.warned or not metrics:
             return None
-        self.windows.append(figures)
+        self.windows.append(metrics)
         if sum(window["num_scores"] for window in self.windows) < self.MIN_SCORES:
             return None
         while sum(window["num_scores"] for window in self.windows[1:]) >= self.MIN_SCORES:
@@ -209,7 +205,7 @@ class HackingWatch:
 
 
 def _pool(windows: list[dict[str, float]]) -> dict[str, float]:
-    """Figures of several windows, weighted by their scores."""
+    """Metrics of several windows, weighted by their scores."""
     pooled = {"num_scores": sum(window["num_scores"] for window in windows)}
     for name in ("mean", "std", "length_correlation", "duplicate_rate"):
         have = [window for window in windows if name in window]

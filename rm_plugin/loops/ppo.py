@@ -1,22 +1,27 @@
-"""PPO of TRL (to 1.12) with any reward model; the only file that knows what `PPOTrainer` expects of one.
+"""PPO of TRL (to 1.12) with any reward model: everything that this package knows of `PPOTrainer`.
 
 TRL never calls a reward model's forward. It runs the backbone on the policy's token ids and the head on every hidden
-state, and reads one place, `logits[row, first pad of the response − 1]`. A `RewardModel` fits that as it is, where
-policy and reward model share tokenizer and template and pad is not EOS. `as_ppo_reward_model` fits always: it puts the
-texts together again, lets a `RewardScorer` compute the true rewards, and writes each to every place of its row:
+state, and reads one position, `logits[row, first pad of the response − 1]`. A `RewardModel` fits that as it is where
+policy and reward model share tokenizer and template, where that position is the token that the model was trained to
+be read at, and where no prompt holds the pad token (`why_not_native` says which of these fails). `as_ppo_reward_model`
+fits always: it turns the ids back into texts, lets a `RewardScorer` compute the true rewards, and writes each to every
+position of its row:
 
-    ids (N, T) ► prompt text, completion text ► Σ weight · scorer(prompt, completion) ► logits (N, T, 1), equal along T
+    ids (N, T) ► prompt, completion text ► Σ weight · scorer(prompt, completion) ► logits (N, T, 1), equal along T
 
     PPOTrainer(..., reward_model=as_ppo_reward_model(RewardScorer("my-reward-model"), policy_tokenizer, train_dataset))
 
-Shapes: `N` rows (prompt padded on the left, response padded on the right), `T` tokens of a row.
+Shapes: `N` rows (prompt padded on the left, response padded on the right), `T` tokens of a row, `R` of a response.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+import importlib
 import importlib.util
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,22 +31,28 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..data.comparison import Text
+from ..data.comparison import Text, template_arguments
+from ..data.encoding import num_embeddings, template_hash, trim_template_tail
+from ..model.modeling import RewardModel
 from ..scoring.scorer import RewardScorer
-from .callbacks import ppo_context_length
 
-_trl = importlib.util.find_spec("trl")  # found, not imported: trl.experimental warns when it is
-if not any(Path(place, "experimental", "ppo").is_dir() for place in _trl.submodule_search_locations):
-    raise ImportError(
-        f"trl {version('trl')} has no PPO, 1.12 was the last that had it: pip install 'rm-plugin[ppo]' in an "
-        "environment of its own, or use GRPOTrainer or RLOOTrainer with reward_funcs=RewardScorer(...)"
-    )
+_context_length: ContextVar[int | None] = ContextVar("context_length", default=None)
+
+
+def require_ppo() -> None:
+    """Raise `ImportError`, with what to do, where the installed TRL has no `PPOTrainer`."""
+    trl = importlib.util.find_spec("trl")  # found, not imported: trl.experimental warns when it is
+    if not any(Path(folder, "experimental", "ppo").is_dir() for folder in trl.submodule_search_locations):
+        raise ImportError(
+            f"trl {version('trl')} has no PPO, 1.12 was the last that had it: pip install 'rm-plugin[ppo]' in an "
+            "environment of its own, or use GRPOTrainer or RLOOTrainer with reward_funcs=RewardScorer(...)"
+        )
 
 
 def as_ppo_reward_model(
     scorer: RewardScorer | list[RewardScorer],
     policy_tokenizer: PreTrainedTokenizerBase,
-    prompts: Iterable[dict[str, Any]] | Iterable[Text] | None = None,
+    prompts: Iterable[dict[str, Any]] | Iterable[Text],
     *,
     reward_weights: list[float] | None = None,
     reward_clip: float | None = None,
@@ -54,18 +65,20 @@ def as_ppo_reward_model(
     Args:
         scorer ([`RewardScorer`] or `list[RewardScorer]`): one reward model, or several whose rewards are summed.
         policy_tokenizer (`PreTrainedTokenizerBase`): the policy's, as `PPOTrainer` gets it; pads on the left.
-        prompts (`Dataset` or `list`, *optional*):
-            Where the prompts are known: rows with `input_ids` as `PPOTrainer` trains (and evaluates) on, and, if it
-            is there, the `prompt` that they are of; or the prompts themselves, texts or conversations. Without it a
-            prompt is read back through the policy's chat template, whose generation header shows where it ends.
-        reward_weights (`list[float]`, *optional*): one weight a scorer; 1 if absent.
-        reward_clip (`float`, *optional*): the weighted sum is cut to [−reward_clip, reward_clip].
+        prompts (`Dataset` or `list`):
+            The rows that `PPOTrainer` trains (and evaluates) on: `input_ids` and the `prompt` that they are of, a text
+            or messages (plain text may do without), with `tools` and `chat_template_kwargs` where the template got
+            them. Or the prompts themselves, texts or conversations.
+        reward_weights (`list[float]`, *optional*): one weight per scorer; 1 if absent.
+        reward_clip (`float`, *optional*): the weighted sum is clipped to [−reward_clip, reward_clip].
 
     Returns:
         [`PPORewardModel`]
 
     Raises:
-        ValueError: a tokenizer that cannot be bridged, weights of another number, a scorer that may leave texts out.
+        ImportError: a TRL without PPO.
+        ValueError: a tokenizer that cannot be bridged, no prompts, weights of another number, a scorer that may leave
+            texts out.
 
     Example:
 
@@ -74,6 +87,7 @@ def as_ppo_reward_model(
     reward_model = as_ppo_reward_model(RewardScorer("my-reward-model"), tokenizer, rows)
     ```
     """
+    require_ppo()
     scorers = scorer if isinstance(scorer, (list, tuple)) else [scorer]
     for one in scorers:
         if not isinstance(one, RewardScorer):
@@ -85,9 +99,10 @@ def as_ppo_reward_model(
             )
     weights = [1.0] * len(scorers) if reward_weights is None else list(reward_weights)
     if len(weights) != len(scorers) or not scorers:
-        raise ValueError(f"{len(weights)} reward_weights for {len(scorers)} scorers; give one weight a scorer")
+        raise ValueError(f"{len(weights)} reward_weights for {len(scorers)} scorers; give one weight per scorer")
     if reward_clip is not None and not reward_clip > 0:
         raise ValueError(f"reward_clip={reward_clip}, it is the largest absolute reward; give a number above 0")
+    note_context_length()
     return PPORewardModel(list(scorers), weights, PromptReader(policy_tokenizer, prompts), reward_clip)
 
 
@@ -95,7 +110,8 @@ class PPORewardModel(nn.Module):
     """
     What TRL's `get_reward` calls as backbone and head: `rewards(...)`, then `score(hidden_states[-1])`.
 
-    Made by [`as_ppo_reward_model`].
+    Made by [`as_ppo_reward_model`]. Every callable in `listeners` gets prompts, completions, rewards and
+    `completion_ids` of each batch ([`RewardScoringCallback`] listens there).
     """
 
     base_model_prefix = "rewards"  # TRL takes the attribute of this name for the backbone
@@ -110,6 +126,7 @@ class PPORewardModel(nn.Module):
         self.weights = weights
         self.reader = reader
         self.reward_clip = reward_clip
+        self.listeners: list[Callable[..., None]] = []
         self.config = scorers[0].model.config
         self.eval()
 
@@ -125,34 +142,39 @@ class PPORewardModel(nn.Module):
         """
         if self.training:  # TRL sets its policy and its value model to training, never the reward model
             raise ValueError(
-                "as_ppo_reward_model gives one reward a text, a value model estimates one a token; use "
+                "as_ppo_reward_model gives one reward per text, a value model estimates one per token; use "
                 "value_model=RewardModel.from_backbone(policy)"
             )
         pad_token_id = self.reader.tokenizer.pad_token_id
         rows = input_ids.masked_fill(attention_mask == 0, pad_token_id).tolist()
-        prompts, completions, completion_ids = self.reader.split(rows, ppo_context_length())
-        reward_N = torch.zeros(len(rows), dtype=torch.float32, device=input_ids.device)
-        for scorer, weight in zip(self.scorers, self.weights, strict=True):
-            scores = scorer.score(prompts, completions, allow_empty=True, completion_ids=completion_ids)
-            reward_N += weight * torch.from_numpy(scores).to(reward_N)
-        if self.reward_clip is not None:
-            reward_N = reward_N.clamp(-self.reward_clip, self.reward_clip)
+        prompts, completions, completion_ids, columns = self.reader.split(rows, context_length())
+        reward_N = self.weighted(prompts, completions, **columns)
+        for listener in self.listeners:
+            listener(prompts, completions, reward_N.tolist(), completion_ids=completion_ids)
+        reward_N = reward_N.to(input_ids.device)
         return BaseModelOutput(hidden_states=(reward_N[:, None, None].expand(-1, input_ids.shape[1], 1),))
+
+    def weighted(self, prompts: list[Text], completions: list[Text], **columns) -> torch.Tensor:
+        """Clipped weighted sum of the scorers' rewards, (N,) float32."""
+        reward_N = torch.zeros(len(prompts))
+        for scorer, weight in zip(self.scorers, self.weights, strict=True):
+            reward_N += weight * torch.from_numpy(scorer.score(prompts, completions, allow_empty=True, **columns))
+        return reward_N if self.reward_clip is None else reward_N.clamp(-self.reward_clip, self.reward_clip)
 
 
 class PromptReader:
     """
-    Rows of the policy's token ids ► prompts and completions as text.
+    Rows of the policy's token ids ► known prompts, and completions as text.
 
-    All responses of a call start at one place. Where that is not given, it is the last place at which a known prompt
-    (or the chat template's generation header) ends in every row: a guess where responses repeat what ends a prompt.
+    All responses of a call start at one index. Where that is not given, it is the last index at which a known prompt
+    ends in every row: a guess only where one known prompt begins another and every response happens to continue it.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the policy's.
-        prompts (iterable, *optional*): as for [`as_ppo_reward_model`].
+        prompts (iterable): as for [`as_ppo_reward_model`].
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompts: Iterable | None = None):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompts: Iterable):
         if tokenizer.pad_token_id is None:
             raise ValueError("the policy's tokenizer has no pad token; set policy_tokenizer.pad_token")
         if tokenizer.padding_side != "left":
@@ -161,97 +183,84 @@ class PromptReader:
                 "policy_tokenizer.padding_side = 'left'"
             )
         self.tokenizer = tokenizer
-        self.template = None if tokenizer.chat_template is None else ChatTemplate(tokenizer)
-        self.known: dict[tuple[int, ...], Text] = {}
-        for prompt in prompts if prompts is not None else ():
-            ids, text = self._known_prompt(prompt)
-            self.known[tuple(self._strip(ids))] = text
+        self.header = _generation_header(tokenizer)
+        self.known: dict[tuple[int, ...], tuple[Text, dict[str, Any]]] = {}
+        for prompt in () if prompts is None else prompts:
+            ids, text, columns = self._known_prompt(prompt)
+            self.known[tuple(self._strip(ids))] = text, columns
         self.lengths = sorted({len(ids) for ids in self.known})
-        if prompts is not None and not self.known:
-            raise ValueError("prompts is empty; give the rows that PPOTrainer trains on")
-        if prompts is None and (self.template is None or not self.template.header):
-            raise ValueError(
-                "the policy's tokenizer has no chat template with a generation header, so no row shows where its "
-                "prompt ends; give prompts= the rows that PPOTrainer trains on (input_ids, and prompt if it is there)"
-            )
+        if not self.known:
+            raise ValueError(f"prompts is {'empty' if prompts is not None else None}; give the rows of PPOTrainer")
 
     def split(
         self, rows: list[list[int]], context_length: int | None = None
-    ) -> tuple[list[Text], list[Text], list[list[int]]]:
+    ) -> tuple[list[Text], list[str], list[list[int]], dict[str, list]]:
         """
-        Prompts, completions (text up to the first EOS, without special tokens), completion ids of padded rows.
+        Of padded rows: prompts, completions (text up to the first EOS, without special tokens), completion ids, and
+        the columns `tools` and `chat_template_kwargs`.
 
         Args:
             rows (`list[list[int]]`): prompts padded on the left, responses on the right.
-            context_length (`int`, *optional*): the place at which the responses start, if it is known.
+            context_length (`int`, *optional*): the index at which the responses start, if it is known.
         """
         starts = [len(row) - len(self._strip(row)) for row in rows]
         end = self._prompt_end(rows, starts, context_length)
-        prompts, completions, completion_ids = [], [], []
-        for row, start in zip(rows, starts, strict=True):
-            prompt_ids, ids = row[start:end], self._up_to_end(row[end:])
-            prompt = self.known[tuple(prompt_ids)] if self.known else self._read_prompt(prompt_ids)
-            prompts.append(prompt)
-            completions.append(self._completion(prompt, prompt_ids, ids))
-            completion_ids.append(ids)
-        return prompts, completions, completion_ids
+        completion_ids = [self._up_to_end(row[end:]) for row in rows]
+        prompts, columns = zip(
+            *(self.known[tuple(row[start:end])] for row, start in zip(rows, starts, strict=True)), strict=True
+        )
+        completions = [
+            self._completion(prompt, row[start:end], ids)
+            for prompt, row, start, ids in zip(prompts, rows, starts, completion_ids, strict=True)
+        ]
+        by_name = {name: [one[name] for one in columns] for name in columns[0]}
+        return list(prompts), completions, completion_ids, by_name
 
     def _prompt_end(self, rows: list[list[int]], starts: list[int], context_length: int | None) -> int:
-        """The last place at which every row has a prompt end; longer agreement beats a prompt that begins another."""
-        ends = self._ends(rows[0], starts[0]) if context_length is None else [context_length]
+        """The last index at which a known prompt ends in every row."""
+        ends = [starts[0] + length for length in self.lengths] if context_length is None else [context_length]
         for row, start in zip(rows, starts, strict=True):
-            ends = [end for end in ends if self._ends_at(row, start, end)]
-        if ends:
-            return max(ends)
-        text = self.tokenizer.decode(rows[0][starts[0] :])[:80]
-        if self.known:
+            ends = [end for end in ends if tuple(row[start:end]) in self.known]
+        if not ends:
+            text = self.tokenizer.decode(rows[0][starts[0] :])[:80]
             raise ValueError(
                 f"none of the {len(self.known)} known prompts begins the text {text!r}; give prompts= all rows that "
                 "PPOTrainer trains and evaluates on, with their input_ids"
             )
+        return max(ends)
+
+    def _known_prompt(self, prompt: dict[str, Any] | Text) -> tuple[list[int], Text, dict[str, Any]]:
+        """Ids, text or messages, and template columns of a row or a prompt."""
+        row = prompt if isinstance(prompt, dict) else {"prompt": prompt}
+        columns = template_arguments(row)
+        text = row.get("prompt")
+        if "input_ids" not in row:
+            if isinstance(prompt, dict):
+                raise ValueError(f"a row has {', '.join(row) or 'nothing'}; it needs input_ids, as PPOTrainer does")
+            return self._ids(text, columns), text, columns
+        ids = [int(i) for i in row["input_ids"]]
+        if isinstance(text, list) or not self.header or ids[-len(self.header) :] != self.header:
+            return ids, self.tokenizer.decode(ids, skip_special_tokens=True) if text is None else text, columns
+        if isinstance(text, str):  # the ids are rendered messages; perhaps of this text as the only one
+            messages = [{"role": "user", "content": text}]
+            if self._ids(messages, columns) == ids:
+                return ids, messages, columns
         raise ValueError(
-            f"the generation header {self.tokenizer.decode(self.template.header)!r} is not in {text!r}; render "
-            "prompts with add_generation_prompt=True, or give prompts= the rows that PPOTrainer trains on"
+            f"the prompt {self.tokenizer.decode(ids)[:80]!r} is rendered by the policy's chat template; give its row "
+            "the messages too, as prompt"
         )
 
-    def _ends(self, row: list[int], start: int) -> list[int]:
-        """Places at which the prompt of a row may end."""
-        if self.known:
-            return [start + length for length in self.lengths if start + length <= len(row)]
-        return list(range(start + len(self.template.header), len(row) + 1))
-
-    def _ends_at(self, row: list[int], start: int, end: int) -> bool:
-        if self.known:
-            return tuple(row[start:end]) in self.known
-        return end > start and self._ends_in_header(row[start:end])
-
-    def _known_prompt(self, prompt: dict[str, Any] | Text) -> tuple[list[int], Text]:
-        if isinstance(prompt, dict):
-            if "input_ids" not in prompt:
-                raise ValueError(f"a row has {', '.join(prompt) or 'nothing'}; it needs input_ids, as PPOTrainer does")
-            ids = [int(i) for i in prompt["input_ids"]]
-            text = prompt.get("prompt")
-            if isinstance(text, str) and self._ends_in_header(ids):
-                text = None  # the text was made a message, or rendered; what its ids say counts
-            return ids, self._read_prompt(self._strip(ids)) if text is None else text
+    def _ids(self, prompt: Text, columns: dict[str, Any]) -> list[int]:
         if isinstance(prompt, str):
-            return list(self.tokenizer(prompt)["input_ids"]), prompt
-        if self.template is None:
+            return list(self.tokenizer(prompt)["input_ids"])
+        if self.tokenizer.chat_template is None:
             raise ValueError(
                 "the policy's tokenizer has no chat template and a prompt is a conversation; set its chat_template, "
                 "or give plain prompts"
             )
-        return self.template.ids(prompt), prompt
-
-    def _read_prompt(self, ids: list[int]) -> Text:
-        """The text of a prompt, or its messages where it was rendered by the chat template."""
-        if self._ends_in_header(ids):
-            return self.template.read(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
-
-    def _ends_in_header(self, ids: list[int]) -> bool:
-        header = self.template.header if self.template is not None else []
-        return bool(header) and ids[-len(header) :] == header
+        options = {"tools": columns["tools"], **(columns["chat_template_kwargs"] or {})}
+        rendered = self.tokenizer.apply_chat_template(prompt, return_dict=True, add_generation_prompt=True, **options)
+        return list(rendered["input_ids"])
 
     def _completion(self, prompt: Text, prompt_ids: list[int], ids: list[int]) -> str:
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -277,82 +286,134 @@ class PromptReader:
         return ids
 
 
-class ChatTemplate:
+def _generation_header(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that `add_generation_prompt=True` appends to a conversation; empty without a chat template."""
+    if tokenizer.chat_template is None:
+        return []
+    messages = [{"role": "user", "content": "Hello"}]
+    without, with_header = (
+        list(tokenizer.apply_chat_template(messages, return_dict=True, add_generation_prompt=header)["input_ids"])
+        for header in (False, True)
+    )
+    return with_header[len(without) :] if with_header[: len(without)] == without else []
+
+
+# --- a RewardModel handed over as it is
+
+
+def why_not_native(
+    model: RewardModel, policy_tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]]
+) -> str | None:
     """
-    What a chat template writes between the messages, so that a rendered prompt can be read back.
+    Why PPO would read another reward from a `RewardModel` that it got as it is; `None` where it reads the true one.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): with a chat template.
-
-    Attributes:
-        header (`list[int]`): ids that `add_generation_prompt=True` appends, a prefilled `<think>` included.
+        model ([`RewardModel`]): the reward model of a `PPOTrainer`.
+        policy_tokenizer (`PreTrainedTokenizerBase`): the policy's.
+        rows (iterable of `dict`): the trainer's rows, with `input_ids`.
     """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self.tokenizer = tokenizer
-        user, assistant, again, system = probes = ["Aqz", "Bqz", "Cqz", "Dqz"]
-        self.header: list[int] = []
-        self.opening = self.system_opening = None
-        messages = [{"role": role, "content": text} for role, text in zip(ROLES, probes[:3], strict=True)]
-        without, with_header = self.ids(messages, header=False), self.ids(messages)
-        shared = len(os.path.commonprefix([without, with_header]))
-        self.header = with_header[shared:]
-        rendered = self.render(messages)
-        places = [rendered.find(text) for text in probes[:3]]
-        if min(places) < 0 or places != sorted(places):
-            return
-        self.opening, rest = rendered.split(user)
-        self.user_to_assistant, rest = rest.split(assistant)
-        self.assistant_to_user, self.tail = rest.split(again)
-        try:
-            rendered = self.render([{"role": "system", "content": system}, messages[0]])
-        except Exception:  # a template without a system role raises whatever its author chose
-            return
-        if rendered.find(system) >= 0 and rendered.find(user) > rendered.find(system):
-            self.system_opening, rest = rendered.split(system)
-            self.system_to_user = rest.split(user)[0]
-
-    def render(self, messages: list[dict]) -> str:
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-
-    def ids(self, messages: list[dict], header: bool = True) -> list[int]:
-        rendered = self.tokenizer.apply_chat_template(messages, return_dict=True, add_generation_prompt=header)
-        return list(rendered["input_ids"])
-
-    def read(self, text: str) -> list[dict]:
-        """
-        The messages of a rendered prompt; rendering them gives the same text again, or they are refused.
-
-        A system message that the template writes by itself is not one of them.
-
-        Raises:
-            ValueError: the text is not what the template renders.
-        """
-        for messages in self._readings(text):
-            if self.render(messages) == text:
-                return messages
-        raise ValueError(
-            f"the prompt {text[:80]!r} cannot be read back through the policy's chat template; give prompts= the rows "
-            "that PPOTrainer trains on, with input_ids and prompt"
+    trimmed = copy.deepcopy(policy_tokenizer)
+    trim_template_tail(trimmed)  # generated text has no tail, so a template that differs in that is the same
+    trained_with, ends = model.config.template_hash, model.config.eos_token_id
+    known = trained_with in (None, template_hash(policy_tokenizer), template_hash(trimmed))
+    if not known or len(policy_tokenizer) > num_embeddings(model):
+        return (
+            "the reward model was trained with another chat template, special tokens or vocabulary than the policy's "
+            "tokenizer has, whose ids PPO shows it"
         )
-
-    def _readings(self, text: str) -> Iterable[list[dict]]:
-        if self.opening is None or not text.endswith(self.tail):
-            return
-        body = text.removesuffix(self.tail)
-        if body.startswith(self.opening):
-            yield self._turns(body.removeprefix(self.opening))
-        if self.system_opening is not None and body.startswith(self.system_opening):
-            system, _, rest = body.removeprefix(self.system_opening).partition(self.system_to_user)
-            yield [{"role": "system", "content": system}, *self._turns(rest)]
-
-    def _turns(self, body: str) -> list[dict]:
-        user, *others = body.split(self.user_to_assistant)
-        messages = [{"role": "user", "content": user}]
-        for turns in others:
-            assistant, _, user = turns.partition(self.assistant_to_user)
-            messages += [{"role": "assistant", "content": assistant}, {"role": "user", "content": user}]
-        return messages
+    pad, eos = policy_tokenizer.pad_token_id, policy_tokenizer.eos_token_id
+    if getattr(model.config, "pooling", "last_token") == "last_non_pad":
+        if pad != model.config.pad_token_id:
+            return f"the reward model skips pad tokens {model.config.pad_token_id} at the end, PPO skips {pad}"
+    elif pad is not None and pad == eos:
+        return "the policy's pad token is its EOS, so PPO reads rewards at the token before it"
+    ends = [] if ends is None or trained_with is not None else ends if isinstance(ends, list) else [ends]
+    if ends and eos not in ends:
+        return f"the policy ends its texts with token {eos}, the reward model's texts end with one of {ends}"
+    for i, row in enumerate(rows):
+        ids = list(row["input_ids"])
+        first = next((k for k, token in enumerate(ids) if token != pad), len(ids))
+        if pad in ids[first:]:
+            return f"row {i} holds the policy's pad token {pad} inside its prompt, and PPO masks it there"
+    return None
 
 
-ROLES = ("user", "assistant", "user")
+def read_batch(ids_NT: torch.Tensor, mask_NT: torch.Tensor, logits_NT1: torch.Tensor, eos: int | None) -> dict | None:
+    """
+    What `get_reward` reads from a reward model's head: arguments of a listener, or `None` outside of PPO.
+
+    Args:
+        ids_NT (`torch.LongTensor`): ids that the backbone got.
+        mask_NT (`torch.BoolTensor`): their mask.
+        logits_NT1 (`torch.Tensor`): the head's output at every position.
+        eos (`int`, *optional*): the policy's end token; a response that fills its width without it was cut.
+
+    Returns:
+        `dict`: `prompts`, `completions`, `completion_ids` (lists of ids), `scores` (N,), `truncated` (N,).
+    """
+    start = context_length()
+    if start is None:
+        return None
+    # The response before its first pad, and the index of its last token, as TRL's `get_reward` has it.
+    before_pad_NR = mask_NT[:, start:].long().cumprod(-1).bool()
+    last_N = before_pad_NR.sum(-1) - 1 + start
+    scores_N = logits_NT1[torch.arange(len(ids_NT), device=logits_NT1.device), last_N.to(logits_NT1.device), 0]
+    ids_NR = ids_NT[:, start:]
+    responses = real_ids(ids_NR, before_pad_NR)
+    return {
+        "prompts": real_ids(ids_NT[:, :start], mask_NT[:, :start]),
+        "completions": responses,
+        "scores": scores_N.detach().float().cpu().numpy(),
+        "completion_ids": responses,
+        "truncated": (before_pad_NR[:, -1] & (ids_NR[:, -1] != eos)).tolist(),
+    }
+
+
+def real_ids(ids_NT: torch.Tensor, mask_NT: torch.Tensor) -> list[list[int]]:
+    """The ids of each row that its mask keeps."""
+    return [row[mask].tolist() for row, mask in zip(ids_NT.cpu(), mask_NT.cpu(), strict=True)]
+
+
+# --- what TRL hands to nobody
+
+
+def context_length() -> int | None:
+    """The index at which responses start in the batch that TRL's `get_reward` reads now; `None` outside of it."""
+    return _context_length.get()
+
+
+def note_context_length() -> None:
+    """
+    Have TRL's `get_reward` leave a note of `context_length`, which it tells no reward model and which decides what is
+    prompt and what is response. TRL 1.12 is the last release that has the function, so this stays as it is.
+    """
+    for name in ("trl.experimental.utils", "trl.experimental.ppo.ppo_trainer"):
+        module = importlib.import_module(name)
+        if not hasattr(module.get_reward, "__wrapped__"):
+            module.get_reward = _noting(module.get_reward)
+
+
+def _noting(get_reward: Callable) -> Callable:
+    @functools.wraps(get_reward, updated=())
+    def noting(model, query_responses, pad_token_id, context_length):
+        token = _context_length.set(context_length)
+        try:
+            return get_reward(model, query_responses, pad_token_id, context_length)
+        finally:
+            _context_length.reset(token)
+
+    return noting
+
+
+def around_evaluation(trainer: Any, before: Callable[[], None], after: Callable[[], None]) -> None:
+    """Call these around `PPOTrainer.generate_completions`, its look at its evaluation set during training."""
+    generate = trainer.generate_completions
+
+    def generate_completions(*args, **kwargs):
+        before()
+        try:
+            return generate(*args, **kwargs)
+        finally:
+            after()
+
+    trainer.generate_completions = generate_completions

@@ -22,7 +22,7 @@ from rm_plugin.data.comparison import text_length
 from rm_plugin.evaluation import evaluate, evaluate_scores, load_benchmark, read_scores
 from rm_plugin.evaluation.report import print_report, remarks
 from rm_plugin.evaluation.results import baseline_scores, measure
-from rm_plugin.loops.evaluation_callback import EvaluationCallback
+from rm_plugin.loops.callbacks import EvaluationCallback
 from rm_plugin.metrics.statistics import wilson_interval
 from rm_plugin.scoring.rewards import as_ruler, plan_digest
 
@@ -659,7 +659,7 @@ def test_the_callback_logs_the_evaluation_every_k_steps_and_at_the_end(tmp_path)
     from datasets import Dataset
 
     from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer
-    from rm_plugin.loops.evaluation_callback import EvaluationCallback
+    from rm_plugin.loops.callbacks import EvaluationCallback
 
     rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in ROWS]
     args = PairwiseRewardConfig(

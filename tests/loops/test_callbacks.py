@@ -21,8 +21,9 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOO
 
 from rm_plugin.data.encoding import template_hash, trim_template_tail
 from rm_plugin.loops.best_of_n import BestOfNSampler
-from rm_plugin.loops.callbacks import EvaluationCallback, RewardScoringCallback, _check_ppo_ids
-from rm_plugin.loops.monitoring import HackingWatch, ScoreWindow, figures, log_table, merge, spearman
+from rm_plugin.loops.callbacks import EvaluationCallback, RewardScoringCallback
+from rm_plugin.loops.monitoring import HackingWatch, ScoreWindow, log_table, merge, spearman, window_metrics
+from rm_plugin.loops.ppo import why_not_native
 from rm_plugin.scoring.scorer import RewardScorer
 
 try:
@@ -102,7 +103,7 @@ def test_figures_of_a_window_worked_by_hand():
     window.add(
         ["p", "p", "q", "q"], ["a", "bb", "ccc", "bb"], [1.0, 2.0, 3.0, 3.0], truncated=[True, False, False, False]
     )
-    found = figures(window.rows)
+    found = window_metrics(window.rows)
     assert found["mean"] == 2.25
     assert found["std"] == pytest.approx(0.957427)  # √(2.75 / 3)
     assert found["q50"] == 2.5
@@ -116,7 +117,7 @@ def test_figures_of_a_window_worked_by_hand():
 def test_figures_that_are_not_defined_are_left_out():
     window = ScoreWindow()
     window.add(None, ["a", "b"], [1.0, 2.0])
-    assert set(figures(window.rows)) == {
+    assert set(window_metrics(window.rows)) == {
         "mean",
         "std",
         "q05",
@@ -127,20 +128,20 @@ def test_figures_that_are_not_defined_are_left_out():
         "duplicate_rate",
         "num_scores",
     }
-    assert figures(ScoreWindow().rows) == {}
+    assert window_metrics(ScoreWindow().rows) == {}
 
 
 def test_a_text_without_a_score_does_not_count():
     window = ScoreWindow()
     window.add(["p", "p"], ["a", "b"], [1.0, math.nan])
-    assert figures(window.rows)["num_scores"] == 1 and figures(window.rows)["mean"] == 1.0
+    assert window_metrics(window.rows)["num_scores"] == 1 and window_metrics(window.rows)["mean"] == 1.0
 
 
 def test_a_prompt_that_comes_again_starts_a_new_group():
     window = ScoreWindow()
     window.add(["p", "p"], ["a", "b"], [1.0, 1.0])
     window.add(["p", "p"], ["c", "d"], [2.0, 3.0])
-    assert figures(window.rows)["zero_spread_rate"] == 0.5
+    assert window_metrics(window.rows)["zero_spread_rate"] == 0.5
 
 
 def test_spearman_equals_scipys_with_ties():
@@ -158,7 +159,7 @@ def test_windows_of_several_processes_are_merged_exactly():
     for i, part in enumerate(parts):  # half of each group on each process
         part.add(prompts[4 * i : 4 * i + 4], completions[4 * i : 4 * i + 4], scores[4 * i : 4 * i + 4])
     rows, kept = merge([(part.rows, part.samples) for part in parts], num_samples=1)
-    assert figures(rows) == figures(whole.rows)
+    assert window_metrics(rows) == window_metrics(whole.rows)
     (best, *_, best_prompt, best_text), (worst, *_, worst_prompt, worst_text) = kept["best"][0], kept["worst"][0]
     assert (best, best_prompt, best_text) == (9.0, "q", "e")
     assert (worst, worst_prompt, worst_text) == (1.0, "q", "c") and len(kept["random"]) == 1
@@ -201,7 +202,7 @@ def test_figures_are_in_the_record_of_grpo_and_rloo(trainer_class, tmp_path, tra
         assert record["reward_scoring/zero_spread_rate"] == pytest.approx(record["frac_reward_zero_std"])
         window = ScoreWindow()
         window.add(prompts, completions, scores, list(map(len, completion_ids)))
-        expected = figures(window.rows)
+        expected = window_metrics(window.rows)
         assert {k: record[f"reward_scoring/{k}"] for k in expected} == pytest.approx(expected, abs=1e-6)
     rows = samples(tmp_path)
     assert [row["kind"] for row in rows] == ["best", "worst", "random"] * 2
@@ -529,29 +530,93 @@ def test_a_reward_model_of_another_template_or_vocabulary_is_warned_of_in_ppo(tm
     reward_model.config.template_hash = template_hash(tiny_tokenizer("llama3"))
     with caplog.at_level(logging.WARNING, logger="rm_plugin"):
         run_ppo(tmp_path, tokenizer, reward_model, RewardScoringCallback(reward_model))
-    warnings = [record.message for record in caplog.records if "another chat template" in record.message]
+    warnings = [r.getMessage() for r in caplog.records if "another chat template" in r.getMessage()]
     assert len(warnings) == 1 and "rm_plugin.as_ppo_reward_model(RewardScorer(...), policy_tok" in warnings[0]
 
 
 @pytest.mark.parametrize(
-    ("trained_with", "policy", "vocab_size", "warned"),
+    ("trained_with", "policy", "vocab_size", "reason"),
     [
-        (None, "chatml", 320, False),  # not said
-        ("chatml", "chatml", 320, False),
-        ("chatml", "pad_is_eos", 320, True),
-        ("llama3", "chatml", 320, True),
-        (None, "chatml", 300, True),
+        (None, "chatml", 320, None),  # not said
+        ("chatml", "chatml", 320, None),
+        ("chatml", "pad_is_eos", 320, "another chat template"),
+        ("llama3", "chatml", 320, "another chat template"),
+        (None, "chatml", 300, "vocabulary"),
+        (None, "pad_is_eos", 320, "pad token is its EOS"),
+        ("pad_is_eos", "pad_is_eos", 320, "pad token is its EOS"),
     ],
 )
-def test_what_the_policys_tokenizer_shows_a_reward_model_is_compared(trained_with, policy, vocab_size, warned, caplog):
+def test_what_the_policys_tokenizer_shows_a_reward_model_is_compared(trained_with, policy, vocab_size, reason):
     model = tiny_reward_model(vocab_size=vocab_size)
     if trained_with is not None:
         its_tokenizer = tiny_tokenizer(trained_with)
         trim_template_tail(its_tokenizer)  # as our trainer does
         model.config.template_hash = template_hash(its_tokenizer)
+    tokenizer = tiny_tokenizer(policy)
+    model.config.eos_token_id = tokenizer.eos_token_id
+    found = why_not_native(model, tokenizer, [{"input_ids": [5, 6]}])
+    assert (found is None) if reason is None else (reason in found)
+
+
+def ids_of(pad, eos):
+    """A tokenizer whose pad and end token have these ids, which may be 0 (GPT-NeoX, Pythia)."""
+    tokenizer = tiny_tokenizer("plain")
+    tokenizer.pad_token, tokenizer.eos_token = (
+        None if i is None else tokenizer.convert_ids_to_tokens(i) for i in (pad, eos)
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("pad", "eos", "model_ends", "row", "reason"),
+    [
+        (0, 0, None, [5, 6], "pad token is its EOS"),
+        (1, 0, 0, [5, 6], None),
+        (1, 0, [0, 7], [5, 6], None),
+        (1, 7, 0, [5, 6], "ends its texts with token 7"),
+        (1, 0, None, [1, 1, 5, 6], None),  # padded on the left
+        (1, 0, None, [1, 5, 1, 6], "row 0 holds the policy's pad token 1 inside its prompt"),
+        (0, 1, None, [0, 5, 0, 6], "row 0 holds the policy's pad token 0 inside its prompt"),
+    ],
+)
+def test_tokens_with_id_0_are_tokens_when_ppos_reading_is_checked(pad, eos, model_ends, row, reason):
+    model = tiny_reward_model()
+    model.config.eos_token_id = model_ends
+    found = why_not_native(model, ids_of(pad, eos), [{"input_ids": row}])
+    assert (found is None) if reason is None else (reason in found)
+
+
+@needs_ppo
+@pytest.mark.trl112
+@pytest.mark.parametrize(("kind", "warned"), [("plain", False), ("pad_is_eos", True)])
+def test_ppo_that_reads_the_token_before_eos_is_warned_of_before_it_begins(kind, warned, tmp_path, caplog):
+    reward_model = tiny_reward_model()
     with caplog.at_level(logging.WARNING, logger="rm_plugin"):
-        _check_ppo_ids(model, tiny_tokenizer(policy))
-    assert ("as_ppo_reward_model" in caplog.text) == warned
+        run_ppo(tmp_path, tiny_tokenizer(kind), reward_model, RewardScoringCallback(reward_model))
+    warnings = [r.getMessage() for r in caplog.records if "reads rewards at the token before" in r.getMessage()]
+    assert len(warnings) == warned
+    assert all("as_ppo_reward_model(RewardScorer(...), policy_tokenizer, rows)" in warning for warning in warnings)
+
+
+def test_a_callback_outside_of_a_trainers_events_asks_for_one(scorer):
+    with pytest.raises(ValueError, match="no trainer calls this callback; give it one: trainer="):
+        RewardScoringCallback(scorer).on_train_begin(None, None, None)
+
+
+def test_callbacks_in_a_trainers_list_find_it_and_take_the_one_they_are_given(tmp_path, tokenizer, scorer):
+    evaluation = EvaluationCallback(benchmark="preference", source=preference_rows(4, seed=1), every_steps=1)
+    trainer = make_trainer(tmp_path, classifier("llama"), preference_rows(8), callbacks=[evaluation], max_steps=1)
+    other = SFTTrainer(
+        model=tiny_policy(),
+        args=SFTConfig(output_dir=str(tmp_path), **COMMON),
+        train_dataset=Dataset.from_list([{"text": "Penguins."}]),
+        processing_class=tokenizer,
+    )
+    given = RewardScoringCallback(scorer, trainer=other)
+    trainer.add_callback(given)
+    trainer.train()
+    assert evaluation.trainer is trainer and evaluation.last_report is not None
+    assert given.trainer is other
 
 
 @needs_ppo

@@ -1,5 +1,6 @@
 """PPO: reward models inside TRL 1.12's real `get_reward` and `PPOTrainer`."""
 
+import copy
 import gc
 import importlib
 import importlib.util
@@ -60,6 +61,10 @@ def tiny_policy(seed=0):
     return policy
 
 
+def trl_utils():
+    return importlib.import_module("trl.experimental.utils")
+
+
 def padded_query_responses(tokenizer, prompt_ids, response_ids):
     """What PPOTrainer builds: prompts padded on the left, responses on the right; and the length of the prompts."""
     width, pad = max(map(len, prompt_ids)), tokenizer.pad_token_id
@@ -71,10 +76,14 @@ def padded_query_responses(tokenizer, prompt_ids, response_ids):
     return torch.tensor(rows), width
 
 
+def rendered_rows(tokenizer, conversations):
+    """Rows as PPOTrainer trains on, and the messages that they are of."""
+    ids = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, return_dict=True)["input_ids"]
+    return [{"prompt": prompt, "input_ids": one} for prompt, one in zip(conversations, ids, strict=True)]
+
+
 def rewards_of(module, tokenizer, prompts, answers):
     """Rewards that TRL reads from a module for prompts and answers of the policy."""
-    from trl.experimental.utils import get_reward
-
     if isinstance(prompts[0], str):
         prompt_ids = tokenizer(prompts)["input_ids"]
     else:
@@ -82,7 +91,7 @@ def rewards_of(module, tokenizer, prompts, answers):
     response_ids = [tokenizer(a, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for a in answers]
     rows, width = padded_query_responses(tokenizer, prompt_ids, response_ids)
     with torch.no_grad():
-        return get_reward(module, rows, tokenizer.pad_token_id, width)[1].numpy()
+        return trl_utils().get_reward(module, rows, tokenizer.pad_token_id, width)[1].numpy()
 
 
 # --- as_ppo_reward_model in TRL's get_reward
@@ -94,10 +103,46 @@ def test_conversations_of_another_tokenizer_get_the_scorers_rewards(kind, ppo):
     scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("chatml"))
     tokenizer = policy_tokenizer(kind)
     expected = scorer.score(CONVERSATIONS, ANSWERS)
-    read_back = ppo.as_ppo_reward_model(scorer, tokenizer)
-    np.testing.assert_allclose(rewards_of(read_back, tokenizer, CONVERSATIONS, ANSWERS), expected, atol=1e-6)
-    known = ppo.as_ppo_reward_model(scorer, tokenizer, CONVERSATIONS)
-    np.testing.assert_allclose(rewards_of(known, tokenizer, CONVERSATIONS, ANSWERS), expected, atol=1e-6)
+    for prompts in (CONVERSATIONS, rendered_rows(tokenizer, CONVERSATIONS)):
+        module = ppo.as_ppo_reward_model(scorer, tokenizer, prompts)
+        np.testing.assert_allclose(rewards_of(module, tokenizer, CONVERSATIONS, ANSWERS), expected, atol=1e-6)
+
+
+@needs_ppo
+def test_a_text_that_was_made_the_only_message_of_its_prompt_is_read_as_that_message(ppo):
+    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("llama3"))
+    tokenizer, prompts = policy_tokenizer("chatml"), [[{"role": "user", "content": text}] for text in PROMPTS]
+    rows = rendered_rows(tokenizer, prompts)
+    for row, text in zip(rows, PROMPTS, strict=True):
+        row["prompt"] = text
+    answers = ["none", "4", "to you", "fine"]
+    module = ppo.as_ppo_reward_model(scorer, tokenizer, rows)
+    np.testing.assert_allclose(
+        rewards_of(module, tokenizer, prompts, answers), scorer.score(prompts, answers), atol=1e-6
+    )
+
+
+@needs_ppo
+def test_tools_and_template_arguments_of_a_row_reach_the_reward_models_template(ppo):
+    template = models.CHATML.replace(
+        "{% for message in messages %}",
+        "{% if tools %}{{ tools }}{% endif %}{% if tone %}{{ tone }}{% endif %}{% for message in messages %}",
+    )
+    assert template != models.CHATML
+    tokenizer = policy_tokenizer("chatml")
+    tokenizer.chat_template = template
+    scorer = RewardScorer(models.tiny_reward_model(), copy.deepcopy(tokenizer))
+    columns = {"tools": [{"type": "function", "name": "add"}], "chat_template_kwargs": {"tone": "kind"}}
+    ids = tokenizer.apply_chat_template(
+        CONVERSATIONS[0], tools=columns["tools"], tone="kind", add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+    row = {"prompt": CONVERSATIONS[0], "input_ids": ids, **columns}
+    answer = tokenizer("Yes", add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    module = ppo.as_ppo_reward_model(scorer, tokenizer, [row])
+    hidden = module.rewards(torch.tensor([ids + answer]), torch.ones(1, len(ids + answer))).hidden_states[-1]
+    given = {name: [value] for name, value in columns.items()}
+    assert hidden[0, 0, 0].item() == pytest.approx(scorer.score([CONVERSATIONS[0]], ["Yes"], **given)[0], abs=1e-6)
+    assert abs(scorer.score([CONVERSATIONS[0]], ["Yes"])[0] - hidden[0, 0, 0].item()) > 1e-3
 
 
 @needs_ppo
@@ -114,7 +159,7 @@ def test_plain_texts_of_another_tokenizer_get_the_scorers_rewards(kind, ppo):
 
 
 @needs_ppo
-def test_the_reward_stands_at_every_place_of_its_row(ppo):
+def test_the_reward_stands_at_every_position_of_its_row(ppo):
     tokenizer = policy_tokenizer("plain")
     scorer = RewardScorer(models.tiny_reward_model(), tokenizer)
     module = ppo.as_ppo_reward_model(scorer, tokenizer, ["Hello"])
@@ -125,7 +170,7 @@ def test_the_reward_stands_at_every_place_of_its_row(ppo):
 
 
 @needs_ppo
-def test_a_known_prompt_that_begins_another_is_told_apart_by_the_other_rows(ppo):
+def test_the_other_rows_decide_where_a_known_prompt_begins_another(ppo):
     tokenizer = policy_tokenizer("plain")
     prompts = [
         {"prompt": "short", "input_ids": [10, 11]},
@@ -134,7 +179,7 @@ def test_a_known_prompt_that_begins_another_is_told_apart_by_the_other_rows(ppo)
     ]
     reader = ppo.PromptReader(tokenizer, prompts)
     pad = tokenizer.pad_token_id
-    # row 1 could be "long" and 13, but no known prompt of row 2 ends at that place
+    # row 1 could be "long" and 13, but no known prompt of row 2 ends at that index
     assert reader.split([[pad, pad, 10, 11, 12, 13], [20, 21, 22, 23, 12, 13]])[0] == ["short", "other"]
     assert reader.split([[10, 11, 12, 13]])[0] == ["long"]
 
@@ -147,15 +192,12 @@ def test_responses_that_hold_the_generation_header_are_not_read_as_prompts(batch
     answers = ["Yes<|im_start|>assistant\nNo, it is not."] * batch_size
     conversations = [CONVERSATIONS[0]] * batch_size
     expected = scorer.score(conversations, ["Yesassistant\nNo, it is not."] * batch_size)
-    for prompts in (None, [CONVERSATIONS[0]]):
-        module = ppo.as_ppo_reward_model(scorer, tokenizer, prompts)
-        np.testing.assert_allclose(rewards_of(module, tokenizer, conversations, answers), expected, atol=1e-6)
+    module = ppo.as_ppo_reward_model(scorer, tokenizer, [CONVERSATIONS[0]])
+    np.testing.assert_allclose(rewards_of(module, tokenizer, conversations, answers), expected, atol=1e-6)
 
 
 @needs_ppo
 def test_a_known_prompt_that_begins_another_is_no_guess_in_trls_get_reward(ppo):
-    from trl.experimental.utils import get_reward
-
     tokenizer = policy_tokenizer("chatml")
     scorer = RewardScorer(models.tiny_reward_model(), tokenizer)
     short, long = (tokenizer(text)["input_ids"] for text in ("Hello", "Hello world"))
@@ -165,7 +207,7 @@ def test_a_known_prompt_that_begins_another_is_no_guess_in_trls_get_reward(ppo):
     for length, prompt, answer in ((len(short), CONVERSATIONS[0], " world"), (len(long), CONVERSATIONS[1], "")):
         ids = torch.tensor([[*long, *[tokenizer.eos_token_id] * (length == len(long))]])
         expected = scorer.score([prompt], [answer], completion_ids=[ids[0, length:].tolist()], allow_empty=True)
-        rewards = get_reward(module, ids, tokenizer.pad_token_id, length)[1]
+        rewards = trl_utils().get_reward(module, ids, tokenizer.pad_token_id, length)[1]
         np.testing.assert_allclose(rewards.numpy(), expected, atol=1e-6)
 
 
@@ -173,11 +215,11 @@ def test_a_known_prompt_that_begins_another_is_no_guess_in_trls_get_reward(ppo):
 def test_a_cut_response_and_pads_in_the_middle_of_the_prompt_are_read_right_where_pad_is_eos(ppo):
     tokenizer = policy_tokenizer("pad_is_eos")
     scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("chatml"))
-    reader = ppo.as_ppo_reward_model(scorer, tokenizer).reader
+    reader = ppo.as_ppo_reward_model(scorer, tokenizer, CONVERSATIONS).reader
     ids = tokenizer.apply_chat_template(CONVERSATIONS, add_generation_prompt=True, return_dict=True)["input_ids"]
     responses = [tokenizer("No country")["input_ids"], [tokenizer.eos_token_id]]
     rows, _ = padded_query_responses(tokenizer, ids, responses)
-    prompts, completions, completion_ids = reader.split(rows.tolist())
+    prompts, completions, completion_ids, _ = reader.split(rows.tolist())
     assert prompts == CONVERSATIONS and completions == ["No country", ""]
     assert completion_ids == responses  # cut off: no EOS; empty: EOS alone
 
@@ -191,7 +233,7 @@ def test_a_prefilled_think_is_the_templates_and_its_end_is_the_completions(ppo):
     for reasoning, text in (("keep", answer[0]), ("strip", "No country.")):
         scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("chatml"), reasoning=reasoning)
         expected = RewardScorer(scorer.model, scorer.processing_class).score(conversation, [text])
-        module = ppo.as_ppo_reward_model(scorer, tokenizer)
+        module = ppo.as_ppo_reward_model(scorer, tokenizer, conversation)
         np.testing.assert_allclose(rewards_of(module, tokenizer, conversation, answer), expected, atol=1e-6)
 
 
@@ -245,7 +287,7 @@ def test_calls_of_the_model_stay_within_the_token_budget(ppo):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prompts": None}, "no chat template with a generation header"),
+        ({"prompts": None}, "prompts is None; give the rows"),
         ({"prompts": []}, "prompts is empty"),
         ({"prompts": [CONVERSATIONS[0]]}, "no chat template and a prompt is a conversation"),
         ({"prompts": [{"text": "a"}]}, "a row has text; it needs input_ids"),
@@ -277,14 +319,16 @@ def test_tokenizers_that_cannot_be_bridged_are_refused(ppo):
 
 
 @needs_ppo
-def test_a_prompt_that_is_not_known_or_not_rendered_is_named(ppo):
+def test_a_prompt_that_is_not_known_or_was_rendered_from_messages_that_are_not_given_is_named(ppo):
     scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("chatml"))
     tokenizer = policy_tokenizer("plain")
     with pytest.raises(ValueError, match="none of the 4 known prompts begins the text 'Goodbye"):
         rewards_of(ppo.as_ppo_reward_model(scorer, tokenizer, PROMPTS), tokenizer, ["Goodbye"], ["a"])
     tokenizer = policy_tokenizer("chatml")
-    with pytest.raises(ValueError, match="the generation header .* is not in 'Hello"):
-        rewards_of(ppo.as_ppo_reward_model(scorer, tokenizer), tokenizer, ["Hello"], ["a"])
+    [row] = rendered_rows(tokenizer, [CONVERSATIONS[1]])
+    for text in (None, "Are you sure?"):
+        with pytest.raises(ValueError, match="is rendered by the policy's chat template; give its row the messages"):
+            ppo.as_ppo_reward_model(scorer, tokenizer, [{**row, "prompt": text}])
 
 
 # --- the real PPOTrainer
@@ -393,13 +437,11 @@ def native_model(kind, folder, seed):
 
 @needs_ppo
 @pytest.mark.parametrize("kind", ["full", "merged", "unmerged", "nf4", "peft"])
-def test_a_reward_model_works_as_it_is_and_logs_the_scores_of_the_same_ids(kind, tmp_path, monkeypatch, caplog):
+def test_a_reward_model_works_as_it_is_and_logs_the_scores_of_the_same_ids(kind, tmp_path, monkeypatch):
     tokenizer = policy_tokenizer("plain")
     reward_model, value_model = native_model(kind, tmp_path, 1), native_model(kind, tmp_path, 2)
     recorder = Recorder(monkeypatch, reward_model)
-    with caplog.at_level(logging.WARNING, logger="rm_plugin"):
-        trainer = run_ppo(tmp_path, tokenizer, reward_model, value_model, plain_rows(tokenizer))
-    assert "PPO reads" not in caplog.text
+    trainer = run_ppo(tmp_path, tokenizer, reward_model, value_model, plain_rows(tokenizer))
     means, finished = [], 0
     for ids, context_length, rewards in recorder.calls:
         for row, reward in zip(ids.tolist(), rewards.tolist(), strict=True):
@@ -416,38 +458,18 @@ def test_a_reward_model_works_as_it_is_and_logs_the_scores_of_the_same_ids(kind,
 
 
 @needs_ppo
-def test_a_reward_model_that_is_read_at_the_wrong_token_says_what_to_use(tmp_path, caplog):
-    tokenizer = policy_tokenizer("pad_is_eos")
-    reward_model, value_model = (models.tiny_reward_model("qwen3", seed=seed) for seed in (1, 2))
-    rows = [{"input_ids": ids} for ids in conversation_ids(tokenizer, PROMPTS * 2)]
-    with caplog.at_level(logging.WARNING, logger="rm_plugin"):
-        run_ppo(tmp_path, tokenizer, reward_model, value_model, rows, num_updates=3)
-    warnings = [record.getMessage() for record in caplog.records if "PPO reads" in record.getMessage()]
-    assert len(warnings) == 1 and "as_ppo_reward_model(RewardScorer(...), policy_tokenizer)" in warnings[0]
-
-
-@needs_ppo
-@pytest.mark.parametrize(("kind", "warned"), [("plain", False), ("pad_is_eos", True)])
-def test_the_warning_comes_where_no_response_is_read_at_its_end_token(kind, warned, caplog):
-    tokenizer, model = policy_tokenizer(kind), models.tiny_reward_model()
-    model.config.eos_token_id = tokenizer.eos_token_id
-    with caplog.at_level(logging.WARNING, logger="rm_plugin"):
-        rewards_of(model, tokenizer, ["Hello"] * 20, ["yes" + "!" * i for i in range(20)])
-    assert ("PPO reads the reward at tokens that end no text" in caplog.text) == warned
-
-
-@needs_ppo
 @pytest.mark.parametrize("kind", ["pad_is_eos", "llama3"])
 def test_the_trainer_logs_the_scorers_rewards_of_its_texts(kind, ppo, tmp_path, monkeypatch, caplog):
     tokenizer = policy_tokenizer(kind)
     scorer = RewardScorer(models.tiny_reward_model("llama", seed=1), models.tiny_tokenizer("chatml"))
     prompts = [[{"role": "user", "content": text}] for text in PROMPTS]
     rows = [{"input_ids": ids} for ids in conversation_ids(tokenizer, PROMPTS * 2)]
-    reward_model = ppo.as_ppo_reward_model(scorer, tokenizer)
+    known = [{"prompt": prompt, **row} for prompt, row in zip(prompts * 2, rows, strict=True)]
+    reward_model = ppo.as_ppo_reward_model(scorer, tokenizer, known)
     recorder = Recorder(monkeypatch, reward_model)
     with caplog.at_level(logging.WARNING, logger="rm_plugin"):
         trainer = run_ppo(tmp_path, tokenizer, reward_model, models.tiny_reward_model("qwen3", seed=2), rows)
-    assert "PPO reads" not in caplog.text
+    assert not caplog.records
     by_ids = {tuple(row["input_ids"]): prompt for row, prompt in zip(rows, prompts * 2, strict=True)}
     expected = []
     for ids, context_length, _ in recorder.calls:
@@ -464,7 +486,7 @@ def test_the_trainer_logs_the_scorers_rewards_of_its_texts(kind, ppo, tmp_path, 
 def test_as_a_value_model_it_is_refused(ppo, tmp_path):
     tokenizer = policy_tokenizer("plain")
     module = ppo.as_ppo_reward_model(RewardScorer(models.tiny_reward_model(), tokenizer), tokenizer, PROMPTS)
-    with pytest.raises(ValueError, match="a value model estimates one a token"):
+    with pytest.raises(ValueError, match="a value model estimates one per token"):
         run_ppo(tmp_path, tokenizer, models.tiny_reward_model("qwen3"), module, plain_rows(tokenizer, 4) * 2)
 
 
@@ -513,7 +535,7 @@ seed: 0
 
 @needs_ppo
 def test_the_command_raises_the_mean_reward_and_saves_the_policy(ppo_folders, monkeypatch, capsys):
-    from rm_plugin import ppo_recipe
+    from rm_plugin.commands import ppo_recipe
 
     trainers = []
     train = ppo_recipe.train_ppo
@@ -532,7 +554,7 @@ def test_the_command_raises_the_mean_reward_and_saves_the_policy(ppo_folders, mo
 def test_a_4_bit_policy_with_lora_and_a_test_split_reach_the_trainer(ppo_folders, monkeypatch, capsys):
     from bitsandbytes.nn import Linear4bit
 
-    from rm_plugin import ppo_recipe
+    from rm_plugin.commands import ppo_recipe
 
     trainers = []
     train = ppo_recipe.train_ppo
@@ -562,7 +584,7 @@ def test_a_4_bit_policy_with_lora_and_a_test_split_reach_the_trainer(ppo_folders
 def test_the_policys_tokenizer_is_of_the_policys_revision(ppo_folders, monkeypatch):
     from transformers import AutoTokenizer
 
-    from rm_plugin import ppo_recipe
+    from rm_plugin.commands import ppo_recipe
 
     seen = []
     for auto in (AutoTokenizer, AutoModelForCausalLM):
@@ -616,9 +638,10 @@ def test_recipes_hold_known_fields(recipe):
 
 
 @pytest.mark.skipif(HAS_PPO, reason="this TRL has PPO")
-def test_on_a_trl_without_ppo_the_import_says_what_to_do_in_one_line(capsys):
+def test_on_a_trl_without_ppo_the_module_imports_and_the_function_says_what_to_do_in_one_line(capsys):
+    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("plain"))
     with pytest.raises(ImportError, match=r"pip install 'rm-plugin\[ppo\]'.* GRPOTrainer or RLOOTrainer") as error:
-        importlib.import_module("rm_plugin.loops.ppo")
+        importlib.import_module("rm_plugin.loops.ppo").as_ppo_reward_model(scorer, policy_tokenizer("plain"), PROMPTS)
     assert "\n" not in str(error.value)
     assert main(["ppo", "--config", "recipes/ppo-quickstart.yaml"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
