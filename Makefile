@@ -9,13 +9,14 @@ TRL112 := .cache/trl112
 PARALLEL ?= -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format clean
+.PHONY: help quickstart test cov lint format clean
 
 help:
 	@echo "make quickstart   install into $(VENV), then train, evaluate and score the embedded default (ARGS='--seed 1')"
 	@echo "make test         the whole suite on TRL 1.16.0, then the tests marked trl112 on TRL 1.12.0 (ARGS='-k name')"
+	@echo "make cov          the suite with coverage of lines and branches, and what is not covered (ARGS='-k name')"
 	@echo "make lint         ruff check and ruff format --check"
-	@echo "make format       let ruff mend what make lint finds"
+	@echo "make format       let ruff fix what make lint finds"
 	@echo "make clean        remove $(VENV) and .cache"
 
 quickstart: $(INSTALLED)
@@ -23,12 +24,15 @@ quickstart: $(INSTALLED)
 
 # HF_HUB_OFFLINE: a test that would need the hub fails at once and says so. Where ARGS picks tests of which none is
 # marked, pytest's exit code 5 ("no tests ran") is no failure of the second run.
-test: export HF_HUB_OFFLINE = 1
-test: export OMP_NUM_THREADS = 1
+test cov: export HF_HUB_OFFLINE = 1
+test cov: export OMP_NUM_THREADS = 1
 test: $(INSTALLED_DEV) $(TRL112)/.installed
-	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(COV) $(ARGS)
 	PYTHONPATH=$(TRL112) EXPECTED_TRL=1.12.0 $(BIN)/python -m pytest -m trl112 $(PARALLEL) $(ARGS) \
 		|| { code=$$?; [ $$code = 5 ] && [ -n "$$ARGS" ]; }
+
+cov: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
