@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import atomic_writer, read_jsonl
-from ..messages import nearest, one_line, shorten, terminal_text
+from ..messages import nearest, one_line, shorten
 
 if TYPE_CHECKING:
     from ..data.comparison import Comparison
@@ -352,9 +352,8 @@ def _ppo(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from ..evaluation.benchmarks import load_benchmark
-    from ..evaluation.harness import evaluate, evaluate_scores
+    from ..evaluation.harness import Processes, evaluate, evaluate_scores
     from ..evaluation.report import print_report
-    from ..processes import Processes
     from ..scoring.rewards import is_function
 
     if bool(args.benchmark) == bool(args.data):
@@ -434,9 +433,6 @@ def _benchmarks(args: argparse.Namespace) -> None:
 
 
 def _leaderboard(args: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from ..evaluation.leaderboard import build_leaderboard, find_runs
     from ..evaluation.report import update_model_card
 
@@ -451,14 +447,10 @@ def _leaderboard(args: argparse.Namespace) -> None:
         names = sorted({report["model"]["name"] for report in reports})
         if len(names) > 1:
             raise ValueError(f"a model card is for one model, the folders have {', '.join(names)}; name those of one")
-        update_model_card(args.model_card, reports)
-        print(args.model_card)
+        for path in update_model_card(args.model_card, reports):
+            print(path)
     if not (args.html or args.csv or args.markdown or args.model_card):
-        columns, rows, _ = board.overview()
-        table = Table(*map(terminal_text, columns))
-        for row in rows:
-            table.add_row(*map(terminal_text, row))
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
+        board.overview().print()
 
 
 def _compare(args: argparse.Namespace) -> None:

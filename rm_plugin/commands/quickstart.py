@@ -196,53 +196,45 @@ def _print(ranked: list[dict[str, Any]]) -> None:
 
 
 def _page(report: EvaluationReport, history: list[dict[str, Any]], ranked: list[dict[str, Any]]) -> str:
-    from ..evaluation.figures import learning_curve, loss_curve_figure, margin_histogram, reliability_figure
-    from ..evaluation.page import Section, cards_html, figure_html, figures_html, render_page, table_html
+    from ..evaluation import figures
+    from ..evaluation.page import Card, Plot, Section, Table, bounds, percent, render_page
 
-    low, high = report.interval
     margins = report.results.margins
-    steps = [log["step"] for log in history]
-    accuracies = [log["eval_accuracy"] for log in history]
-    losses = [log["eval_loss"] for log in history]
-    rows = [
+    steps, accuracies, losses = ([log[key] for log in history] for key in ("step", "eval_accuracy", "eval_loss"))
+    answers = [
         [example["prompt"], answer, "chosen" if is_chosen else "rejected", f"{reward:+.2f}"]
         for example in ranked
         for answer, reward, is_chosen in example["answers"]
     ]
     deltas = [[e["prompt"], f"{e['margin']:+.2f}", f"{e['probability']:.3f}"] for e in ranked]
-    figures = [
-        figure_html(
-            learning_curve(steps, accuracies, "held-out pairwise accuracy", reference=0.5),
+    cards = [
+        Card("before training", f"{percent(accuracies[0])} %", "held-out pairwise accuracy"),
+        Card("after training", f"{percent(report.score)} %", f"95 % interval {bounds(report.interval)}"),
+        Card("held-out pairs", f"{len(margins)}", "prompts not trained on"),
+    ]
+    plots = [
+        Plot(
+            figures.learning_curve(steps, accuracies, "held-out pairwise accuracy", reference=0.5),
             "Held-out pairwise accuracy over training steps; 0.5 is chance.",
         ),
-        figure_html(
-            learning_curve(steps, losses, "held-out loss"), "Held-out loss −log σ(Δ); ln 2 = 0.693 is chance."
+        Plot(
+            figures.learning_curve(steps, losses, "held-out loss"),
+            "Held-out loss −log σ(Δ); ln 2 = 0.693 is chance.",
         ),
-        figure_html(margin_histogram(margins), "Margins Δ = r(chosen) − r(rejected) of the held-out pairs."),
-        figure_html(reliability_figure(margins), "Predicted σ(|Δ|) against how often the preferred answer was right."),
-        figure_html(loss_curve_figure(), "The loss of one pair over its margin: 0.693, 0.313, 0.127, 0.007."),
+        Plot(figures.margin_histogram(margins), "Margins Δ = r(chosen) − r(rejected) of the held-out pairs."),
+        Plot(
+            figures.reliability_diagram(margins),
+            "Predicted σ(|Δ|) against how often the preferred answer was right.",
+        ),
+        Plot(figures.bradley_terry_curve(), "The loss of one pair over its margin: 0.693, 0.313, 0.127, 0.007."),
     ]
-    return render_page(
-        "Quickstart: a reward model in three minutes",
-        [
-            Section(
-                "",
-                cards_html(
-                    [
-                        ("before training", f"{100 * accuracies[0]:.1f} %", "held-out pairwise accuracy"),
-                        (
-                            "after training",
-                            f"{100 * report.score:.1f} %",
-                            f"95 %: {100 * low:.1f} to {100 * high:.1f}",
-                        ),
-                        ("held-out pairs", f"{len(margins)}", "prompts not trained on"),
-                    ]
-                ),
-            ),
-            Section("What it learned", figures_html(figures)),
-            Section(
-                "Held-out answers, ranked",
-                table_html(["prompt", "answer", "label", "r"], rows) + table_html(["prompt", "Δ", "σ(Δ)"], deltas),
-            ),
-        ],
-    )
+    tables = [
+        Table(["prompt", "answer", "label", "r"], answers, num_text_columns=3),
+        Table(["prompt", "Δ", "σ(Δ)"], deltas),
+    ]
+    sections = [
+        Section(cards=cards),
+        Section("What it learned", plots=plots),
+        Section("Held-out answers, ranked", tables=tables),
+    ]
+    return render_page("Quickstart: a reward model in three minutes", sections)

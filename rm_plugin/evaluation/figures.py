@@ -1,6 +1,6 @@
-"""Figures of reward models as SVG text, one function each, for a page in light or dark.
+"""Plots of reward models as SVG text, one function each, for a page in light or dark.
 
-Ink is `currentColor` and series are CSS variables with a fallback (`--accent`, `--warm`), so that one figure suits
+Ink is `currentColor` and series are CSS variables with a fallback (`--accent`, `--warm`), so that one plot suits
 both colour schemes. Text stays text: selectable, searchable, small. The same numbers give the same bytes.
 
     svg = margin_histogram([1.5, -0.5, 0.0, 2.0])            # "<svg role='img' aria-label=…"
@@ -24,16 +24,6 @@ from ..metrics.statistics import finite_array
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = [
-    "accuracy_bars",
-    "best_of_n_figure",
-    "learning_curve",
-    "length_figure",
-    "loss_curve_figure",
-    "margin_histogram",
-    "reliability_figure",
-]
-
 # Colours that stand for others while matplotlib draws, and what they become in the SVG.
 INK, ACCENT, WARM, FAINT = "#010203", "#010204", "#010205", "#010206"
 CSS_COLORS = {
@@ -54,6 +44,7 @@ STYLE = {
     "axes.labelcolor": INK,
     "axes.unicode_minus": True,
     "text.color": INK,
+    "text.parse_math": False,  # a `$` in a name is a dollar
     "xtick.color": INK,
     "ytick.color": INK,
     "lines.linewidth": 1.6,
@@ -98,7 +89,7 @@ def margin_histogram(margins: ArrayLike) -> str:
     return _svg(draw, label)
 
 
-def reliability_figure(margins: ArrayLike, num_bins: int = 10) -> str:
+def reliability_diagram(margins: ArrayLike, num_bins: int = 10) -> str:
     """
     Predicted σ(|Δ|) against how often the preferred completion was right, with 95 % Wilson intervals by bin.
 
@@ -134,7 +125,7 @@ def reliability_figure(margins: ArrayLike, num_bins: int = 10) -> str:
     return _svg(draw, f"Reliability curve of {int(counts.sum())} pairs: share right by confidence; area = pairs")
 
 
-def loss_curve_figure(points: Sequence[float] = (0.0, 1.0, 2.0, 5.0)) -> str:
+def bradley_terry_curve(points: Sequence[float] = (0.0, 1.0, 2.0, 5.0)) -> str:
     """
     The Bradley-Terry loss −log σ(Δ) over the margin, with its value written at some margins.
 
@@ -149,7 +140,7 @@ def loss_curve_figure(points: Sequence[float] = (0.0, 1.0, 2.0, 5.0)) -> str:
 
     Example:
     ```python
-    >>> all(value in loss_curve_figure() for value in ("0.693", "0.313", "0.127", "0.007"))
+    >>> all(value in bradley_terry_curve() for value in ("0.693", "0.313", "0.127", "0.007"))
     True
 
     ```
@@ -212,7 +203,7 @@ def learning_curve(
     return _svg(draw, f"{label} over {len(steps)} points of training")
 
 
-def length_figure(table: Sequence[Mapping[str, Any]], unit: str = "characters") -> str:
+def accuracy_by_length(table: Sequence[Mapping[str, Any]], unit: str = "characters") -> str:
     """
     Accuracy by how much longer the chosen completion is: flat for a judge of content, rising for a judge of length.
 
@@ -227,24 +218,28 @@ def length_figure(table: Sequence[Mapping[str, Any]], unit: str = "characters") 
     """
 
     def draw(axes: Axes) -> None:
-        places = np.arange(len(table))
+        positions = np.arange(len(table))
         low, high = np.array([row["interval"] for row in table]).T
         axes.axhline(0.5, color=FAINT, linestyle="--", linewidth=1)
-        axes.vlines(places, low, high, color=ACCENT, linewidth=1)
-        axes.plot(places, [row["accuracy"] for row in table], color=ACCENT, marker="o", markersize=4)
-        axes.set_xticks(places, [f"{row['mean']:+,.0f}".replace("-", "−") for row in table], rotation=30)
+        axes.vlines(positions, low, high, color=ACCENT, linewidth=1)
+        axes.plot(positions, [row["accuracy"] for row in table], color=ACCENT, marker="o", markersize=4)
+        axes.set_xticks(positions, [f"{row['mean']:+,.0f}".replace("-", "−") for row in table], rotation=30)
         axes.set(xlabel=f"chosen longer by ({unit}, mean of bin)", ylabel="accuracy", ylim=(-0.03, 1.03))
 
     return _svg(draw, f"Accuracy in {len(table)} bins of the difference in length")
 
 
-def accuracy_bars(rows: Sequence[Mapping[str, Any]], label: str = "accuracy", reference: float | None = None) -> str:
+def accuracy_bars(
+    bars: Sequence[tuple[str, float, Sequence[float | None] | None]],
+    label: str = "accuracy",
+    reference: float | None = None,
+) -> str:
     """
-    One bar a row with its interval, such as the subsets of a benchmark.
+    One bar per row with its interval, such as the subsets of a benchmark.
 
     Args:
-        rows (`list[dict]`):
-            `name`, `value`, and maybe `low`, `high` (else `None`).
+        bars (sequence of `(name, value, interval)`):
+            The interval is `[low, high]`, or `None` where there is none.
         label (`str`, *optional*, defaults to `"accuracy"`):
             What the values are.
         reference (`float`, *optional*):
@@ -253,25 +248,25 @@ def accuracy_bars(rows: Sequence[Mapping[str, Any]], label: str = "accuracy", re
     Returns:
         `str`: SVG, as high as it has rows.
     """
+    names, values, intervals = zip(*bars, strict=True)
 
     def draw(axes: Axes) -> None:
-        places = np.arange(len(rows))
-        values = np.array([row["value"] for row in rows])
-        axes.barh(places, values, color=ACCENT, height=0.62, linewidth=0)
-        for place, row in zip(places, rows, strict=True):
-            if row.get("low") is not None:
-                axes.hlines(place, row["low"], row["high"], color=INK, linewidth=1.2)
+        positions = np.arange(len(bars))
+        axes.barh(positions, values, color=ACCENT, height=0.62, linewidth=0)
+        for position, interval in zip(positions, intervals, strict=True):
+            if interval and interval[0] is not None:
+                axes.hlines(position, *interval, color=INK, linewidth=1.2)
         if reference is not None:
             axes.axvline(reference, color=FAINT, linestyle="--", linewidth=1)
-        axes.set_yticks(places, [shorten(printable(row["name"]), 26).replace("$", r"\$") for row in rows])
+        axes.set_yticks(positions, short_labels(names))
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
-        axes.set(xlabel=label, xlim=(min(0.0, values.min()), max(1.0, values.max())), ylim=(len(rows) - 0.4, -0.6))
+        axes.set(xlabel=label, xlim=(min(0.0, *values), max(1.0, *values)), ylim=(len(bars) - 0.4, -0.6))
 
-    return _svg(draw, f"Bars of {len(rows)} values of {label}", height=0.75 + 0.21 * len(rows))
+    return _svg(draw, f"Bars of {len(bars)} values of {label}", height=0.75 + 0.21 * len(bars))
 
 
-def best_of_n_figure(curve: Mapping[str, Sequence[float]], label: str = "share solved") -> str:
+def best_of_n_plot(curve: Mapping[str, Sequence[float]], label: str = "share solved") -> str:
     """
     Expected value of the best of n by the reward, over n.
 
@@ -303,6 +298,27 @@ def best_of_n_figure(curve: Mapping[str, Sequence[float]], label: str = "share s
 
 
 # --- SVG
+
+
+def short_labels(names: Sequence[str], length: int = 26) -> list[str]:
+    """
+    Names cut for the axis of a plot; different names stay different.
+
+    Example:
+    ```python
+    >>> short_labels(["Helpfulness/Brainstorming/Ideas", "Helpfulness/Brainstorming/Plans", "Code"], 20)
+    ['Helpfulness…ng/Ideas', 'Helpfulness…ng/Plans', 'Code']
+
+    ```
+    """
+    names = [printable(name) for name in names]
+    labels = [shorten(name, length) for name in names]
+    if len(set(labels)) < len(labels):  # the end tells more than the middle
+        tail = length // 2 - 2
+        labels = [n if len(n) <= length else f"{n[: length - tail - 1]}…{n[-tail:]}" for n in names]
+    if len(set(labels)) < len(labels):
+        labels = [f"{shorten(name, length - 5)} ({index})" for index, name in enumerate(names, start=1)]
+    return labels
 
 
 def _svg(draw: Callable[[Axes], None], label: str, height: float = SIZE[1]) -> str:

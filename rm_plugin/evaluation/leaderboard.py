@@ -14,26 +14,27 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..messages import terminal_text
+from ..messages import printable
 from ..metrics.statistics import compare_by_subset, compare_models, minimum_detectable_difference, significance_tiers
 from .benchmarks import get_benchmark
-from .figures import accuracy_bars
 from .harness import read_about
-from .page import Section, figure_html, figures_html, paragraph_html, render_page, table_html
-from .report import BASELINE_NAMES, bounds, data_title, markdown_table, markdown_text, percent, remarks
+from .page import Paragraph, Section, Table, bounds, markdown_text, percent, points, render_page
+from .report import ALPHA, Row, bars_plot, data_title, remarks, rows
 from .results import official_arguments
 
 __all__ = ["Leaderboard", "Run", "build_leaderboard", "compare_runs", "find_runs"]
 
-ALPHA = 0.05
+MAX_SECTIONS, MAX_COMPARISONS = 8, 60  # what a table shows
 
 
 @dataclass
@@ -50,6 +51,11 @@ class Run:
     folder: Path
     report: dict[str, Any]
     items: dict[str, Any]
+
+    @property
+    def model(self) -> str:
+        """The whole name of the model."""
+        return self.report["model"]["name"]
 
     @property
     def data(self) -> tuple[str, str]:
@@ -87,29 +93,82 @@ def find_runs(folders: Iterable[str | os.PathLike]) -> list[Run]:
 
 
 @dataclass
-class Row:
-    """One line of a table: kind is `model`, `baseline` or `published`."""
+class Entry:
+    """
+    One line of a benchmark's table.
+
+    Args:
+        name (`str`): unique in the table; `model` and the folder where one model has several runs.
+        kind (`str`): `"model"`, `"baseline"` or `"published"`.
+        score (`float`): official score, a fraction of 1.
+        interval (`list[float]`, *optional*): 95 %.
+        tier (`int`, *optional*): of significance, 1 is the best.
+        model (`str`): the name of the model on the whole board.
+        numbers (`dict[str, Row]`): `rows` of the report.
+    """
 
     name: str
     kind: str
-    score: float | None
-    interval: list[float | None] | None = None
+    score: float
+    interval: Sequence[float | None] | None = None
     tier: int | None = None
-    pairwise: float | None = None
-    sections: dict[str, float] = field(default_factory=dict)
-    nll: float | None = None
-    length_controlled: float | None = None
+    model: str = ""
+    numbers: Mapping[str, Row] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        """The score, as plots name it."""
+        return self.score
+
+    def text(self, key: str) -> str:
+        """A number of the report as it is shown."""
+        return self.numbers[key].text if key in self.numbers else "–"
 
 
 @dataclass
-class Table:
-    """One benchmark on one version of its data."""
+class BenchmarkTable:
+    """One benchmark on one version of its data; `report` is that of one run, for what all have in common."""
 
     title: str
-    report: dict[str, Any]  # of one run: what all have in common
-    rows: list[Row]
+    report: dict[str, Any]
+    rows: list[Entry]
     comparisons: list[dict[str, Any]]
     remarks: list[str]
+
+    def scores(self) -> Table:
+        """The table as it is shown: sections only where they say more than the score."""
+        models = [entry for entry in self.rows if entry.kind == "model"]
+        keys = dict.fromkeys(key for entry in models for key in entry.numbers if key.startswith("section/"))
+        sections = [
+            key for key in keys if any(key not in e.numbers or e.numbers[key].value != e.score for e in models)
+        ][:MAX_SECTIONS]
+        shown = {"pairwise": "pairs, tie ½", "length_controlled": "length-controlled", "nll": "NLL"}
+        shown |= {key: key.removeprefix("section/") for key in sections}
+        cells = [
+            [e.name, str(e.tier or "–"), percent(e.score), bounds(e.interval), *(e.text(key) for key in shown)]
+            for e in self.rows
+        ]
+        columns = ["model", "tier", "score, %", "95 % interval", *shown.values()]
+        return Table(columns, cells, [entry.kind for entry in self.rows])
+
+    def sections(self) -> list[Section]:
+        """Its parts of a page."""
+        counts, notes = self.report["counts"], self.report["benchmark"]["notes"]
+        caption = f"{counts['num_comparisons']:,} comparisons, {counts['num_pairs']:,} pairs"
+        caption += f"; score: {notes}." if notes else "."
+        differences = [
+            [one["a"], one["b"], points(one["difference"]), f"{one['p_value']:.2g}", f"{one['p_holm']:.2g}"]
+            for one in self.comparisons[:MAX_COMPARISONS]
+        ]
+        columns, title = ["better", "worse", "points", "p", "p (Holm)"], "Differences between models"
+        return [
+            Section(self.title, paragraphs=[Paragraph(caption, "soft")], tables=[self.scores()]),
+            Section(
+                paragraphs=[Paragraph(sentence, "warning") for sentence in self.remarks],
+                tables=[Table(columns, differences, title=title, num_text_columns=2)] if differences else (),
+                plots=[bars_plot(self.rows, "score", "Scores with 95 % intervals")],
+            ),
+        ]
 
 
 @dataclass
@@ -118,64 +177,58 @@ class Leaderboard:
     Tables of models by benchmark.
 
     Args:
-        tables (`list[Table]`): one a benchmark and version of its data.
+        tables (`list[BenchmarkTable]`): one per benchmark and version of its data.
     """
 
-    tables: list[Table]
+    tables: list[BenchmarkTable]
 
-    def overview(self) -> tuple[list[str], list[list[str]], list[str]]:
-        """Columns, rows and kinds of models × benchmarks."""
+    def overview(self) -> Table:
+        """Models × benchmarks, one row per model; of several runs of a model each has its score in the cell."""
         titles = [table.title for table in self.tables]
-        cells: dict[tuple[str, str], dict[str, str]] = {}
+        cells: dict[tuple[str, str], dict[str, list[str]]] = {}
         for table in self.tables:
-            for row in table.rows:
-                tier = "" if row.tier is None else f" ({row.tier})"
-                interval = "" if not row.interval or row.interval[0] is None else f" {bounds(row.interval)}"
-                cells.setdefault((row.kind, row.name), {})[table.title] = f"{percent(row.score)}{interval}{tier}"
+            for entry in table.rows:
+                interval = "" if bounds(entry.interval) == "–" else f" {bounds(entry.interval)}"
+                tier = "" if entry.tier is None else f" ({entry.tier})"
+                found = cells.setdefault((entry.kind, entry.model or entry.name), {}).setdefault(table.title, [])
+                found.append(f"{percent(entry.score)}{interval}{tier}")
         kinds = ["model", "baseline", "published"]
         ordered = sorted(cells.items(), key=lambda one: kinds.index(one[0][0]))
-        rows = [[name, *(found.get(title, "–") for title in titles)] for (_, name), found in ordered]
-        return ["model", *titles], rows, [kind for (kind, _), _ in ordered]
+        lines = [[name, *("; ".join(found.get(t, ["–"])) for t in titles)] for (_, name), found in ordered]
+        return Table(["model", *titles], lines, [kind for (kind, _), _ in ordered])
 
     def to_html(self) -> str:
         """One self-contained page."""
-        legend = paragraph_html(
-            "Official score in percent, its 95 % interval, and in brackets the tier: models of one tier are not told "
-            f"apart from its best one (paired tests on the same items, Holm-corrected over all pairs, level {ALPHA}). "
-            "Baselines read nothing: random scores, the longer text wins, all texts tie.",
-            "soft",
+        legend = (
+            "Official score in percent, its 95 % interval, and its tier (in brackets in the overview): models of one "
+            "tier do not differ significantly from its best one (paired tests on the same items, Holm-corrected over "
+            f"all pairs, level {ALPHA}). Baselines read nothing: random scores, the longer text wins, all texts tie."
         )
-        sections = []
-        if len(self.tables) > 1:
-            columns, rows, kinds = self.overview()
-            sections.append(Section("", legend + table_html(columns, rows, kinds)))
-        else:
-            sections.append(Section("", legend))
-        sections += [Section(table.title, _table_html(table)) for table in self.tables]
+        overview = [self.overview()] if len(self.tables) > 1 else []
+        sections = [Section(paragraphs=[Paragraph(legend, "soft")], tables=overview)]
+        sections += [section for table in self.tables for section in table.sections()]
         return render_page("Leaderboard of reward models", sections)
 
     def to_markdown(self) -> str:
         """The tables in Markdown."""
         parts = []
         for table in self.tables:
-            columns, rows, _ = _columns(table)
-            parts += [f"## {markdown_text(table.title)}", ""]
-            parts += [markdown_table(columns, rows), ""]
+            parts += [f"## {markdown_text(table.title)}", "", table.scores().markdown(), ""]
             parts += [f"- {markdown_text(sentence)}" for sentence in table.remarks] + [""] * bool(table.remarks)
         return "\n".join(parts)
 
     def to_csv(self) -> str:
-        """One line a model and benchmark: fractions of 1, not percent."""
+        """One line per model and benchmark: fractions of 1, not percent."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(["benchmark", "model", "kind", "score", "low", "high", "tier", "pairwise_accuracy", "nll"])
         for table in self.tables:
-            for row in table.rows:
-                low, high = row.interval or (None, None)
-                values = (row.score, low, high, row.tier, row.pairwise, row.nll)
+            for entry in table.rows:
+                numbers = (entry.numbers[key].value if key in entry.numbers else None for key in ("pairwise", "nll"))
+                values = (entry.score, *(entry.interval or (None, None)), entry.tier, *numbers)
                 # A spreadsheet would run what starts so.
-                names = [f"'{name}" if name[:1] in tuple("=+-@\t\r") else name for name in (table.title, row.name)]
-                writer.writerow([*names, row.kind, *("" if v is None else v for v in values)])
+                names = [f"'{name}" if name[:1] in tuple("=+-@\t\r") else name for name in (table.title, entry.name)]
+                writer.writerow([*names, entry.kind, *("" if v is None else v for v in values)])
         return buffer.getvalue()
 
 
@@ -189,158 +242,105 @@ def build_leaderboard(
         folders (`Iterable[str]`): folders of runs, or above them.
         published (`str`, *optional*):
             A CSV of published scores for context: columns `model`, `benchmark`, `score` (a fraction, or percent if
-            above 1), or a column `model` and one a benchmark.
+            above 1), or a column `model` and one per benchmark.
         num_samples (`int`, *optional*, defaults to `10_000`): bootstrap samples.
 
     Returns:
         [`Leaderboard`]
 
     Raises:
-        ValueError: where there are no runs, or the CSV has no column `model`.
+        ValueError: where there are no runs; for a CSV without a column `model`, with a score that is no number, or
+            with no benchmark of the runs.
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in find_runs(folders):
         groups.setdefault(run.data, []).append(run)
-    known = _read_published(published) if published is not None else []
-    names = [data_title(runs[0].report) for runs in groups.values()]
-    tables = []
-    for runs, name in zip(groups.values(), names, strict=True):
-        title = name
-        if names.count(name) > 1:  # the same benchmark on other data
-            title += f" ({runs[0].report['counts']['num_comparisons']:,} of {runs[0].data[1][:6]})"
-        scores = [(model, score) for model, benchmark, score in known if benchmark in (name, runs[0].data[0])]
-        tables.append(_table(title, runs, scores, num_samples))
-    unused = sorted(
-        {benchmark for _, benchmark, _ in known} - {*names, *(runs[0].data[0] for runs in groups.values())}
-    )
-    if known and len(unused) == len({benchmark for _, benchmark, _ in known}):
+    known = [] if published is None else _read_published(published)
+    titles = [data_title(runs[0].report) for runs in groups.values()]
+    if known and not {benchmark for _, benchmark, _ in known} & {*titles, *(name for name, _ in groups)}:
+        listed = ", ".join(sorted({benchmark for _, benchmark, _ in known})[:5])
         raise ValueError(
-            f"{published} has scores of {', '.join(unused[:5])}, the runs are of {', '.join(names)}; name the "
-            "benchmark as rm-plugin benchmarks lists it"
+            f"{published} has scores of {listed}, the runs are of {', '.join(titles)}; name the benchmark as "
+            "rm-plugin benchmarks lists it"
         )
+    models = model_names(run for runs in groups.values() for run in runs)
+    tables = []
+    for ((benchmark, fingerprint), runs), title in zip(groups.items(), titles, strict=True):
+        others = [
+            Entry(model, "published", _fraction(score, f"{published}: {model} on {name}"))
+            for model, name, score in known
+            if name in (title, benchmark) and (score or "").strip()
+        ]
+        if titles.count(title) > 1:  # the same benchmark on other data
+            title += f" ({runs[0].report['counts']['num_comparisons']:,} of {fingerprint[:6]})"
+        tables.append(_table(title, runs, models, others, num_samples))
     return Leaderboard(tables)
 
 
-def _table(title: str, runs: list[Run], published: list[tuple[str, float]], num_samples: int) -> Table:
-    first = runs[0]
+def _table(
+    title: str, runs: list[Run], models: Mapping[str, str], others: list[Entry], num_samples: int
+) -> BenchmarkTable:
+    first, names = runs[0], run_names(runs, models)
     keep, arguments = official_arguments(get_benchmark(first.data[0]), first.items["groups"], first.items["clusters"])
-    values = {name: np.asarray(run.items["credits"]["model"])[keep] for name, run in _named(runs).items()}
-    tiers = significance_tiers(values, **arguments, alpha=ALPHA, num_samples=num_samples)
-    place = {row["model"]: row["tier"] for row in tiers["models"]}
-    rows = []
-    for name, run in _named(runs).items():
-        metrics = run.report["metrics"]
-        rows.append(
-            Row(
-                name,
-                "model",
-                metrics["official"]["score"],
-                metrics["official"]["interval"],
-                place[name],
-                metrics["pairwise"]["accuracy"],
-                {section: one["value"] for section, one in metrics["official"]["sections"].items()},
-                metrics["calibration"] and metrics["calibration"]["nll"],
-                metrics["length"] and metrics["length"]["length_controlled_accuracy"],
-            )
-        )
-    rows += [
-        Row(
-            f"baseline: {BASELINE_NAMES[name]}",
-            "baseline",
-            one["score"],
-            one["interval"],
-            None,
-            one["pairwise_accuracy"],
-        )
-        for name, one in first.report["baselines"].items()
+    credits = {name: np.asarray(run.items["credits"]["model"])[keep] for name, run in zip(names, runs, strict=True)}
+    compared = significance_tiers(credits, **arguments, alpha=ALPHA, num_samples=num_samples)
+    tiers = {row["model"]: row["tier"] for row in compared["models"]}
+    entries = list(others)
+    for name, run in zip(names, runs, strict=True):
+        numbers = rows(run.report)
+        score = numbers["score"]
+        entries.append(Entry(name, "model", score.value, score.interval, tiers[name], models[run.model], numbers))
+    for name, one in first.report["baselines"].items():
+        score = rows(first.report)[f"baseline/{name}"]
+        pairwise = {"pairwise": Row(score.name, "baseline", one["pairwise_accuracy"])}
+        entries.append(Entry(score.name, "baseline", score.value, score.interval, numbers=pairwise))
+    entries.sort(key=lambda entry: -entry.score)
+    sentences = [
+        one if len(runs) == 1 else f"{name}: {one}"
+        for name, run in zip(names, runs, strict=True)
+        for one in remarks(run.report)
     ]
-    rows += [Row(name, "published", score) for name, score in published]
-    rows.sort(key=lambda row: -row.score)
-    sentences = []
-    for name, run in _named(runs).items():
-        sentences += [one if len(runs) == 1 else f"{name}: {one}" for one in remarks(run.report)]
-    return Table(title, first.report, rows, tiers["comparisons"], list(dict.fromkeys(sentences)))
+    return BenchmarkTable(title, first.report, entries, compared["comparisons"], list(dict.fromkeys(sentences)))
 
 
-def _named(runs: Sequence[Run]) -> dict[str, Run]:
-    """Runs by a name that is unique among them: the model's last part, its whole name, or with its folder."""
-    for name in (
-        lambda run: Path(run.report["model"]["name"]).name or run.report["model"]["name"],
-        lambda run: run.report["model"]["name"],
-        lambda run: f"{run.report['model']['name']} ({run.folder})",
-    ):
-        named = {name(run): run for run in runs}
-        if len(named) == len(runs):
-            return named
-    raise AssertionError("folders are unique")
+def model_names(runs: Iterable[Run]) -> dict[str, str]:
+    """Each model's name as it is shown: its last part, or the whole name where several models end alike."""
+    short = {name: Path(name).name or name for name in dict.fromkeys(run.model for run in runs)}
+    counts = Counter(short.values())
+    return {name: last if counts[last] == 1 else name for name, last in short.items()}
 
 
-def _read_published(path: str | os.PathLike) -> list[tuple[str, str, float]]:
+def run_names(runs: Sequence[Run], models: Mapping[str, str]) -> list[str]:
+    """Names of runs on the same data: those of their models, with the folder where a model has several."""
+    names = [models[run.model] for run in runs]
+    return [
+        name if names.count(name) == 1 else f"{name} ({run.folder})" for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def _read_published(path: str | os.PathLike) -> list[tuple[str, str, str | None]]:
+    """(model, benchmark, score as text) of every cell."""
     with Path(path).open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if "model" not in columns or len(columns) < 2:
-            raise ValueError(
-                f"{path} has the columns {', '.join(columns) or 'none'}; it needs model, and either benchmark and "
-                "score or one column a benchmark"
-            )
-        found = []
-        for row in reader:
-            if "benchmark" in columns and "score" in columns:
-                pairs = [(row["benchmark"], row["score"])]
-            else:
-                pairs = [(column, row[column]) for column in columns if column != "model"]
-            for benchmark, score in pairs:
-                try:
-                    value = float(score)
-                except (TypeError, ValueError):
-                    continue  # an empty cell, or a column of words
-                found.append((row["model"], benchmark, round(value / 100, 6) if value > 1 else value))
-    return found
+        columns, lines = reader.fieldnames or [], list(reader)
+    if "model" not in columns or len(columns) < 2:
+        raise ValueError(
+            f"{path} has the columns {', '.join(columns) or 'none'}; it needs model, and either benchmark and "
+            "score or one column per benchmark"
+        )
+    if {"benchmark", "score"} <= set(columns):
+        return [(line["model"], line["benchmark"], line["score"]) for line in lines]
+    return [(line["model"], name, line[name]) for line in lines for name in columns if name != "model"]
 
 
-def _columns(table: Table) -> tuple[list[str], list[list[str]], list[str]]:
-    """Columns, rows and kinds of one table."""
-    models = [row for row in table.rows if row.kind == "model"]
-    names = dict.fromkeys(section for row in models for section in row.sections)
-    sections = [name for name in names if any(row.sections.get(name) != row.score for row in models)][:8]
-    columns = ["model", "tier", "score, %", "95 % interval", "pairs, tie ½", "length-controlled", "NLL", *sections]
-    rows = [
-        [
-            row.name,
-            "–" if row.tier is None else str(row.tier),
-            percent(row.score),
-            bounds(row.interval),
-            percent(row.pairwise),
-            percent(row.length_controlled),
-            "–" if row.nll is None else f"{row.nll:.3f}",
-            *(percent(row.sections.get(section)) for section in sections),
-        ]
-        for row in table.rows
-    ]
-    return columns, rows, [row.kind for row in table.rows]
-
-
-def _table_html(table: Table) -> str:
-    columns, rows, kinds = _columns(table)
-    bars = [
-        {"name": row.name, "value": row.score, "low": (row.interval or [None])[0], "high": (row.interval or [0, 0])[1]}
-        for row in table.rows
-    ]
-    counts, benchmark = table.report["counts"], table.report["benchmark"]
-    caption = f"{counts['num_comparisons']:,} comparisons, {counts['num_pairs']:,} pairs"
-    caption += f"; score: {benchmark['notes']}." if benchmark["notes"] else "."
-    html = paragraph_html(caption, "soft") + table_html(columns, rows, kinds)
-    html += "".join(paragraph_html(one, "warning") for one in table.remarks)
-    figures = [figure_html(accuracy_bars(bars[:40], "score"), "Scores with 95 % intervals.")]
-    if table.comparisons:
-        lines = [
-            [one["a"], one["b"], f"{100 * one['difference']:+.1f}", f"{one['p_value']:.2g}", f"{one['p_holm']:.2g}"]
-            for one in table.comparisons[:60]
-        ]
-        html += "<h3>Differences between models</h3>"
-        html += table_html(["better", "worse", "points", "p", "p (Holm)"], lines)
-    return html + figures_html(figures)
+def _fraction(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 100:
+        raise ValueError(f"{where} is {text!r}; give a fraction, a percentage, or nothing")
+    return round(value / 100, 6) if value > 1 else value
 
 
 # --- two models
@@ -356,7 +356,7 @@ def compare_runs(a: str | os.PathLike, b: str | os.PathLike, *, num_samples: int
         num_samples (`int`, *optional*, defaults to `10_000`): bootstrap samples.
 
     Returns:
-        `list[dict]`, one a benchmark: `benchmark`, `a` and `b` (names), `score_a`, `score_b`, `difference` (a − b),
+        `list[dict]`, one per benchmark: `benchmark`, `a` and `b` (names), `score_a`, `score_b`, `difference` (a − b),
         `low`, `high`, `p_value`, `method`, `a_better`, `b_better` (items), `num_items`, `num_clusters`,
         `detectable` (paired minimum detectable difference, or `None`), and `subsets`, with `p_holm` each.
 
@@ -391,7 +391,7 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
     keep, arguments = official_arguments(benchmark, groups, clusters)
     credits_a, credits_b = (np.asarray(run.items["credits"]["model"]) for run in (a, b))
     result = compare_models(credits_a[keep], credits_b[keep], **arguments, num_samples=num_samples)
-    names = _named([a, b])
+    names = run_names([a, b], model_names([a, b]))
     detectable = None
     if "aggregate" not in arguments:
         discordant = float(np.mean(credits_a[keep] != credits_b[keep]))
@@ -410,8 +410,8 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
             )
     return {
         "benchmark": data_title(a.report),
-        "a": next(name for name, run in names.items() if run is a),
-        "b": next(name for name, run in names.items() if run is b),
+        "a": names[0],
+        "b": names[1],
         "score_a": a.report["metrics"]["official"]["score"],
         "score_b": b.report["metrics"]["official"]["score"],
         **result,
@@ -420,33 +420,27 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
     }
 
 
-def print_comparison(result: dict[str, Any], console: Any = None) -> None:
+def print_comparison(result: dict[str, Any]) -> None:
     """One comparison on the terminal, the answer first."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    console = console or Console()
-    points = f"{100 * abs(result['difference']):.1f} points"
+    size = f"{100 * abs(result['difference']):.1f} points"
     if result["p_value"] < ALPHA:
         winner, loser = ("a", "b") if result["difference"] > 0 else ("b", "a")
-        answer = f"{result[winner]} is better than {result[loser]} by {points}: the difference is real"
+        answer = f"{result[winner]} is better than {result[loser]} by {size}: the difference is real"
     else:
-        answer = f"{result['a']} and {result['b']} are not told apart ({points})"
-    interval = bounds([result["low"], result["high"]])
+        answer = f"{result['a']} and {result['b']} do not differ significantly ({size})"
     lines = [
         f"{result['benchmark']}: {answer} (p = {result['p_value']:.2g}, {result['method']}).",
-        f"  {percent(result['score_a'])} % − {percent(result['score_b'])} % = {100 * result['difference']:+.1f} points"
-        f", 95 % interval {interval}; of {result['num_items']:,} items the first does better on {result['a_better']}, "
-        f"the second on {result['b_better']}.",
+        f"  {percent(result['score_a'])} % − {percent(result['score_b'])} % = {points(result['difference'])} points, "
+        f"95 % interval {bounds([result['low'], result['high']])}; of {result['num_items']:,} items the first does "
+        f"better on {result['a_better']}, the second on {result['b_better']}.",
     ]
     if result["detectable"] is not None:
         lines.append(f"  A true difference of {percent(result['detectable'])} points would be found with 80 % power.")
-    for line in lines:
-        console.print(terminal_text(line), highlight=False, soft_wrap=True)
+    print(printable("\n".join(lines)))
     if result["subsets"]:
-        table = RichTable("subset", "points", "95 % interval", "p", "p (Holm)", "n")
-        for name, one in result["subsets"].items():
-            values = [f"{100 * one['difference']:+.1f}", bounds([one["low"], one["high"]])]
-            values += [f"{one['p_value']:.2g}", f"{one['p_holm']:.2g}", f"{one['num_items']:,}"]
-            table.add_row(terminal_text(name), *values)
-        console.print(table)
+        cells = [
+            [name, points(one["difference"]), bounds([one["low"], one["high"]])]
+            + [f"{one['p_value']:.2g}", f"{one['p_holm']:.2g}", f"{one['num_items']:,}"]
+            for name, one in result["subsets"].items()
+        ]
+        Table(["subset", "points", "95 % interval", "p", "p (Holm)", "n"], cells).print()

@@ -1,43 +1,120 @@
-"""One self-contained HTML page: light and dark, readable on a phone, no script, nothing loaded.
+"""What reports show, as data (tables, cards, plots, texts), and its three forms: terminal, Markdown, one HTML page.
 
-    html = render_page("My model", [Section("Margins", figure_html(margin_histogram(margins), "of 500 pairs"))])
+    table = Table(["model", "score, %"], [["mine", "62.3"]])
+    table.print();  table.markdown();  html = render_page("My model", [Section("Scores", tables=[table])])
 
-A section's `html` goes into the page as it is, so it is built from these helpers (they escape what they are given), or
-from `fragment`, a jinja2 template with autoescape. The page forbids scripts and requests by its own policy as well.
+All text is plain: each form makes it harmless for itself. The page is one file in light and dark, readable on a phone;
+its own policy forbids scripts and requests. Only plots, which this package draws, go into it as they are.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from .. import __version__
-from ..messages import printable
+from ..messages import printable, terminal_text
 
-__all__ = ["Section", "cards_html", "figure_html", "fragment", "paragraph_html", "render_page", "table_html"]
+__all__ = ["Card", "Details", "Paragraph", "Plot", "Section", "Table", "render_page"]
+
+TERMINAL_STYLES = {"official": "bold", "baseline": "dim", "published": "dim"}
+INDENTED = ("section", "subset")
+
+
+@dataclass
+class Table:
+    """
+    A table of plain text: first the columns of text, then those of numbers.
+
+    Args:
+        columns (`Sequence[str]`): headings.
+        rows (`Sequence[Sequence[str]]`): cells.
+        kinds (`Sequence[str]`, *optional*):
+            What each row is: `"official"`, `"section"`, `"subset"`, `"baseline"`, `"published"` or `""`.
+        title (`str`, *optional*): stands above it.
+        num_text_columns (`int`, *optional*, defaults to `1`): columns of text; the others are set to the right.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    kinds: Sequence[str] = ()
+    title: str = ""
+    num_text_columns: int = 1
+
+    @property
+    def lines(self) -> list[tuple[str, Sequence[str]]]:
+        """Kind and cells of each row."""
+        return list(zip(self.kinds or [""] * len(self.rows), self.rows, strict=True))
+
+    def print(self) -> None:
+        """The table on the terminal; 160 columns wide in a file."""
+        from rich.console import Console
+        from rich.table import Table as RichTable
+
+        table = RichTable(title=terminal_text(self.title) or None, title_justify="left")
+        for number, name in enumerate(self.columns):
+            is_text = number < self.num_text_columns
+            table.add_column(terminal_text(name), justify="left" if is_text else "right", no_wrap=not is_text)
+        for kind, (name, *cells) in self.lines:
+            indent = "  " if kind in INDENTED else ""
+            table.add_row(indent + terminal_text(name), *map(terminal_text, cells), style=TERMINAL_STYLES.get(kind))
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        lines = [self.columns, *self.rows]
+        head, *body = ["| " + " | ".join(map(markdown_text, cells)) + " |" for cells in lines]
+        return "\n".join([head, "|" + " --- |" * len(self.columns), *body])
+
+
+class Card(NamedTuple):
+    """A large number with its name and a remark."""
+
+    name: str
+    value: str
+    remark: str
+
+
+class Paragraph(NamedTuple):
+    """A paragraph; kind `"soft"` for asides, `"warning"` for what a reader must know."""
+
+    text: str
+    kind: str = ""
+
+
+class Plot(NamedTuple):
+    """An SVG made by `figures`, and its caption."""
+
+    svg: str
+    caption: str
+
+
+class Details(NamedTuple):
+    """A part that opens on a click: its summary, and texts as (heading, text, kind `""`, `"chosen"`, `"rejected"`)."""
+
+    summary: str
+    texts: Sequence[tuple[str, str, str]]
 
 
 @dataclass
 class Section:
-    """
-    One part of a page.
+    """One part of a page; what it holds is shown in the order of these fields."""
 
-    Args:
-        heading (`str`): plain text; empty for none.
-        html (`str`): made of escaped text and SVG figures.
-    """
-
-    heading: str
-    html: str
+    heading: str = ""
+    cards: Sequence[Card] = ()
+    paragraphs: Sequence[Paragraph] = ()
+    tables: Sequence[Table] = ()
+    plots: Sequence[Plot] = ()
+    details: Sequence[Details] = ()
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:
     """
-    The page as HTML text.
+    A page as HTML text.
 
     Args:
         title (`str`): plain text.
@@ -48,74 +125,44 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
 
     Example:
     ```python
-    >>> page = render_page("<b>", [Section("Loss", paragraph_html("2 < 3"))])
+    >>> page = render_page("<b>", [Section("Loss", paragraphs=[Paragraph("2 < 3")])])
     >>> "<b>" in page, "&lt;b&gt;" in page, "2 &lt; 3" in page
     (False, True, True)
 
     ```
     """
-    source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    return printable(fragment(source, title=title, sections=sections, version=__version__))
-
-
-def fragment(template: str, **values: Any) -> str:
-    """A jinja2 template with autoescape, filled in."""
-    return _environment().from_string(template).render(**values)
-
-
-@cache
-def _environment() -> Any:
     import jinja2
 
-    return jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    environment = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(Path(__file__).parent), **options)
+    page = environment.get_template("page.html").render(title=title, sections=sections, version=__version__)
+    return printable(page)
 
 
-def paragraph_html(text: str, kind: str = "") -> str:
-    """A paragraph of plain text; kind `"soft"` or `"warning"`."""
-    return f'<p class="{escape(kind)}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+def markdown_text(text: str) -> str:
+    """Plain text in a line of Markdown: nothing in it can be a link, HTML, or end the cell of a table."""
+    text = re.sub(r"([\\|`*_\[\]#])", r"\\\1", " ".join(printable(text).split()))
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
-def figure_html(svg: str, caption: str = "") -> str:
-    """A figure of this package with a caption of plain text."""
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+# --- numbers in words
 
 
-def figures_html(figures: Sequence[str]) -> str:
-    """Figures side by side where there is room."""
-    return f'<div class="figures">{"".join(figures)}</div>'
+def percent(value: float | None) -> str:
+    """`62.3`, of 0.623."""
+    return "–" if value is None else f"{100 * value:.1f}".replace("-", "−")
 
 
-def cards_html(cards: Sequence[tuple[str, str, str]]) -> str:
-    """Large figures: (name, value, remark), plain text each."""
-    inner = "".join(
-        f'<div class="card"><span>{escape(name)}</span><b>{escape(value)}</b><span>{escape(remark)}</span></div>'
-        for name, value, remark in cards
-    )
-    return f'<div class="cards">{inner}</div>'
+def points(difference: float) -> str:
+    """`+2.5` points of percent, of 0.025."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
 
 
-def table_html(columns: Sequence[str], rows: Sequence[Sequence[Any]], kinds: Sequence[str] | None = None) -> str:
-    """
-    A table of plain text, numbers to the right.
+def bounds(interval: Sequence[float | None] | None) -> str:
+    """`[57.1, 67.4]`."""
+    return "–" if not interval or interval[0] is None else f"[{percent(interval[0])}, {percent(interval[1])}]"
 
-    Args:
-        columns (`Sequence[str]`): headings.
-        rows (`Sequence[Sequence]`): cells; a column whose first cell starts with a digit or a sign is one of numbers.
-        kinds (`Sequence[str]`, *optional*): of each row, `""`, `"baseline"` or `"published"`.
 
-    Returns:
-        `str`: HTML.
-    """
-    numeric = [all(str(row[i])[:1] in "0123456789+−-–.[" for row in rows) and bool(rows) for i in range(len(columns))]
-
-    def cell(tag: str, value: Any, is_number: bool) -> str:
-        return f"<{tag}{' class=number' if is_number else ''}>{escape(str(value))}</{tag}>"
-
-    head = "".join(cell("th", name, number) for name, number in zip(columns, numeric, strict=True))
-    body = "".join(
-        f'<tr class="{escape(kind)}">'
-        + "".join(cell("td", value, number) for value, number in zip(row, numeric, strict=True))
-        + "</tr>"
-        for row, kind in zip(rows, kinds or [""] * len(rows), strict=True)
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+def number(value: float | None) -> str:
+    """Three significant digits or so."""
+    return "–" if value is None else (f"{value:,.3f}" if abs(value) < 1000 else f"{value:,.0f}").replace("-", "−")

@@ -1,16 +1,15 @@
-"""What an evaluation shows: a terminal table, a self-contained page with figures, a section for the model's card.
+"""What an evaluation shows: a terminal table, a page with plots, a section for the model's card, results for the hub.
 
-    print_report(report.report);  html = render_report(report);  section = model_card_section([report.report])
+    print_report(report.report);  html = render_report(report);  update_model_card("README.md", [report.report])
 
-Scores are shown in percent. Data set text is hostile: it goes through jinja2's autoescape into a page that forbids
-scripts and requests.
+Every form is made from `rows(report)`, the numbers of a report with their names and intervals. Scores are fractions in
+the report and shown in percent.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,53 +19,24 @@ import numpy as np
 
 from ..data.comparison import Text
 from ..files import write_atomically
-from ..messages import printable, terminal_text
+from ..messages import printable
+from . import figures
 from .benchmarks import BENCHMARKS, LoadedBenchmark
-from .figures import (
-    accuracy_bars,
-    best_of_n_figure,
-    learning_curve,
-    length_figure,
-    loss_curve_figure,
-    margin_histogram,
-    reliability_figure,
-)
-from .page import (
-    Section,
-    cards_html,
-    figure_html,
-    figures_html,
-    fragment,
-    paragraph_html,
-    render_page,
-    table_html,
-)
+from .page import Card, Details, Paragraph, Plot, Section, Table, bounds, number, percent, points, render_page
 from .results import Results
 from .scores import score_lines
 
 __all__ = [
     "EvaluationReport",
-    "Section",
-    "accuracy_bars",
-    "best_of_n_figure",
-    "cards_html",
-    "figure_html",
-    "figures_html",
-    "learning_curve",
-    "length_figure",
-    "loss_curve_figure",
-    "margin_histogram",
+    "eval_results",
     "model_card_section",
-    "paragraph_html",
     "print_report",
-    "reliability_figure",
-    "render_page",
     "render_report",
-    "table_html",
     "update_model_card",
 ]
 
 BASELINE_NAMES = {"random": "random", "length": "length only", "constant": "constant"}
+ALPHA = 0.05  # level of significance
 MAX_TEXT = 6000  # characters of a text on the page
 MAX_BARS = 40
 Report = Mapping[str, Any]
@@ -79,7 +49,7 @@ class EvaluationReport:
 
     Args:
         report (`dict`): what `report.json` holds: benchmark, model, counts, metrics, baselines, mistakes, run.
-        results ([`Results`]): the figures, with margins and items.
+        results ([`Results`]): the numbers, with margins and items.
         data ([`LoadedBenchmark`]): the comparisons.
         scores (`list[np.ndarray]`): for each comparison the rewards of its completions (K,), NaN = unscored.
     """
@@ -101,7 +71,7 @@ class EvaluationReport:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Every figure of the model."""
+        """Every metric of the model."""
         return self.report["metrics"]
 
     def save(self, folder: str | os.PathLike) -> None:
@@ -116,22 +86,100 @@ class EvaluationReport:
         write_atomically(folder / "report.json", json.dumps(self.report, ensure_ascii=False, indent=1) + "\n")
 
 
-# --- words and numbers
+# --- the numbers of a report
 
 
-def percent(value: float | None) -> str:
-    """`62.3`, of 0.623."""
-    return "–" if value is None else f"{100 * value:.1f}"
+@dataclass(frozen=True)
+class Row:
+    """
+    One number of a report.
+
+    Args:
+        name (`str`): as it is shown.
+        kind (`str`): `"official"`, `"section"`, `"pairs"`, `"subset"`, `"baseline"` or `"metric"`.
+        value (`float`, *optional*): a fraction of 1 if `is_share`; `None` where it is not defined.
+        interval (`list[float]`, *optional*): 95 %, low and high.
+        n (`int`, *optional*): how many items it is over.
+        spread (`float`, *optional*): standard deviation, shown behind the value.
+        is_share (`bool`, *optional*, defaults to `True`): shown in percent.
+    """
+
+    name: str
+    kind: str
+    value: float | None
+    interval: Sequence[float | None] | None = None
+    n: int | None = None
+    spread: float | None = None
+    is_share: bool = True
+
+    @property
+    def text(self) -> str:
+        """The value as it is shown."""
+        value = percent(self.value) if self.is_share else number(self.value)
+        return value if self.spread is None else f"{value} ± {number(self.spread)}"
+
+    @property
+    def bounds(self) -> str:
+        """The interval as it is shown."""
+        low, high = self.interval or (None, None)
+        return bounds([low, high]) if self.is_share or low is None else f"[{number(low)}, {number(high)}]"
 
 
-def bounds(interval: Sequence[float | None] | None) -> str:
-    """`[57.1, 67.4]`."""
-    return "–" if not interval or interval[0] is None else f"[{percent(interval[0])}, {percent(interval[1])}]"
+def rows(report: Report) -> dict[str, Row]:
+    """
+    The numbers of a report: what tables, cards and leaderboards show is chosen from these.
+
+    Args:
+        report (`dict`): the content of `report.json`.
+
+    Returns:
+        `dict[str, Row]`, in the order in which they are read: `score`, `section/NAME`…, `pairwise`, `subset/NAME`…,
+        `baseline/NAME`…, and of the metrics `margin`, `nll`, `ece`, `temperature`, `length_controlled`, `spearman` and
+        `kendall_tau_b` those that are defined for the data.
+    """
+    metrics, counts = report["metrics"], report["counts"]
+    official, pairwise = metrics["official"], metrics["pairwise"]
+    found = {
+        "score": Row("official score", "official", official["score"], official["interval"], counts["num_comparisons"])
+    }
+    for name, one in official["sections"].items():
+        found[f"section/{name}"] = Row(name, "section", one["value"], one["interval"])
+    for name, one in {"": pairwise, **metrics["subsets"]}.items():
+        key, label, kind = (
+            (f"subset/{name}", name, "subset") if name else ("pairwise", "pairwise accuracy, tie ½", "pairs")
+        )
+        found[key] = Row(label, kind, one["accuracy"], one["interval"], one["num_pairs"])
+    for name, one in report["baselines"].items():
+        found[f"baseline/{name}"] = Row(f"baseline: {BASELINE_NAMES[name]}", "baseline", one["score"], one["interval"])
+
+    def metric(key: str, name: str, value: float | None, is_share: bool = False, **more: Any) -> None:
+        found[key] = Row(name, "metric", value, is_share=is_share, **more)
+
+    if (margins := metrics["margins"]) is not None:
+        metric("margin", "margin Δ, mean ± sd", margins["mean"], n=margins["num_pairs"], spread=margins["std"])
+    if (fit := metrics["calibration"]) is not None:
+        metric("nll", "NLL of σ(Δ) (0.693 knows nothing)", fit["nll"])
+        metric("ece", "calibration error ECE", fit["ece"])
+        metric("temperature", "temperature (1 is calibrated)", fit["temperature"])
+    if (length := metrics["length"]) is not None:
+        metric("length_controlled", "length-controlled accuracy", length["length_controlled_accuracy"], is_share=True)
+        metric("spearman", "Spearman(Δ reward, Δ length)", length["spearman"])
+    if (ranking := metrics["ranking"]) is not None:
+        interval, n = ranking["interval"], ranking["num_comparisons"]
+        metric("kendall_tau_b", "Kendall τ_b", ranking["kendall_tau_b"], interval=interval, n=n)
+    return found
 
 
-def number(value: float | None) -> str:
-    """Three significant digits or so."""
-    return "–" if value is None else (f"{value:,.3f}" if abs(value) < 1000 else f"{value:,.0f}").replace("-", "−")
+def number_table(report: Report, title: str = "") -> Table:
+    """The numbers of a report as a table; subsets only where there are no sections."""
+    found = rows(report).values()
+    has_sections = any(row.kind == "section" for row in found)
+    shown = [row for row in found if not (has_sections and row.kind == "subset")]
+    cells = [(row.name, row.text, row.bounds, "" if row.n is None else f"{row.n:,}") for row in shown]
+    return Table(["metric (shares in %)", "value", "95 % interval", "n"], cells, [row.kind for row in shown], title)
+
+
+# --- in words
 
 
 def data_title(report: Report) -> str:
@@ -140,38 +188,44 @@ def data_title(report: Report) -> str:
     return Path(benchmark["source"]).name if benchmark["name"] == "preference" else benchmark["name"]
 
 
-def remarks(report: Report) -> list[str]:
-    """What a reader must know before quoting the score, one sentence each."""
-    counts, benchmark, official = report["counts"], report["benchmark"], report["metrics"]["official"]
-    sentences = []
-    if official["missing"]:
-        sentences.append(
-            f"This is not the official score: {', '.join(official['missing'])} "
-            f"{'is' if len(official['missing']) == 1 else 'are'} not in the data."
-        )
+def shortfalls(report: Report) -> list[str]:
+    """Why the score is not the official one of the whole data, one sentence each; nothing where it is."""
+    counts, benchmark = report["counts"], report["benchmark"]
+    missing = report["metrics"]["official"]["missing"]
     expected = BENCHMARKS[benchmark["name"]].num_rows if benchmark["name"] in BENCHMARKS else None
+    sentences = []
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        sentences.append(f"This is not the official score: {', '.join(missing)} {verb} not in the data.")
     if benchmark["limit"] is not None:
         sentences.append(f"Only the first {counts['num_comparisons']:,} comparisons were taken (limit).")
-    elif expected is not None and counts["num_rows"] != expected and not official["missing"]:
+    elif expected is not None and counts["num_rows"] != expected and not missing:
         sentences.append(f"The data have {counts['num_rows']:,} rows, the original {expected:,}.")
     if counts["num_unscored_comparisons"]:
+        why = " (over the length limit)" if report["model"].get("max_length") else ""
         sentences.append(
             f"{counts['num_unscored_comparisons']:,} of {counts['num_comparisons']:,} comparisons have a text that "
-            "was not scored (over the length limit); they count as wrong, and margins and calibration leave them out."
+            f"was not scored{why}; they count as wrong, and margins and calibration leave them out."
         )
-    if report["run"].get("num_at_length_limit") and report["model"].get("truncation_mode") == "keep_end":
+    if counts["num_bad_rows"]:
+        sentences.append(f"{counts['num_bad_rows']:,} bad rows were skipped, the first: {report['bad_rows'][0]}.")
+    return sentences
+
+
+def remarks(report: Report) -> list[str]:
+    """What a reader must know before quoting the score, one sentence each."""
+    counts, model, tie_rate = report["counts"], report["model"], report["metrics"]["pairwise"]["tie_rate"]
+    sentences = shortfalls(report)
+    if report["run"].get("num_at_length_limit") and model.get("truncation_mode") == "keep_end":
         sentences.append(
-            f"{report['run']['num_at_length_limit']:,} completions were cut at the limit of "
-            f"{report['model']['max_length']:,} tokens (the start of the prompt goes)."
+            f"{report['run']['num_at_length_limit']:,} completions were cut at the limit of {model['max_length']:,} "
+            "tokens (the start of the prompt is removed)."
         )
     if counts["num_no_preference"]:
         sentences.append(f"{counts['num_no_preference']:,} rows state no preference and are left out.")
-    if counts["num_bad_rows"]:
-        sentences.append(f"{counts['num_bad_rows']:,} bad rows were skipped, the first: {report['bad_rows'][0]}.")
-    if report["metrics"]["pairwise"]["tie_rate"] > 0:
+    if tie_rate > 0:
         sentences.append(
-            f"{percent(report['metrics']['pairwise']['tie_rate'])} % of the pairs are exact ties: ½ in the pairwise "
-            "accuracy, wrong in the strict one."
+            f"{percent(tie_rate)} % of the pairs are exact ties: ½ in the pairwise accuracy, wrong in the strict one."
         )
     return sentences
 
@@ -179,85 +233,21 @@ def remarks(report: Report) -> list[str]:
 def verdict(report: Report) -> str:
     """Whether the model is better than the rule "the longer wins"."""
     versus = report["baselines"]["length"]["model_minus_baseline"]
-    difference = f"{100 * versus['difference']:+.1f} points".replace("-", "−")
-    if versus["low"] is None or versus["p_value"] >= 0.05:
-        return f"Not told apart from the rule “the longer wins”: {difference}, p = {versus['p_value']:.2g}."
+    difference, rule = points(versus["difference"]), "the rule “the longer wins”"
+    if versus["low"] is None or versus["p_value"] >= ALPHA:
+        return f"Does not differ significantly from {rule}: {difference} points, p = {versus['p_value']:.2g}."
     word = "Better" if versus["difference"] > 0 else "Worse"
-    return (
-        f"{word} than the rule “the longer wins” by {difference.lstrip('+−')} "
-        f"({bounds([versus['low'], versus['high']])}, p = {versus['p_value']:.2g})."
-    )
+    interval = bounds([versus["low"], versus["high"]])
+    return f"{word} than {rule} by {difference.lstrip('+−')} points ({interval}, p = {versus['p_value']:.2g})."
 
 
 # --- terminal
 
 
-def print_report(report: Report, console: Any = None) -> None:
-    """A table of the main figures on the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = console or Console()
-    metrics, official = report["metrics"], report["metrics"]["official"]
-    title = f"{report['model']['name']} on {data_title(report)}"
-    table = Table(title=terminal_text(title), title_justify="left")
-    table.add_column("figure")
-    for name in ("value", "95 % interval", "n"):
-        table.add_column(name, justify="right", no_wrap=True)
-    rows = [
-        (
-            "[bold]official score[/]",
-            percent(official["score"]),
-            bounds(official["interval"]),
-            report["counts"]["num_comparisons"],
-        )
-    ]
-    rows += [
-        (f"  {terminal_text(name)}", percent(one["value"]), bounds(one["interval"]), "")
-        for name, one in official["sections"].items()
-    ]
-    pairwise = metrics["pairwise"]
-    rows.append(
-        (
-            "pairwise accuracy, tie ½",
-            percent(pairwise["accuracy"]),
-            bounds(pairwise["interval"]),
-            pairwise["num_pairs"],
-        )
-    )
-    if not official["sections"]:
-        rows += [
-            (f"  {terminal_text(name)}", percent(one["accuracy"]), bounds(one["interval"]), one["num_pairs"])
-            for name, one in metrics["subsets"].items()
-        ]
-    rows += [
-        (f"baseline: {BASELINE_NAMES[name]}", percent(one["score"]), bounds(one["interval"]), "")
-        for name, one in report["baselines"].items()
-    ]
-    rows += [(name, value, "", "") for name, value in _other_figures(report)]
-    for row in rows:
-        table.add_row(row[0], row[1], row[2], str(row[3]))
-    console.print(table)
-    for sentence in [verdict(report), *remarks(report)]:
-        console.print(terminal_text(sentence), highlight=False)
-
-
-def _other_figures(report: Report) -> list[tuple[str, str]]:
-    """Name and value of the figures that are no accuracy."""
-    metrics = report["metrics"]
-    rows = []
-    if (margins := metrics["margins"]) is not None:
-        rows.append(("margin Δ, mean ± sd", f"{number(margins['mean'])} ± {number(margins['std'])}"))
-    if (fit := metrics["calibration"]) is not None:
-        rows.append(("NLL of σ(Δ) (0.693 knows nothing)", number(fit["nll"])))
-        rows.append(("calibration error ECE", number(fit["ece"])))
-        rows.append(("temperature (1 is calibrated)", number(fit["temperature"])))
-    if (length := metrics["length"]) is not None:
-        rows.append(("length-controlled accuracy", percent(length["length_controlled_accuracy"])))
-        rows.append(("Spearman(Δ reward, Δ length)", number(length["spearman"])))
-    if (ranking := metrics["ranking"]) is not None:
-        rows.append(("Kendall τ_b", number(ranking["kendall_tau_b"])))
-    return rows
+def print_report(report: Report) -> None:
+    """The numbers as a table on the terminal, then what to know about them."""
+    number_table(report, f"{report['model']['name']} on {data_title(report)}").print()
+    print(printable("\n".join([verdict(report), *remarks(report)])))
 
 
 # --- page
@@ -273,155 +263,118 @@ def render_report(report: EvaluationReport) -> str:
     Returns:
         `str`: HTML.
     """
-    content = report.report
+    content, found = report.report, rows(report.report)
+    mistakes = _mistakes(report)
+    nothing = () if mistakes else [Paragraph("No pair is ranked wrong.")]
     sections = [
-        Section("", _summary_html(content)),
-        Section("Figures", _figures_html(content, report.results.margins)),
-        Section("Scores in detail", _tables_html(content)),
-        Section("The most confident mistakes", _mistakes_html(report)),
-        Section("How it was measured", _provenance_html(content)),
+        _summary(content, found),
+        Section("Plots", plots=[*_pair_plots(content, report.results.margins), *_group_plots(content, found)]),
+        Section("Scores in detail", tables=[number_table(content), _pairs_table(content)]),
+        Section("The most confident mistakes", paragraphs=nothing, details=mistakes),
+        Section("How it was measured", tables=_provenance(content)),
     ]
     return render_page(f"{content['model']['name']} on {data_title(content)}", sections)
 
 
-def _summary_html(report: Report) -> str:
-    official, pairwise = report["metrics"]["official"], report["metrics"]["pairwise"]
-    fit, length = report["metrics"]["calibration"], report["baselines"]["length"]
+def _summary(report: Report, found: Mapping[str, Row]) -> Section:
+    score, pairwise, length = (found[key] for key in ("score", "pairwise", "baseline/length"))
     cards = [
-        ("Official score", f"{percent(official['score'])} %", f"95 % interval {bounds(official['interval'])}"),
-        (
-            "Pairwise accuracy",
-            f"{percent(pairwise['accuracy'])} %",
-            f"{pairwise['num_pairs']:,} pairs, a tie counts ½",
-        ),
-        ("Length-only baseline", f"{percent(length['score'])} %", "the longer completion wins"),
+        Card("Official score", f"{score.text} %", f"95 % interval {score.bounds}"),
+        Card("Pairwise accuracy", f"{pairwise.text} %", f"{pairwise.n:,} pairs, a tie counts ½"),
+        Card("Length-only baseline", f"{length.text} %", "the longer completion wins"),
     ]
-    if fit is not None:
-        cards.append(
-            ("NLL of σ(Δ)", number(fit["nll"]), f"0.693 knows nothing; temperature {number(fit['temperature'])}")
-        )
+    if "nll" in found:
+        known = f"0.693 knows nothing; temperature {found['temperature'].text}"
+        cards.append(Card("NLL of σ(Δ)", found["nll"].text, known))
+    official, notes = report["metrics"]["official"], report["benchmark"]["notes"]
     detectable = percent(official["minimum_detectable_difference"])
-    notes = f"Official score: {report['benchmark']['notes']}. " if report["benchmark"]["notes"] else ""
-    text = paragraph_html(verdict(report)) + "".join(paragraph_html(one, "warning") for one in remarks(report))
-    return (
-        cards_html(cards)
-        + text
-        + paragraph_html(
-            f"{notes}Intervals are bootstrapped over {official['num_clusters']:,} prompts. Two models measured on "
-            f"different prompts must be {detectable} points apart to be told apart at this size (80 % power); on the "
-            "same prompts less, see `rm-plugin compare`.",
-            "soft",
-        )
+    size = (
+        f"{f'Official score: {notes}. ' if notes else ''}Intervals are bootstrapped over {official['num_clusters']:,} "
+        f"prompts. Between two models measured on different prompts, a difference of {detectable} points is found "
+        "significant with 80 % power at this size; on the same prompts a smaller one is, see `rm-plugin compare`."
     )
+    warnings = [Paragraph(sentence, "warning") for sentence in remarks(report)]
+    return Section(cards=cards, paragraphs=[Paragraph(verdict(report)), *warnings, Paragraph(size, "soft")])
 
 
-def _figures_html(report: Report, margins: Any) -> str:
-    metrics, official = report["metrics"], report["metrics"]["official"]
-    figures = []
-    if metrics["margins"] is not None:
-        spread = metrics["margins"]
-        caption = (
+def _pair_plots(report: Report, margins: np.ndarray) -> list[Plot]:
+    """Margins, calibration and length, where there are scored pairs."""
+    metrics = report["metrics"]
+    spread, fit, length = metrics["margins"], metrics["calibration"], metrics["length"]
+    if spread is None:
+        return []
+    rescaled = fit["cross_fitted"]
+    held_out = f": NLL {number(rescaled['nll'])} on held-out folds." if rescaled else "."
+    longer, shorter, mean = (
+        percent(length[key])
+        for key in ("accuracy_chosen_longer", "accuracy_chosen_shorter", "length_controlled_accuracy")
+    )
+    return [
+        Plot(
+            figures.margin_histogram(margins),
             f"Margins of {spread['num_pairs']:,} pairs: mean {number(spread['mean'])}, sd {number(spread['std'])}, "
-            f"median {number(spread['q50'])}; {percent(spread['share_negative'])} % below zero are ranked wrong."
-        )
-        figures.append(figure_html(margin_histogram(margins), caption))
-        fit = metrics["calibration"]
-        rescaled = fit["cross_fitted"]
-        caption = f"ECE {number(fit['ece'])}, NLL {number(fit['nll'])}, Brier {number(fit['brier'])}. "
-        caption += f"Dividing Δ by {number(fit['temperature'])} fits best"
-        caption += f": NLL {number(rescaled['nll'])} on held-out folds." if rescaled else "."
-        figures.append(figure_html(reliability_figure(margins), f"Is σ(Δ) a probability? {caption}"))
-        length = metrics["length"]
-        caption = (
+            f"median {number(spread['q50'])}; {percent(spread['share_negative'])} % below zero are ranked wrong.",
+        ),
+        Plot(
+            figures.reliability_diagram(margins),
+            f"Is σ(Δ) a probability? ECE {number(fit['ece'])}, NLL {number(fit['nll'])}, Brier {number(fit['brier'])}."
+            f" Dividing Δ by {number(fit['temperature'])} fits best{held_out}",
+        ),
+        Plot(
+            figures.accuracy_by_length(length["by_difference"], length["unit"]),
             f"Does length decide? Spearman(Δ reward, Δ length) {number(length['spearman'])}; accuracy where the "
-            f"chosen is longer {percent(length['accuracy_chosen_longer'])} %, where it is shorter "
-            f"{percent(length['accuracy_chosen_shorter'])} %, mean of the two "
-            f"{percent(length['length_controlled_accuracy'])} %."
-        )
-        figures.append(figure_html(length_figure(length["by_difference"], length["unit"]), caption))
-    bars = [
-        {"name": name, "value": one["value"], "low": one["interval"][0], "high": one["interval"][1]}
-        for name, one in official["sections"].items()
+            f"chosen is longer {longer} %, where it is shorter {shorter} %, mean of the two {mean} %.",
+        ),
     ]
-    if bars:
-        figures.append(_bars_html(bars, "official figures", "Official figures with 95 % intervals"))
-    subsets = [
-        {"name": name, "value": one["accuracy"], "low": one["interval"][0], "high": one["interval"][1]}
-        for name, one in metrics["subsets"].items()
-    ]
-    if len(subsets) > 1 and not {one["name"] for one in subsets} <= set(official["sections"]):
-        figures.append(_bars_html(subsets, "pairwise accuracy", "Pairwise accuracy by subset with 95 % intervals"))
-    if (curve := metrics["best_of_n"]) is not None:
+
+
+def _group_plots(report: Report, found: Mapping[str, Row]) -> list[Plot]:
+    """Sections, subsets that are not sections too, and best of n."""
+    sections, subsets = ([row for row in found.values() if row.kind == kind] for kind in ("section", "subset"))
+    plots = []
+    if sections:
+        plots.append(bars_plot(sections, "section", "Sections of the official score with 95 % intervals"))
+    if len(subsets) > 1 and not {row.name for row in subsets} <= {row.name for row in sections}:
+        plots.append(bars_plot(subsets, "pairwise accuracy", "Pairwise accuracy by subset with 95 % intervals"))
+    if (curve := report["metrics"]["best_of_n"]) is not None:
         caption = (
             f"Best of n by this model over {curve['num_prompts']:,} prompts, 95 % band; the oracle knows the answers. "
             f"KL from the policy is at most {number(curve['kl_bound'][-1])} nats at n = {curve['n'][-1]}."
         )
-        figures.append(figure_html(best_of_n_figure(curve), caption))
-    return figures_html(figures)
+        plots.append(Plot(figures.best_of_n_plot(curve), caption))
+    return plots
 
 
-def _bars_html(rows: list[dict[str, Any]], label: str, caption: str) -> str:
-    more = f"; the first {MAX_BARS} of {len(rows)}, all are in the table" if len(rows) > MAX_BARS else ""
-    return figure_html(accuracy_bars(rows[:MAX_BARS], label), f"{caption}{more}.")
+def bars_plot(bars: Sequence[Any], label: str, caption: str) -> Plot:
+    """Bars of rows with a name, a value and an interval."""
+    more = f"; the first {MAX_BARS} of {len(bars)}, all are in the table" if len(bars) > MAX_BARS else ""
+    drawn = [(bar.name, bar.value, bar.interval) for bar in bars[:MAX_BARS]]
+    return Plot(figures.accuracy_bars(drawn, label), f"{caption}{more}.")
 
 
-def _tables_html(report: Report) -> str:
-    metrics, official = report["metrics"], report["metrics"]["official"]
-    rows = [
-        [
-            "official score",
-            percent(official["score"]),
-            bounds(official["interval"]),
-            f"{report['counts']['num_comparisons']:,}",
-        ]
+def _pairs_table(report: Report) -> Table:
+    columns = ["pairs, %", "tie ½", "95 % interval", "strict", "ties", "pairs"]
+    cells = [
+        [name, percent(one["accuracy"]), bounds(one["interval"]), percent(one["accuracy_strict"])]
+        + [percent(one["tie_rate"]), f"{one['num_pairs']:,}"]
+        for name, one in [("all", report["metrics"]["pairwise"]), *report["metrics"]["subsets"].items()]
     ]
-    rows += [[name, percent(one["value"]), bounds(one["interval"]), "–"] for name, one in official["sections"].items()]
-    kinds = [""] * len(rows)
-    for name, one in report["baselines"].items():
-        rows.append([f"baseline: {BASELINE_NAMES[name]}", percent(one["score"]), bounds(one["interval"]), "–"])
-        kinds.append("baseline")
-    html = table_html(["official, %", "value", "95 % interval", "n"], rows, kinds)
-    subsets = {"all": metrics["pairwise"], **metrics["subsets"]}
-    rows = [
-        [
-            name,
-            percent(one["accuracy"]),
-            bounds(one["interval"]),
-            percent(one["accuracy_strict"]),
-            percent(one["tie_rate"]),
-            f"{one['num_pairs']:,}",
-        ]
-        for name, one in subsets.items()
-    ]
-    html += "<h3>Pairs</h3>" + table_html(["pairs, %", "tie ½", "95 % interval", "strict", "ties", "pairs"], rows)
-    others = [list(row) for row in _other_figures(report)]
-    return html + "<h3>Beyond accuracy</h3>" + table_html(["figure", "value"], others)
+    return Table(columns, cells, ["official", *["subset"] * (len(cells) - 1)], "Pairs")
 
 
-MISTAKES = """
-{% if not mistakes %}<p>No pair is ranked wrong.</p>{% endif %}
-{% for one in mistakes %}
-<details{% if loop.first %} open{% endif %}>
-<summary>Δ = {{ "%.2f" | format(one.margin) }} · {{ one.subset or "" }} · {{ one.id }}</summary>
-<h3>Prompt</h3><div class="text">{{ one.prompt }}</div>
-<h3>Preferred by people, r = {{ "%.3f" | format(one.score_better) }}</h3>
-<div class="text chosen">{{ one.chosen }}</div>
-<h3>Preferred by the model, r = {{ "%.3f" | format(one.score_worse) }}</h3>
-<div class="text rejected">{{ one.rejected }}</div>
-</details>
-{% endfor %}
-"""
-
-
-def _mistakes_html(report: EvaluationReport) -> str:
+def _mistakes(report: EvaluationReport) -> list[Details]:
     comparisons = {comparison.id: comparison for comparison in report.data.comparisons}
-    mistakes = []
-    for mistake in report.results.mistakes:
-        comparison = comparisons[mistake["id"]]
-        chosen, rejected = (comparison.completions[mistake[side]] for side in ("better", "worse"))
-        texts = {"prompt": comparison.prompt, "chosen": chosen, "rejected": rejected}
-        mistakes.append({**mistake, **{name: _plain(text) for name, text in texts.items()}})
-    return fragment(MISTAKES, mistakes=mistakes)
+    details = []
+    for one in report.results.mistakes:
+        comparison = comparisons[one["id"]]
+        better, worse = (_plain(comparison.completions[one[side]]) for side in ("better", "worse"))
+        texts = [
+            ("Prompt", _plain(comparison.prompt), ""),
+            (f"Preferred by people, r = {one['score_better']:.3f}", better, "chosen"),
+            (f"Preferred by the model, r = {one['score_worse']:.3f}", worse, "rejected"),
+        ]
+        details.append(Details(f"Δ = {one['margin']:.2f} · {one['subset'] or ''} · {one['id']}", texts))
+    return details
 
 
 def _plain(text: Text) -> str:
@@ -432,13 +385,18 @@ def _plain(text: Text) -> str:
     return (text if more <= 0 else f"{text[:MAX_TEXT]} … ({more:,} more characters)") or "(empty)"
 
 
-def _provenance_html(report: Report) -> str:
-    def rows(part: Mapping[str, Any]) -> list[list[str]]:
-        return [[name.replace("_", " "), _show(value)] for name, value in part.items() if value not in (None, "", {})]
-
+def _provenance(report: Report) -> list[Table]:
     benchmark = {**report["benchmark"], "revision": report["benchmark"]["revision"] or "unpinned"}
     parts = {"Data": benchmark, "Model": report["model"], "Counts": report["counts"], "Run": report["run"]}
-    return "".join(f"<h3>{name}</h3>{table_html(['what', 'value'], rows(part))}" for name, part in parts.items())
+    return [
+        Table(
+            ["what", "value"],
+            [(key.replace("_", " "), _show(value)) for key, value in part.items() if value not in (None, "", {})],
+            title=name,
+            num_text_columns=2,
+        )
+        for name, part in parts.items()
+    ]
 
 
 def _show(value: Any) -> str:
@@ -449,125 +407,21 @@ def _show(value: Any) -> str:
     return str(value)
 
 
-# --- model card
+# --- the model's card, and results for the hub
 
 CARD_START, CARD_END = "<!-- rm-plugin evaluation -->", "<!-- end of rm-plugin evaluation -->"
 
 
-def model_index(reports: Sequence[Report], name: str | None = None) -> list[dict[str, Any]]:
-    """
-    The `model-index` metadata of a model card on the hub.
-
-    Args:
-        reports (`Sequence[dict]`): contents of `report.json`, all of one model.
-        name (`str`, *optional*): name of the model; by default that of the first report.
-
-    Returns:
-        `list[dict]`
-    """
-    results = []
-    for report in reports:
-        benchmark, metrics = report["benchmark"], report["metrics"]
-        entry = BENCHMARKS.get(benchmark["name"])
-        dataset = {"name": data_title(report), "type": (entry.hub if entry else None) or data_title(report)}
-        dataset |= {key: benchmark[key] for key in ("split", "revision") if benchmark[key]}
-        values = {"Official score": metrics["official"]["score"], "Pairwise accuracy": metrics["pairwise"]["accuracy"]}
-        results.append(
-            {
-                "task": {"type": "text-classification", "name": "Reward modelling"},
-                "dataset": dataset,
-                "metrics": [
-                    {"type": "accuracy", "name": label, "value": round(100 * value, 2)}
-                    for label, value in values.items()
-                ],
-            }
-        )
-    return [{"name": name or Path(reports[0]["model"]["name"]).name, "results": results}]
-
-
 def model_card_section(reports: Sequence[Report]) -> str:
     """
-    `model-index` metadata and a table, for the README.md of a model.
+    A section for the README.md of a model, in Markdown.
 
     Args:
         reports (`Sequence[dict]`): contents of `report.json`, all of one model.
 
     Returns:
-        `str`: Markdown with a YAML header.
+        `str`: heading and table between two comments, by which [`update_model_card`] finds it again.
     """
-    import yaml
-
-    header = yaml.safe_dump({"model-index": model_index(reports)}, sort_keys=False, allow_unicode=True)
-    return f"---\n{header}---\n\n{_card_table(reports)}"
-
-
-def update_model_card(readme: str | Path, reports: Sequence[Report]) -> None:
-    """
-    Put the evaluation into a README.md: its results into the `model-index` of the header, the table in place of an
-    earlier one or at the end. Everything else stays, other results in the `model-index` among it.
-
-    Args:
-        readme (`str` or `Path`): the file; made where it is missing.
-        reports (`Sequence[dict]`): contents of `report.json`, all of one model.
-
-    Raises:
-        ValueError: if the header is no YAML mapping, or its `model-index` none that the hub takes.
-    """
-    import yaml
-
-    readme = Path(readme)
-    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
-    found = re.match(r"---\n(.*?\n)?---\n", text, flags=re.DOTALL)
-    try:
-        metadata = (yaml.safe_load(found[1] or "") or {}) if found else {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{readme}: the header is not YAML ({' '.join(str(error).split())}); correct it") from error
-    if not isinstance(metadata, dict):
-        raise ValueError(f"{readme}: the header is a {type(metadata).__name__}, not `key: value` lines; correct it")
-    body = text[found.end() :] if found else text
-    try:
-        metadata["model-index"] = _merge_index(metadata.get("model-index"), model_index(reports))
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"{readme}: model-index has another form than the hub's ({type(error).__name__}: {error}); correct it"
-        ) from error
-    table = _card_table(reports).strip()
-    if CARD_START in body and CARD_END in body:
-        start, end = body.index(CARD_START), body.index(CARD_END) + len(CARD_END)
-        body = body[:start] + table + body[end:]
-    else:
-        body = f"{body.rstrip()}\n\n{table}\n"
-    header = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
-    write_atomically(readme, f"---\n{header}---\n{body if body.startswith(chr(10)) else chr(10) + body}")
-
-
-def _merge_index(old: list[dict] | None, new: list[dict]) -> list[dict]:
-    """The old `model-index`, with the results of the new one in place of those of equal data set and metric name."""
-    if not old:
-        return new
-    (ours,) = new
-    written = {(one["dataset"]["name"], metric["name"]) for one in ours["results"] for metric in one["metrics"]}
-    kept = []
-    for result in old[0]["results"]:
-        name = result["dataset"]["name"]
-        metrics = [metric for metric in result["metrics"] if (name, metric.get("name")) not in written]
-        kept += [{**result, "metrics": metrics}] if metrics else []
-    return [{**old[0], "results": kept + ours["results"]}, *old[1:]]
-
-
-def _card_table(reports: Sequence[Report]) -> str:
-    rows = [
-        [
-            data_title(report),
-            percent(report["metrics"]["official"]["score"]),
-            bounds(report["metrics"]["official"]["interval"]),
-            percent(report["metrics"]["pairwise"]["accuracy"]),
-            percent(report["baselines"]["length"]["score"]),
-            f"{report['counts']['num_comparisons']:,}",
-            " ".join(remarks(report)),
-        ]
-        for report in reports
-    ]
     columns = [
         "Benchmark",
         "Score, %",
@@ -577,23 +431,74 @@ def _card_table(reports: Sequence[Report]) -> str:
         "n",
         "Remarks",
     ]
-    if not any(row[-1] for row in rows):
-        rows, columns = [row[:-1] for row in rows], columns[:-1]
+    cells = []
+    for report in reports:
+        found = rows(report)
+        score, pairwise, length = (found[key] for key in ("score", "pairwise", "baseline/length"))
+        numbers = [score.text, score.bounds, pairwise.text, length.text, f"{score.n:,}"]
+        cells.append([data_title(report), *numbers, " ".join(remarks(report))])
+    if not any(line[-1] for line in cells):
+        columns, cells = columns[:-1], [line[:-1] for line in cells]
     version = reports[0]["run"]["versions"]["rm-plugin"]
-    lines = ["## Evaluation", "", markdown_table(columns, rows), "", f"Measured with rm-plugin {version}."]
+    lines = ["## Evaluation", "", Table(columns, cells).markdown(), "", f"Measured with rm-plugin {version}."]
     return "\n".join([CARD_START, *lines, CARD_END]) + "\n"
 
 
-def markdown_text(text: str) -> str:
-    """Plain text in a line of Markdown: nothing in it can be a link, HTML, or end the cell of a table."""
-    text = re.sub(r"([\\|`*_\[\]#])", r"\\\1", " ".join(printable(str(text)).split()))
-    return text.replace("&", "&amp;").replace("<", "&lt;")
+def eval_results(report: Report) -> list[dict[str, Any]]:
+    """
+    The official score as the hub reads it from `.eval_results/*.yaml` in a model's repository.
+
+    Args:
+        report (`dict`): the content of `report.json`.
+
+    Returns:
+        `list[dict]`: empty for data that are not one data set of the hub, and for a run that is not complete (a limit,
+        other or bad rows, unscored texts), because its score is not the official one.
+    """
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    name, score = report["benchmark"]["name"], rows(report)["score"]
+    hubs = {part.hub for part in BENCHMARKS[name].parts} if name in BENCHMARKS else set()
+    if len(hubs) != 1 or shortfalls(report):
+        return []
+    notes = f"official score in percent, 95 % interval {score.bounds}, n = {score.n:,}"
+    entry = EvalResultEntry(
+        dataset_id=hubs.pop(),
+        task_id=name,
+        value=round(100 * score.value, 2),
+        dataset_revision=report["benchmark"]["revision"],
+        date=report["run"]["finished"],
+        notes=f"{notes}, rm-plugin {report['run']['versions']['rm-plugin']}",
+    )
+    return eval_result_entries_to_yaml([entry])
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of plain text in Markdown; nothing in a cell can end the cell, be a link or be HTML."""
+def update_model_card(readme: str | Path, reports: Sequence[Report]) -> list[Path]:
+    """
+    Put the evaluation into a README.md, in place of an earlier section or at the end, and the official scores of
+    complete runs beside it, into `.eval_results/`, from where the hub shows them. Everything else stays.
 
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(map(markdown_text, cells)) + " |"
+    Args:
+        readme (`str` or `Path`): the file; made where it is missing.
+        reports (`Sequence[dict]`): contents of `report.json`, all of one model.
 
-    return "\n".join([line(columns), "|" + " --- |" * len(columns), *(line(row) for row in rows)])
+    Returns:
+        `list[Path]`: the files that were written.
+    """
+    import yaml
+
+    readme = Path(readme)
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    section = model_card_section(reports).strip()
+    before, start, rest = text.partition(CARD_START)
+    _, end, after = rest.partition(CARD_END)
+    at_end = f"{text.rstrip()}\n\n{section}\n".lstrip("\n")
+    write_atomically(readme, f"{before}{section}{after}" if start and end else at_end)
+    written = [readme]
+    for report in reports:
+        if entries := eval_results(report):
+            path = readme.parent / ".eval_results" / f"rm-plugin-{report['benchmark']['name']}.yaml"
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
+            written.append(path)
+    return written

@@ -58,7 +58,7 @@ def test_a_difference_is_tested_on_the_same_items(runs):
 
 def test_compare_says_in_words_whether_the_difference_is_real(runs, capsys):
     assert main(["compare", str(runs / "good"), str(runs / "fair")]) == 0
-    assert "good and fair are not told apart (5.0 points)" in capsys.readouterr().out
+    assert "good and fair do not differ significantly (5.0 points)" in capsys.readouterr().out
     assert main(["compare", str(runs / "poor"), str(runs / "good")]) == 0
     assert "good is better than poor by 45.0 points: the difference is real" in capsys.readouterr().out
 
@@ -87,7 +87,7 @@ def test_published_judgebench_models_do_not_differ(shared_data, tmp_path):
     assert min(comparison["p_value"] for comparison in table.comparisons) > 0.05
 
 
-def test_all_forms_hold_the_same_figures(runs, tmp_path, capsys):
+def test_all_forms_hold_the_same_numbers(runs, tmp_path, capsys):
     published = tmp_path / "published.csv"
     published.write_text("model,a list,other\nSome-8B,93.1,12\nNone,,\n")
     files = {form: tmp_path / f"board.{form}" for form in ("html", "csv", "markdown")}
@@ -124,12 +124,43 @@ def test_models_on_other_data_stand_in_another_table(runs, tmp_path):
         compare_runs(runs / "good", tmp_path / "less")
 
 
-def test_equal_names_are_told_apart_by_their_folders(tmp_path):
+def test_runs_of_one_model_are_named_with_their_folders(tmp_path):
     for name in ("a", "b"):
         evaluate(judge(50), source=ROWS, output=tmp_path / name, name="same", num_samples=100)
     (table,) = build_leaderboard([tmp_path], num_samples=100).tables
     names = [row.name for row in table.rows if row.kind == "model"]
     assert len(set(names)) == 2 and all(name.startswith("same (") for name in names)
+
+
+def test_a_duplicate_renames_no_other_run_and_splits_no_model(tmp_path):
+    more = [{**row, "prompt": f"other {row['prompt']}"} for row in ROWS[:20]]
+    for folder, name, data in (
+        ("a", "org/same", ROWS),
+        ("b", "org/same", ROWS),
+        ("c", "org/other", ROWS),
+        ("d", "org/same", more),
+        ("e", "org/other", more),
+    ):
+        evaluate(judge(50), source=data, output=tmp_path / folder, name=name, num_samples=100)
+    board = build_leaderboard([tmp_path], num_samples=100)
+    names = [{row.name for row in table.rows if row.kind == "model"} for table in board.tables]
+    folders = {f"same ({tmp_path.resolve() / folder})" for folder in "ab"}
+    assert names == [{"other"} | folders, {"same", "other"}]
+    overview = board.overview()
+    assert [row[0] for row, kind in zip(overview.rows, overview.kinds, strict=True) if kind == "model"] == [
+        "same",
+        "other",
+    ]
+    assert overview.rows[0][1].count("[") == 2  # both runs are in its cell
+
+
+def test_models_that_end_alike_keep_their_whole_names(tmp_path):
+    for name in ("x/final", "y/final", "z/other"):
+        evaluate(judge(50), source=ROWS, output=tmp_path / name, name=name, num_samples=100)
+    (table,) = build_leaderboard([tmp_path], num_samples=100).tables
+    assert {row.name for row in table.rows if row.kind == "model"} == {"x/final", "y/final", "other"}
+    (result,) = compare_runs(tmp_path / "x", tmp_path / "y", num_samples=100)
+    assert (result["a"], result["b"]) == ("x/final", "y/final")
 
 
 def test_hostile_names_stay_text(tmp_path):
@@ -144,10 +175,10 @@ def test_hostile_names_stay_text(tmp_path):
     )
 
 
-def test_the_model_card_gets_the_figures_of_one_model(runs, tmp_path, capsys):
+def test_the_model_card_gets_the_numbers_of_one_model(runs, tmp_path, capsys):
     readme = tmp_path / "README.md"
     assert main(["leaderboard", str(runs / "good"), "--model-card", str(readme)]) == 0
-    assert "model-index" in readme.read_text() and "95.0" in readme.read_text()
+    assert "| 95.0 |" in readme.read_text() and "model-index" not in readme.read_text()
     assert main(["leaderboard", str(runs), "--model-card", str(readme)]) == 2
     assert "a model card is for one model" in capsys.readouterr().err
 
@@ -226,3 +257,12 @@ def test_published_scores_of_no_benchmark_here_are_an_error(runs, tmp_path):
     path.write_text("name,score\nx,1\n")
     with pytest.raises(ValueError, match="it needs model"):
         build_leaderboard([runs], path, num_samples=100)
+
+
+@pytest.mark.parametrize("text", ["n/a", "nan", "-0.5", "931"])
+def test_a_published_score_that_is_no_share_is_an_error_not_a_dropped_row(runs, tmp_path, text):
+    path = tmp_path / "published.csv"
+    for content in (f"model,benchmark,score\nx,a list,{text}\n", f"model,a list,words\nx,{text},hello\n"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=f"x on a list is '{text}'; give a fraction, a percentage, or nothing"):
+            build_leaderboard([runs], path, num_samples=100)

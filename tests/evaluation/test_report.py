@@ -1,4 +1,4 @@
-"""Pages and figures: hostile text stays text, one file that loads nothing, light and dark, seen in a real browser."""
+"""Pages and plots: hostile text stays text, one file that loads nothing, light and dark, seen in a real browser."""
 
 import json
 import re
@@ -11,20 +11,23 @@ import pytest
 import yaml
 
 from rm_plugin.evaluation import evaluate
-from rm_plugin.evaluation.report import (
-    Section,
+from rm_plugin.evaluation.figures import (
     accuracy_bars,
-    best_of_n_figure,
+    accuracy_by_length,
+    best_of_n_plot,
+    bradley_terry_curve,
     learning_curve,
-    length_figure,
-    loss_curve_figure,
     margin_histogram,
+    reliability_diagram,
+    short_labels,
+)
+from rm_plugin.evaluation.page import Card, Details, Paragraph, Plot, Section, Table, render_page
+from rm_plugin.evaluation.report import (
+    eval_results,
     model_card_section,
-    model_index,
-    reliability_figure,
-    render_page,
+    print_report,
     render_report,
-    table_html,
+    rows,
     update_model_card,
 )
 from rm_plugin.metrics.preference import accuracy_by_length_difference
@@ -39,7 +42,7 @@ MARGINS = np.array([-4.0, -0.5, 0.0, 1.0, 2.0, 2.5, 6.0])
 @pytest.fixture(scope="module")
 def report():
     """A run whose texts, names and subsets are all hostile; the judge likes the worse completion of each third row."""
-    rows = [
+    data = [
         {
             "prompt": f"{HOSTILE} {n}",
             "chosen": "a" * (n + 1) + HOSTILE,
@@ -48,21 +51,21 @@ def report():
         }
         for n in range(12)
     ]
-    rows = json.loads(json.dumps(rows))  # as they come from a file
-    for row in rows:  # a lone surrogate has no place in the fingerprint of the data
+    data = json.loads(json.dumps(data))  # as they come from a file
+    for row in data:  # the fingerprint of the data cannot hold a lone surrogate
         row |= {key: value.replace("\ud800", "") for key, value in row.items()}
 
     def judge(prompts, completions):
         return [0.3 * len(text) for text in completions]
 
-    return evaluate(judge, source=rows, name=f"evil/{HOSTILE[:40]}", num_samples=200)
+    return evaluate(judge, source=data, name=f"evil/{HOSTILE[:40]}", num_samples=200)
 
 
-# --- figures
+# --- plots
 
 
 def test_the_loss_curve_holds_its_known_values():
-    svg = loss_curve_figure()
+    svg = bradley_terry_curve()
     for value in ("0.693", "0.313", "0.127", "0.007"):  # at margins 0, 1, 2 and 5
         assert f">{value}<" in svg
 
@@ -71,16 +74,16 @@ def test_the_loss_curve_holds_its_known_values():
     "svg",
     [
         margin_histogram(MARGINS),
-        reliability_figure(MARGINS),
-        loss_curve_figure(),
+        reliability_diagram(MARGINS),
+        bradley_terry_curve(),
         learning_curve([1, 2, 3], {"train": [0.5, 0.7, 0.8], "held out": [0.5, 0.6, 0.7]}, reference=0.5),
-        length_figure(accuracy_by_length_difference(MARGINS, np.arange(7.0) - 3)),
-        accuracy_bars([{"name": "<b>$x$&", "value": 0.5, "low": 0.4, "high": 0.6}, {"name": "y", "value": 1.0}]),
-        best_of_n_figure({"n": [1, 2, 4], "value": [0.5, 0.6, 0.7], "low": [0.4] * 3, "high": [0.8] * 3}),
+        accuracy_by_length(accuracy_by_length_difference(MARGINS, np.arange(7.0) - 3)),
+        accuracy_bars([("<b>$x$&", 0.5, [0.4, 0.6]), ("y", 1.0, None), ("z", 0.2, [None, None])]),
+        best_of_n_plot({"n": [1, 2, 4], "value": [0.5, 0.6, 0.7], "low": [0.4] * 3, "high": [0.8] * 3}),
     ],
     ids=["margins", "reliability", "loss", "learning", "length", "bars", "best of n"],
 )
-def test_a_figure_is_well_formed_labelled_and_takes_the_colours_of_its_page(svg):
+def test_a_plot_is_well_formed_labelled_and_takes_the_colours_of_its_page(svg):
     root = ElementTree.fromstring(svg)
     assert root.get("role") == "img" and root.get("aria-label") and root.get("viewBox")
     assert "currentColor" in svg and "var(--" in svg
@@ -93,14 +96,92 @@ def test_equal_numbers_give_equal_bytes():
     assert margin_histogram(MARGINS) == margin_histogram(list(MARGINS))
 
 
-def test_all_margins_equal_or_of_one_pair_still_make_figures():
+def test_all_margins_equal_or_of_one_pair_still_make_plots():
     for margins in ([0.0], [1.0, 1.0], [-3.0]):
-        assert "<svg" in margin_histogram(margins) and "<svg" in reliability_figure(margins)
+        assert "<svg" in margin_histogram(margins) and "<svg" in reliability_diagram(margins)
+
+
+def test_names_with_dollars_stay_as_they_are_on_a_plot():
+    assert ">cost of $x$ and $y$<" in accuracy_bars([("cost of $x$ and $y$", 0.5, None)])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"Helpfulness/Brainstorming/Idea Development/{end}" for end in ("Poems", "Plans")],  # differ at their end
+        [f"{start} is how the name of this long section begins" for start in ("This", "That")],
+        [f"the same at the beginning, {k}, and also the same at the end" for k in range(12)],
+        ["a" * 26, "a" * 27, "a" * 40],
+        ["\x00", "\x01", "\x02 with more text that makes it rather long"],
+    ],
+    ids=["end", "start", "middle", "length", "control characters"],
+)
+def test_different_names_are_never_cut_to_the_same_label(names):
+    labels = short_labels(names)
+    assert len(set(labels)) == len(names) and max(map(len, labels)) <= 26
+    svg = accuracy_bars([(name, 0.5, None) for name in names])
+    assert all(f">{label}<" in svg for label in labels)
 
 
 def test_a_learning_curve_of_other_length_than_its_steps_is_an_error():
     with pytest.raises(ValueError, match="3 steps"):
         learning_curve([1, 2, 3], [0.5])
+
+
+# --- the numbers of a report
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Ten pairs in two subsets; the judge is right on the first seven and ties on the eighth."""
+    data = [{"prompt": f"q{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(10)]
+    data = [{**row, "subset": "even" if n % 2 == 0 else "odd"} for n, row in enumerate(data)]
+
+    def judge(prompts, completions):
+        return [
+            float((c.split()[0] == "good") == (int(c.split()[1]) < 7)) * (c.split()[1] != "7") for c in completions
+        ]
+
+    return evaluate(judge, source=data, name="org/small", num_samples=200)
+
+
+def test_rows_hold_every_number_once_with_its_name_and_interval(small):
+    found = rows(small.report)
+    assert found["score"].value == small.score == 0.7 and found["score"].n == 10
+    assert found["pairwise"].value == 0.75 and found["pairwise"].text == "75.0"  # the tie counts ½
+    assert found["subset/even"].value == 0.8 and found["subset/odd"].n == 5
+    assert [key for key in found if key.startswith("baseline/")] == [
+        "baseline/random",
+        "baseline/length",
+        "baseline/constant",
+    ]
+    assert found["score"].bounds == "[{:.1f}, {:.1f}]".format(*(100 * bound for bound in small.interval))
+    margins = small.metrics["margins"]
+    assert found["margin"].text == f"{margins['mean']:.3f} ± {margins['std']:.3f}"
+    assert found["nll"].text == f"{small.metrics['calibration']['nll']:.3f}"
+    assert "kendall_tau_b" not in found  # pairs are no ranked lists
+
+
+def test_all_forms_show_the_same_rows(small, capsys):
+    print_report(small.report)
+    forms = {"terminal": capsys.readouterr().out, "page": render_report(small)}
+    for row in rows(small.report).values():
+        for form, text in forms.items():
+            assert row.name in text and row.text in text and row.bounds in text, (form, row)
+    card = model_card_section([small.report])
+    for key in ("score", "pairwise", "baseline/length"):
+        assert f"| {rows(small.report)[key].text} |" in card
+
+
+def test_ranked_lists_show_their_correlation_with_its_interval():
+    data = [{"prompt": f"q{n}", "completions": ["aaa", "aa", "a"], "ranks": [0, 1, 2]} for n in range(8)]
+    for row in data[:2]:
+        row["completions"] = ["aa", "aaa", "a"]
+    report = evaluate(lambda prompts, completions: [len(text) for text in completions], source=data, num_samples=200)
+    found = rows(report.report)["kendall_tau_b"]
+    assert found.value == pytest.approx((6 * 1 + 2 / 3) / 8) and found.n == 8
+    low, high = report.metrics["ranking"]["interval"]
+    assert found.bounds == f"[{low:.3f}, {high:.3f}]"
 
 
 # --- the page
@@ -139,76 +220,109 @@ def test_the_page_shows_everything_that_a_reader_needs(report):
     assert page.count("<details") == 8 == len(report.results.mistakes)  # chosen shorter than rejected in 8 rows
 
 
-def test_sections_are_html_and_everything_else_is_escaped():
-    page = render_page("<i>", [Section("<b>", table_html(["<u>"], [["<s>"]]))])
-    assert not re.search("<[ibus]>", page)
+def test_whatever_a_page_is_given_is_escaped():
+    evil = "<script>alert(1)</script>"
+    table = Table([evil, evil], [[evil, evil]], [evil], title=evil)
+    section = Section(
+        evil,
+        [Card(evil, evil, evil)],
+        [Paragraph(evil, evil)],
+        [table],
+        [Plot("<svg></svg>", evil)],
+        [Details(evil, [(evil,) * 3])],
+    )
+    page = render_page(evil, [section])
+    assert "<script" not in page and page.count("&lt;script&gt;") == 19 and "<svg></svg>" in page
 
 
-# --- the model card
+def test_columns_of_numbers_are_set_to_the_right():
+    page = render_page("t", [Section(tables=[Table(["name", "note", "n"], [["a", "b", "1"]], num_text_columns=2)])])
+    assert '<td>a</td><td>b</td><td class="number">1</td>' in page and '<th class="number">n</th>' in page
 
 
-def test_the_model_card_section_is_valid_metadata(report):
+# --- the model card, and results for the hub
+
+
+def test_the_model_card_section_is_a_table_in_markdown(report):
     text = model_card_section([report.report])
-    _, header, body = text.split("---\n", 2)
-    (index,) = yaml.safe_load(header)["model-index"]
-    (result,) = index["results"]
-    assert result["task"]["type"] == "text-classification" and {"name", "type"} <= result["dataset"].keys()
-    assert result["metrics"][0] == {
-        "type": "accuracy", "name": "Official score", "value": round(100 * report.score, 2)
-    }  # fmt: skip
-    assert "| Benchmark |" in body and "<script" not in body
-    from huggingface_hub import ModelCardData
-
-    ModelCardData(**{"model_name": "m", "eval_results": None})  # the class is there; it checks what follows
-    from huggingface_hub.repocard_data import model_index_to_eval_results
-
-    name, results = model_index_to_eval_results([index])
-    assert name == index["name"] and len(results) == 2
-
-
-def test_a_readme_keeps_everything_else(tmp_path, report):
-    readme = tmp_path / "README.md"
-    readme.write_text("---\nlicense: mit\n---\n\n# My model\n\nWords.\n")
-    update_model_card(readme, [report.report])
-    once = readme.read_text()
-    update_model_card(readme, [report.report])
-    assert readme.read_text() == once
-    assert once.startswith("---\nlicense: mit\nmodel-index:") and "# My model\n\nWords." in once
-    assert once.count("## Evaluation") == 1
-
-
-def test_a_readme_keeps_the_results_of_others(tmp_path, report):
-    ours = model_index([report.report])[0]["results"][0]
-    other = {"task": {"type": "text-generation"}, "dataset": {"name": "GSM8K", "type": "gsm8k"}}
-    other["metrics"] = [{"type": "accuracy", "name": "Official score", "value": 12.5}]
-    mixed = {**ours, "metrics": [{**ours["metrics"][0], "value": 1.0}, {"type": "f1", "name": "F1", "value": 0.5}]}
-    old = [{"name": "mine", "results": [other, mixed]}, {"name": "second", "results": [other]}]
-    readme = tmp_path / "README.md"
-    readme.write_text(f"---\n{yaml.safe_dump({'model-index': old})}---\n\n# My model\n")
-    for _ in range(2):  # once more changes nothing
-        update_model_card(readme, [report.report])
-        mine, second = yaml.safe_load(readme.read_text().split("---\n")[1])["model-index"]
-        assert mine["name"] == "mine" and second == old[1]
-        assert mine["results"] == [other, {**mixed, "metrics": mixed["metrics"][1:]}, ours]
+    assert text.startswith("<!-- rm-plugin evaluation -->\n## Evaluation\n\n| Benchmark | Score, % |")
+    assert "<script" not in text and f"| {100 * report.score:.1f} |" in text
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    "before", ["", "# My model\n\nWords.\n", "---\nlicense: mit\nmodel-index: [{name: x}]\n---\n\n# M\n"]
+)
+def test_a_readme_keeps_everything_else(tmp_path, report, before):
+    readme = tmp_path / "README.md"
+    readme.write_text(before)
+    assert update_model_card(readme, [report.report]) == [readme]
+    once = readme.read_text()
+    assert once.startswith(before) and once.count("## Evaluation") == 1
+    readme.write_text(once + "\nMore words.\n")
+    update_model_card(readme, [report.report])
+    assert readme.read_text() == once + "\nMore words.\n"
+    update_model_card(tmp_path / "new.md", [report.report])
+    assert (tmp_path / "new.md").read_text() == model_card_section([report.report])
+
+
+@pytest.fixture(scope="module")
+def official():
+    """JudgeBench's Claude pairs in number, with a judge that is right on 189 of 270."""
+    sources = ("mmlu-pro", "livebench-reasoning", "livebench-math", "livecodebench")
+    data = [
+        {
+            "pair_id": f"p{n}",
+            "original_id": f"o{n}",
+            "source": sources[n % 4],
+            "question": f"q{n}",
+            "response_model": "m",
+        }
+        | {"response_A": f"good {n}", "response_B": f"bad {n}", "label": "A>B"}
+        for n in range(270)
+    ]
+
+    def judge(prompts, completions):
+        words = [text if isinstance(text, str) else text[0]["content"] for text in completions]
+        return [float(("good" in text) == (int(text.split()[1]) < 189)) for text in words]
+
+    return evaluate(judge, "judgebench-claude", data, name="m", num_samples=200)
+
+
+def test_a_complete_run_gives_results_in_the_form_of_the_hub(tmp_path, official):
+    from huggingface_hub import parse_eval_result_entries
+
+    other = tmp_path / ".eval_results" / "other.yaml"
+    other.parent.mkdir()
+    other.write_text("- {}\n")
+    path = other.with_name("rm-plugin-judgebench-claude.yaml")
+    assert update_model_card(tmp_path / "README.md", [official.report]) == [tmp_path / "README.md", path]
+    (entry,) = parse_eval_result_entries(yaml.safe_load(path.read_text()))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("ScalerLab/JudgeBench", "judgebench-claude", 70.0)
+    assert rows(official.report)["score"].bounds in entry.notes and entry.date == official.report["run"]["finished"]
+    assert other.read_text() == "- {}\n"
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
     [
-        ("a: [", "the header is not YAML (while parsing"),
-        ("- a", "the header is a list, not `key: value` lines; correct it"),
-        ("model-index: words", "model-index has another form than the hub's (TypeError"),
-        ("model-index: [{name: x}]", "model-index has another form than the hub's (KeyError: 'results')"),
+        ("benchmark", {"limit": 40}),
+        ("benchmark", {"name": "preference"}),
+        ("counts", {"num_rows": 40}),
+        ("counts", {"num_unscored_comparisons": 1}),
+        ("counts", {"num_bad_rows": 1}),
     ],
 )
-def test_a_readme_with_a_broken_header_gets_one_line_and_stays(tmp_path, report, header, said):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"---\n{header}\n---\n\n# My model\n")
-    before = readme.read_bytes()
-    with pytest.raises(ValueError) as error:
-        update_model_card(readme, [report.report])
-    assert str(error.value).startswith(f"{readme}: ") and said in str(error.value) and "\n" not in str(error.value)
-    assert readme.read_bytes() == before
+def test_an_incomplete_run_never_becomes_an_official_result(official, part, change):
+    content = {**official.report, "bad_rows": ["row 3: x"]}
+    assert eval_results(content)
+    assert eval_results({**content, part: {**content[part], **change}}) == []
+
+
+def test_why_a_text_has_no_score_is_said_only_where_it_is_known():
+    data = [{"prompt": "q", "chosen": "a", "rejected": "b"}, {"prompt": "p", "chosen": "a", "rejected": "c"}]
+    report = evaluate(lambda prompts, completions: [None, 1.0, 0.0, 0.0], source=data, num_samples=50)
+    page = render_report(report)
+    assert "have a text that was not scored; they count as wrong" in page and "over the length limit" not in page
 
 
 # --- in a real browser
@@ -245,4 +359,4 @@ def test_the_page_opens_in_a_browser(tmp_path, report, width, scheme):
     assert seen["wide"] == 0 and seen["seen"] and seen["width"] == width
     light = sum(map(int, re.findall(r"\d+", seen["ground"])[:3])) > 3 * 128
     assert light == (scheme == "light")
-    assert seen["axis"] == seen["ink"]  # figures take the ink of the page
+    assert seen["axis"] == seen["ink"]  # plots take the ink of the page
