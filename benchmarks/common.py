@@ -24,7 +24,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {
     "hh": ("hh-rlhf-harmless", "hh_rlhf_harmless/test.jsonl.gz"),
-    "gsm8k": ("gsm8k-solutions", "gsm8k_solutions/example_model_solutions.jsonl"),
     "judgebench": ("judgebench", "judgebench/gpt.jsonl"),
 }
 
@@ -97,16 +96,43 @@ def shared_data() -> Path:
 
 def preference_pairs(name: str, seed: int = 0) -> list[dict[str, str]]:
     """Rows {prompt, chosen, rejected} of plain text, shuffled by seed; every right–wrong pair of a group is a row."""
-    from rm_plugin.evaluation.benchmarks import load_benchmark
+    from rm_plugin.data.comparison import Comparison
+    from rm_plugin.evaluation import load_benchmark
 
-    benchmark, path = SOURCES[name]
+    if name == "gsm8k":
+        comparisons = [
+            Comparison(row["prompt"], row["completions"], [int(not right) for right in row["gold"]])
+            for row in gsm8k_candidates()
+        ]
+    else:
+        benchmark, path = SOURCES[name]
+        comparisons = load_benchmark(benchmark, shared_data() / path).comparisons
     rows = []
-    for comparison in load_benchmark(benchmark, shared_data() / path).comparisons:
+    for comparison in comparisons:
         for better, worse in comparison.pairs():
             chosen, rejected = comparison.completions[better], comparison.completions[worse]
             if chosen.strip() and rejected.strip() and chosen != rejected:
                 rows.append({"prompt": comparison.prompt, "chosen": chosen, "rejected": rejected})
     random.Random(seed).shuffle(rows)
+    return rows
+
+
+def gsm8k_candidates() -> list[dict]:
+    """GSM8K's questions with the solutions of four systems, `gold` 1 for a right one; as best-of-n reads them."""
+    path = shared_data() / "gsm8k_solutions" / "example_model_solutions.jsonl"
+    systems = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        solutions = [row[system] for system in systems]
+        rows.append(
+            {
+                "prompt": row["question"],
+                "completions": [solution["solution"] for solution in solutions],
+                "gold": [float(solution["is_correct"]) for solution in solutions],
+                "systems": list(systems),
+            }
+        )
     return rows
 
 

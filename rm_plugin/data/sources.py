@@ -44,6 +44,8 @@ def load_rows(
     split: str | None = None,
     name: str | None = None,
     streaming: bool = False,
+    data_dir: str | None = None,
+    revision: str | None = None,
 ) -> Dataset | IterableDataset:
     """
     Open a data set, wherever it is.
@@ -61,6 +63,10 @@ def load_rows(
             Configuration of a hub data set.
         streaming (`bool`, *optional*, defaults to `False`):
             Read while iterating, for what does not fit into memory: local text files are held there otherwise.
+        data_dir (`str`, *optional*):
+            Folder of a hub data set.
+        revision (`str`, *optional*):
+            Commit or branch of a hub data set.
 
     Returns:
         `Dataset`, or `IterableDataset` with `streaming=True`: raw rows, for `read_comparisons` or `to_comparison`.
@@ -89,7 +95,7 @@ def load_rows(
     if name is not None and not on_hub:
         raise ValueError(f"name={name!r} is for hub data sets, which {where} is not; leave it out")
     if on_hub:
-        splits = _load_from_hub(source, split, name, streaming)
+        splits = _load_from_hub(source, split, name, streaming, data_dir, revision)
     else:
         splits = source if path is None else _find_splits(path)
     if isinstance(splits, dict):
@@ -103,7 +109,9 @@ def load_rows(
     return rows.to_iterable_dataset() if streaming and isinstance(rows, datasets.Dataset) else rows
 
 
-def _load_from_hub(source: str, split: str | None, name: str | None, streaming: bool) -> Any:
+def _load_from_hub(
+    source: str, split: str | None, name: str | None, streaming: bool, data_dir: str | None, revision: str | None
+) -> Any:
     """A hub data set, from the cache where the hub cannot be reached; one line where neither has it."""
     import datasets
 
@@ -111,7 +119,9 @@ def _load_from_hub(source: str, split: str | None, name: str | None, streaming: 
     level = logger.level
     logger.setLevel(logging.ERROR)  # offline it writes a dozen lines about its retries before the error that counts
     try:
-        return datasets.load_dataset(source, name, split=split, streaming=streaming)
+        return datasets.load_dataset(
+            source, name, split=split, streaming=streaming, data_dir=data_dir, revision=revision
+        )
     except Exception as error:  # some ten types, of datasets, huggingface_hub, fsspec and pyarrow
         raise ValueError(
             f"{source!r} is no file or folder here, and the hub did not give it ({one_line(error)}); "

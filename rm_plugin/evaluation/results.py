@@ -28,9 +28,8 @@ from ..metrics.preference import (
     pairwise_correctness,
 )
 from ..metrics.statistics import bootstrap_interval, compare_models, minimum_detectable_difference, wilson_interval
-from . import official
 from .benchmarks import Benchmark, LoadedBenchmark
-from .official import Items, mark_unscored
+from .benchmarks.base import Items, cluster_of, mark_unscored
 
 NUM_MISTAKES = 10
 BASELINES = ("random", "length", "constant")
@@ -307,7 +306,7 @@ class _Pairs:
         rows, subsets, clusters = [], [], []
         for index, (comparison, scores) in enumerate(scored):
             lengths = [text_length(text) for text in comparison.completions]
-            cluster = official.cluster_of(comparison)
+            cluster = cluster_of(comparison)
             for i, j in comparison.pairs():
                 rows.append((index, i, j, scores[i] - scores[j], lengths[i] - lengths[j]))
                 subsets.append(comparison.subset or "all")
@@ -344,7 +343,7 @@ class _Pairs:
         if set(self.subsets) == {"all"}:
             return {}
         intervals = _intervals(self.correct, self.subsets, self.clusters, lambda means: dict(means), options)
-        clusters = official.Items(self.correct, self.subsets, self.clusters).clusters_of_groups()
+        clusters = Items(self.correct, self.subsets, self.clusters).clusters_of_groups()
         names = np.array(self.subsets, dtype=object)
         table = {}
         for name in dict.fromkeys(self.subsets):
@@ -417,7 +416,7 @@ def _ranking(scored: Sequence[tuple[Comparison, np.ndarray]], options: dict[str,
     """Mean Kendall τ_b over the comparisons with three ranks or more."""
     lists = [(c, scores) for c, scores in scored if c.ranks is not None and len(set(c.ranks)) > 2]
     complete = [(c, scores) for c, scores in lists if not np.isnan(scores).any()]
-    taus = [(official.cluster_of(c), kendall_tau_b(scores, c.ranks)) for c, scores in complete]
+    taus = [(cluster_of(c), kendall_tau_b(scores, c.ranks)) for c, scores in complete]
     defined = [(cluster, tau) for cluster, tau in taus if tau is not None]
     if not defined:
         return None
@@ -437,7 +436,7 @@ def _best_of_n(
     """The curve, for benchmarks whose completions are independent samples of one policy (PPE's best-of-k sets)."""
     if not benchmark.best_of_k:
         return None
-    complete = [(scores, np.array(c.ranks) == 0, official.cluster_of(c)) for c, scores in scored]
+    complete = [(scores, np.array(c.ranks) == 0, cluster_of(c)) for c, scores in scored]
     complete = [
         (scores, right.astype(float), cluster) for scores, right, cluster in complete if np.isfinite(scores).all()
     ]

@@ -27,8 +27,8 @@ from transformers import GenerationConfig, PreTrainedModel, Trainer, TrainerCall
 
 from ..data.comparison import Comparison, Text
 from ..evaluation.benchmarks import LoadedBenchmark, load_benchmark
+from ..evaluation.benchmarks.base import cluster_of
 from ..evaluation.harness import evaluate
-from ..evaluation.official import cluster_of
 from ..evaluation.report import EvaluationReport
 from ..metrics.statistics import bootstrap_interval, wilson_interval
 from ..model.modeling import RewardModel

@@ -73,8 +73,7 @@ def read_candidates(rows: Iterable[Comparison | Mapping[str, Any]]) -> list[Comp
               and OpenAI's protocol write (`{"text", "finish_reason"}`, `{"message": {"content"}, "finish_reason"}`);
             - `completion`: one of them; rows of one prompt become one group;
             - `chosen` and `rejected`: any preference row, whose chosen ones are worth 1 and rejected ones 0 (they are
-              not samples of one policy: their systems are "chosen" and "rejected");
-            - the four solutions of a GSM8K row (`is_correct` is the gold value, the systems are named).
+              not samples of one policy: their systems are "chosen" and "rejected").
 
             Besides: `gold` (list of numbers or booleans, one a candidate), `answer`, `systems` (who wrote each),
             `tools` and `chat_template_kwargs` (for the chat template).
@@ -127,10 +126,6 @@ def _read_candidate_row(row: Any) -> tuple[Comparison, bool]:
         if not hasattr(row, "outputs"):
             raise ValueError(f"a row is a dict, not {type(row).__name__}")
         row = {"prompt": row.prompt, "outputs": list(row.outputs)}
-    from ..evaluation.benchmarks import GSM8K_SYSTEMS, gsm8k_solutions
-
-    if all(system in row for system in GSM8K_SYSTEMS):
-        return _from_comparison(gsm8k_solutions(row, "gsm8k"), {"systems": list(GSM8K_SYSTEMS)}), False
     row = {name: value for name, value in row.items() if value is not None}
     if "chosen" in row and "rejected" in row:
         return _from_comparison(to_comparison(row), {}), False
@@ -167,7 +162,7 @@ def _from_comparison(comparison: Comparison, metadata: dict[str, Any]) -> Compar
     Whoever wrote them, they are no samples of one policy, so they get systems.
     """
     if comparison.ranks is not None:
-        best = min(comparison.ranks) if len(set(comparison.ranks)) > 1 else 0  # GSM8K: four wrong ones have rank 1
+        best = min(comparison.ranks) if len(set(comparison.ranks)) > 1 else 0  # all wrong have rank 1
         metadata["gold"] = [float(rank == best) for rank in comparison.ranks]
         metadata.setdefault("systems", ["chosen" if rank == best else "rejected" for rank in comparison.ranks])
     arguments = template_arguments(comparison.template_arguments)

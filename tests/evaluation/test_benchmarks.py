@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from rm_plugin.data.comparison import Comparison
-from rm_plugin.evaluation import official
 from rm_plugin.evaluation.benchmarks import BENCHMARKS, as_messages, load_benchmark
+from rm_plugin.evaluation.benchmarks.base import cluster_of
+from rm_plugin.evaluation.benchmarks.rewardbench import rewardbench_score
+from rm_plugin.evaluation.benchmarks.rewardbench2 import SUBSETS
 from rm_plugin.metrics.statistics import bootstrap_interval, compare_models
 
 NAN = float("nan")
@@ -59,13 +61,6 @@ POST = {"id": "t3_1", "post": "Long story.", "title": "Mom", "subreddit": "tifu"
 NEWS = {"id": "c1", "post": None, "title": None, "subreddit": None, "site": "cnn", "article": "Rain fell."}
 SUMMARIES = [{"text": " a", "policy": "ref", "note": None}, {"text": " b", "policy": "sup", "note": None}]
 PKU = {"prompt": "How?", "response_0": "Thus.", "response_1": "No.", "is_response_0_safe": False}
-SOLUTIONS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
-
-
-def solved(question, *right):
-    answers = {s: {"is_correct": i in right, "solution": f"s{i}"} for i, s in enumerate(SOLUTIONS)}
-    return {"question": question, "ground_truth": "4", **answers}
-
 
 # fmt: off
 SCHEMAS = {
@@ -226,13 +221,6 @@ SCHEMAS = {
          ("R", ["b"], ["a"], "Neighbor")],
         [],
     ),
-    "gsm8k-solutions": (  # all four right: no pair, yet a question that best-of-4 solves
-        "example_model_solutions.jsonl",
-        [solved("Q", 2), solved("R", 0, 1, 2, 3)],
-        [("Q", ["s2"], ["s0", "s1", "s3"], None),
-         ("R", ["s0", "s1", "s2", "s3"], [], None)],
-        [],
-    ),
     "preference": (
         "mine.jsonl",
         [{"prompt": "Hi", "chosen": "a", "rejected": "b"},
@@ -263,7 +251,7 @@ def test_benchmark_reads_its_original_schema(name, whole_folder, tmp_path):
     assert len({c.id for c in data.comparisons}) == len(expected)
     assert all(isinstance(c.id, str) and c.metadata["cluster"] for c in data.comparisons)
     best = [(c, -np.array(c.ranks, dtype=float)) for c in data.comparisons]
-    if name not in ("rewardbench-2", "gsm8k-solutions"):  # whose own rules are tested below
+    if name != "rewardbench-2":  # whose own rules are tested below
         assert data.benchmark.aggregate(best)["score"] == 1.0
 
 
@@ -325,7 +313,7 @@ def hub(monkeypatch):
     def put(name):
         calls = []
 
-        def load_dataset(hub, config=None, *, split=None, data_dir=None, revision=None):
+        def load_dataset(hub, config=None, *, split=None, data_dir=None, revision=None, streaming=False):
             calls.append((hub, config, split, data_dir, revision))
             rows = SCHEMAS["rewardbench" if split == "filtered" else name][1]
             more = {"domain": "chat"} if name == "rm-bench" else {}
@@ -396,9 +384,7 @@ def test_a_hub_that_does_not_answer_is_one_line_with_the_way_out(monkeypatch):
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(
-        ValueError, match=r"^rm-bench: THU-KEG/RM-Bench did not come from the hub \(no route to host\)"
-    ):
+    with pytest.raises(ValueError, match=r"^rm-bench: 'THU-KEG/RM-Bench' .*\(no route to host\).* --source PATH$"):
         load_benchmark("rm-bench")
 
 
@@ -407,7 +393,6 @@ def test_a_hub_that_does_not_answer_is_one_line_with_the_way_out(monkeypatch):
     [
         ("llmbar", "github.com/princeton-nlp/LLMBar"),
         ("rmb", "github.com/Zhou-Zoey/RMB-Reward-Model-Benchmark"),
-        ("gsm8k-solutions", "github.com/openai/grade-school-math"),
         ("preference", "--source"),
     ],
 )
@@ -419,7 +404,9 @@ def test_a_benchmark_without_a_hub_copy_asks_for_a_source(name, where):
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown benchmark 'rewardbench2'; known: rewardbench, .*rewardbench-2"):
+    with pytest.raises(
+        ValueError, match="benchmark='rewardbench2' is not known .did you mean rewardbench-2.*'rewardbench', "
+    ):
         load_benchmark("rewardbench2")
 
 
@@ -429,17 +416,17 @@ def test_unknown_name_lists_the_known_ones():
         (
             "rewardbench-2",
             SCHEMAS["rewardbench"][1][0],
-            "column 'num_correct' is missing in given .found: prompt, chosen,",
+            "given row 0: column 'num_correct' is missing .found: prompt, chosen,",
         ),
         (
             "llmbar",
             {"input": "Q", "output_1": "a", "label": 1},
-            "column 'output_2' is missing in given .found: input, out",
+            "given row 0: column 'output_2' is missing .found: input, out",
         ),
         (
             "helpsteer2",
             {"response": "a", "helpfulness": 1},
-            "column 'prompt' is missing in given .found: response, helpf",
+            "given row 0: column 'prompt' is missing .found: response, helpf",
         ),
         ("judgebench", {**SCHEMAS["judgebench"][1][0], "label": None}, "column 'label' is missing"),
         ("rm-bench", {"id": 1, "domain": "chat", "prompt": "P", "chosen": "a", "rejected": "b"}, "no list of 3"),
@@ -451,7 +438,7 @@ def test_unknown_name_lists_the_known_ones():
         (
             "judgebench",
             {**SCHEMAS["judgebench"][1][0], "label": "A=B"},
-            "label is 'A=B', JudgeBench has 'A>B' and 'B>A'",
+            "row 0: label='A=B' is not known .*use one of 'A>B', 'B>A'",
         ),
         (
             "rewardbench-2",
@@ -461,25 +448,25 @@ def test_unknown_name_lists_the_known_ones():
         (
             "llmbar",
             {"input": "Q", "output_1": "a", "output_2": "b", "label": 0},
-            "row 0: label is 0, LLMBar has 1 and 2",
+            "row 0: label=0 is not known; use one of 1, 2",
         ),
         ("hh-rlhf-helpful", {"chosen": "a", "rejected": "b"}, "row 0: 'chosen' has no .*Assistant:"),
         (
             "hh-rlhf-helpful",
             {"chosen": [user("a")], "rejected": [user("b")]},
-            "row 0 does not have the benchmark's schema",
+            "row 0: column 'chosen': 'list' object has no attribute",
         ),
         ("helpsteer2", {"prompt": "P", "response": "a", "helpfulness": 1}, "no neighbour has the same prompt"),
         ("preference", {"prompt": "P", "chosen": "a", "rejected": "a"}, "row 0: `chosen` equals `rejected`"),
         (
             "rewardbench",
             {**SCHEMAS["rewardbench"][1][0], "subset": "x"},
-            "row 0: subset is 'x', which RewardBench does not",
+            "row 0: subset='x' is not known; use one of 'alpacaeval-easy'",
         ),
         (
             "rewardbench-2",
             {**SCHEMAS["rewardbench-2"][1][0], "subset": "x"},
-            "subset is 'x', RewardBench 2 has Factuality",
+            "subset='x' is not known; use one of 'Factuality'",
         ),
     ],
 )
@@ -502,13 +489,14 @@ def test_null_and_missing_cells_are_bad_rows():
     rows = [good, {**good, "response_2": None}, {key: good[key] for key in good if key != "prompt"}]
     data = load_benchmark("ppe-human-preference", rows, on_bad_row="skip")
     assert [c.id for c in data.comparisons] == ["q1"]
-    assert data.bad_rows == ["row 1: column 'response_2' is missing", "row 2: column 'prompt' is missing"]
-    with pytest.raises(ValueError, match="row 1: column 'response_2' is missing in a list .found: prompt, response_1"):
+    causes = [cause.split(" (found")[0] for cause in data.bad_rows]
+    assert causes == ["row 1: column 'response_2' is missing", "row 2: column 'prompt' is missing"]
+    with pytest.raises(ValueError, match="row 1: column 'response_2' is missing .found: prompt, response_1"):
         load_benchmark("ppe-human-preference", rows)
     data = load_benchmark(
         "hh-rlhf-helpful", [*SCHEMAS["hh-rlhf-helpful"][1], {"chosen": 1, "rejected": 2}], on_bad_row="skip"
     )
-    assert len(data.comparisons) == 1 and data.bad_rows[0].startswith("row 1: another schema (")
+    assert len(data.comparisons) == 1 and data.bad_rows[0].startswith("row 1: column 'chosen': ")
 
 
 def test_a_null_prompt_of_helpsteer2_costs_its_own_row_and_its_neighbour():
@@ -516,12 +504,15 @@ def test_a_null_prompt_of_helpsteer2_costs_its_own_row_and_its_neighbour():
     rows = [{**first, "prompt": None}, {**second, "prompt": None}, first, second, *tie]
     data = load_benchmark("helpsteer2", rows, on_bad_row="skip")
     assert [(c.prompt, c.chosen) for c in data.comparisons] == [("P", ["b"])]
-    assert data.bad_rows == ["row 0: column 'prompt' is missing", "row 1: column 'prompt' is missing"]
+    causes = [cause.split(" (found")[0] for cause in data.bad_rows]
+    assert causes == ["row 0: column 'prompt' is missing", "row 1: column 'prompt' is missing"]
     assert data.num_rows == 6 and data.no_preference == [3]
 
 
 def test_where_no_row_fits_skipping_is_an_error_about_the_schema():
-    with pytest.raises(ValueError, match="column 'num_correct' is missing in a list .found: prompt, chosen"):
+    with pytest.raises(
+        ValueError, match="2 bad, the first: row 0: column 'num_correct' is missing .found: prompt, chosen"
+    ):
         load_benchmark("rewardbench-2", SCHEMAS["rewardbench"][1], on_bad_row="skip")
 
 
@@ -536,6 +527,17 @@ def test_limit_stops_after_so_many_comparisons_and_counts_what_was_read():
     assert [c.prompt for c in data.comparisons] == ["0", "1"] and data.num_rows == 2
     with pytest.raises(ValueError, match="limit=0, it must be at least 1"):
         load_benchmark("preference", rows, limit=0)
+
+
+def test_a_subset_is_refused_where_the_rows_say_theirs():
+    for name in set(SCHEMAS) - {"rm-bench", "llmbar", "rewardbench-with-prior"}:
+        with pytest.raises(
+            ValueError, match=f"subset='x' cannot be applied to {name}, whose rows say .* leave it out"
+        ):
+            load_benchmark(name, SCHEMAS[name][1], subset="x")
+    rows = SCHEMAS["rewardbench"][1] + SCHEMAS["rewardbench-with-prior"][1]
+    data = load_benchmark("rewardbench-with-prior", rows, subset="shp")
+    assert [c.subset for c in data.comparisons] == ["alpacaeval-easy", "math-prm", "shp"]
 
 
 def test_rm_bench_domain_comes_from_the_row_the_argument_or_the_file(tmp_path):
@@ -793,7 +795,8 @@ def test_rm_bench_matrix_and_its_three_levels():
         (styles("chat", 0), [1.0, 2.0, 3.0, 0.0, 2.5, 4.0]),
         (styles("chat", 1), [5.0, 5.0, 5.0, 5.0, 1.0, 1.0]),  # equal is wrong
     ]
-    assert official.rm_bench_matrix(scored).tolist() == [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0.5, 1.0, 0.5]]
+    cells = [one["accuracy"] for one in BENCHMARKS["rm-bench"].aggregate(scored)["subsets"].values()]
+    assert cells == [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 1.0, 0.5]  # by rows: the style of the chosen
     sections = BENCHMARKS["rm-bench"].aggregate(scored)["sections"]
     assert (sections["chat/hard"], sections["chat/normal"]) == (0.5, 0.5)
     assert sections["chat/easy"] == pytest.approx(2 / 3)
@@ -828,17 +831,6 @@ def test_ppe_scores_its_sampled_pairs_beside_auc_and_best_of_k():
     assert (results["sections"]["random"], results["sections"]["oracle"]) == (0.5, 1.0)
 
 
-def test_gsm8k_is_scored_by_best_of_four():
-    data = load_benchmark("gsm8k-solutions", SCHEMAS["gsm8k-solutions"][1])
-    mixed, easy = data.comparisons
-    results = data.benchmark.aggregate([(mixed, [0.0, 0.0, 1.0, 2.0]), (easy, [0.0, 0.0, 1.0, 2.0])])
-    assert results["score"] == 0.5  # the mixed question goes wrong, the easy one cannot
-    assert results["sections"]["pairwise"] == pytest.approx(2 / 3)
-    assert results["sections"]["random"] == (0.25 + 1) / 2 and results["sections"]["oracle"] == 1.0
-    unscored = data.benchmark.aggregate([(easy, [NAN, 0.0, 1.0, 2.0])])
-    assert unscored["score"] == 0.0
-
-
 def test_rmb_is_right_only_if_the_best_beats_all_losers_and_averages_four_sets():
     def best_of_three(path):
         return Comparison("P", chosen="a", rejected=["b", "c"], id=path, subset=path)
@@ -871,6 +863,8 @@ def test_llmbar_averages_sets():
     results = BENCHMARKS["llmbar"].aggregate(scored)
     assert results["score"] == pytest.approx(2 / 3)
     assert (results["sections"]["adversarial"], results["sections"]["micro"]) == (0.5, 0.8)
+    processed = BENCHMARKS["llmbar"].aggregate([(pair("MTBench"), [1.0, 0.0])])
+    assert "adversarial" not in processed["sections"] and "Natural" in processed["missing"]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -926,7 +920,7 @@ def test_every_official_score_can_be_resampled(name):
     found = interval(data.benchmark, scored)
     assert found["estimate"] == pytest.approx(data.benchmark.aggregate(scored)["score"])
     assert found["low"] < found["estimate"] < found["high"]
-    assert found["num_clusters"] == len({official.cluster_of(c) for c, _ in scored})
+    assert found["num_clusters"] == len({cluster_of(c) for c, _ in scored})
 
 
 def test_one_problem_in_six_languages_is_one_draw():
@@ -1002,9 +996,11 @@ def test_rewardbench_v1_score_on_all_complete_rows_of_the_leaderboard(shared_dat
     with (shared_data / "rewardbench_leaderboard" / "v1.csv").open() as file:
         for row in csv.DictReader(file):
             sections = {name: float(value) for name, value in row.items() if name not in ("model", "type") and value}
+            if sections.get("Prior Sets (0.5 weight)") == 0.0:  # on the leaderboard 0 means that they were not run
+                del sections["Prior Sets (0.5 weight)"]
             if {"Score", "Chat", "Chat Hard", "Safety", "Reasoning"} <= sections.keys():
                 complete += 1
-                assert official.rewardbench_score(sections) == pytest.approx(sections["Score"], abs=1.1e-4)
+                assert rewardbench_score(sections) == pytest.approx(sections["Score"], abs=1.1e-4)
     assert complete == 172
 
 
@@ -1013,8 +1009,8 @@ def test_rewardbench_2_score_on_all_rows_of_the_leaderboard(shared_data):
         rows = list(csv.DictReader(file))
     assert len(rows) == 197
     for row in rows:
-        subsets = {name: float(row[name]) for name in official.REWARDBENCH2_SUBSETS}
-        assert official.rewardbench2_score(subsets) == pytest.approx(float(row["Score"]), abs=1.1e-4)
+        subsets = {name: float(row[name]) for name in SUBSETS}
+        assert BENCHMARKS["rewardbench-2"].score(subsets) == pytest.approx(float(row["Score"]), abs=1.1e-4)
 
 
 def test_judgebench_accuracies_of_three_published_models(shared_data):
@@ -1054,18 +1050,6 @@ def test_rm_bench_chat_file_and_the_length_only_baseline(shared_data):
     sections = data.benchmark.aggregate(by_length(data.comparisons))["sections"]
     found = [100 * sections[f"chat/{level}"] for level in ("hard", "normal", "easy")]
     assert found == pytest.approx([2.6, 28.4, 81.1], abs=0.05)
-
-
-def test_gsm8k_solutions_file(shared_data):
-    data = load_benchmark("gsm8k-solutions", shared_data / "gsm8k_solutions")
-    assert len(data.comparisons) == 1319
-    mixed = [c for c in data.comparisons if c.pairs()]
-    assert len(mixed) == 731
-    assert sum(len(c.pairs()) for c in mixed) == 2429
-    assert sum(len(c.chosen) == 1 for c in mixed) == 290
-    results = data.benchmark.aggregate([(c, [0.0] * 4) for c in data.comparisons])  # a constant scorer is random
-    assert results["score"] == pytest.approx(results["sections"]["random"])
-    assert results["subsets"]["pairwise"]["num_items"] == 2429
 
 
 def test_hh_harmless_file(shared_data):

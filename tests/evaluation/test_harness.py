@@ -407,9 +407,8 @@ def test_best_of_n_curve_is_for_samples_of_one_policy_only():
     curve = measure(data, baseline_scores("length", data.comparisons), num_samples=100).metrics["best_of_n"]
     assert curve["n"] == [1, 2, 4]
     assert curve["value"] == pytest.approx([0.5, 4 / 6, 1.0])  # of 6 pairs the longer is right in 01, 03, 13 and 23
-    systems = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
-    gsm8k = {"question": "q", **{system: {"solution": system, "is_correct": "6b" in system} for system in systems}}
-    data = load_benchmark("gsm8k-solutions", [gsm8k, gsm8k])
+    ranked = {"completions": ["a", "b", "c", "d"], "ranks": [0, 0, 1, 1]}  # of anybody
+    data = load_benchmark("preference", [{"prompt": "q", **ranked}, {"prompt": "r", **ranked}])
     assert measure(data, [np.arange(4.0)] * 2, num_samples=100).metrics["best_of_n"] is None
 
 
@@ -535,7 +534,10 @@ DATA = ("--data", "pairs.jsonl", "--output", "o")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["M", "--benchmark", "llmbaar", "--output", "o"], "unknown benchmark 'llmbaar'; known: rewardbench, "),
+        (
+            ["M", "--benchmark", "llmbaar", "--output", "o"],
+            "benchmark='llmbaar' is not known (did you mean llmbar?); use one of 'rewardbench', ",
+        ),
         (["M", "--benchmark", "llmbar", "--output", "o"], "--source PATH"),
         (["M", "--benchmark", "rm-bench", "--source", "nowhere.json", "--output", "o"], "nowhere.json"),
         (
@@ -578,16 +580,15 @@ def test_several_benchmarks_go_to_a_folder_each(tmp_path, monkeypatch, capsys):
     )
     llmbar = [{"input": f"{n}?", "output_1": "yes", "output_2": "y", "label": 1} for n in range(4)]
     (tmp_path / "Natural.json").write_text(json.dumps(llmbar))
-    systems = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
-    solutions = {system: {"solution": "x" * i, "is_correct": i > 1} for i, system in enumerate(systems)}
-    write_lines(tmp_path / "gsm8k.jsonl", [{"question": f"{n}", **solutions} for n in range(4)])
+    hh = {"chosen": "\n\nHuman: a\n\nAssistant: yes", "rejected": "\n\nHuman: a\n\nAssistant: y"}
+    write_lines(tmp_path / "hh.jsonl", [hh] * 4)
     monkeypatch.chdir(tmp_path)
-    words = ["judge_of_lengths:judge", "--benchmark", "gsm8k-solutions", "--benchmark", "llmbar", "--limit", "3"]
-    sources = ["--source", "llmbar=Natural.json", "--source", "gsm8k.jsonl", "--output", "runs"]
+    words = ["judge_of_lengths:judge", "--benchmark", "hh-rlhf-helpful", "--benchmark", "llmbar", "--limit", "3"]
+    sources = ["--source", "llmbar=Natural.json", "--source", "hh.jsonl", "--output", "runs"]
     assert main(["evaluate", *words, *sources]) == 0
     reports = {path.parent.name: json.loads(path.read_text()) for path in Path("runs").glob("*/report.json")}
     assert {name: report["metrics"]["official"]["score"] for name, report in reports.items()} == {
-        "gsm8k-solutions": 1.0,
+        "hh-rlhf-helpful": 1.0,
         "llmbar": 1.0,
     }
     assert all(report["counts"]["num_comparisons"] == 3 for report in reports.values())

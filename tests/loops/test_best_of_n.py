@@ -526,10 +526,15 @@ def test_a_conversations_candidates_become_messages(scorer):
     assert r.completions == [[{"role": "assistant", "content": "4"}], [{"role": "assistant", "content": "5"}]]
 
 
-def test_gsm8k_solutions_give_best_of_4_as_one_number(shared_data):
+def test_solutions_of_four_systems_give_best_of_4_as_one_number(shared_data):
     lines = (shared_data / "gsm8k_solutions/example_model_solutions.jsonl").read_text("utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    correct = [[row[s]["is_correct"] for s in row if isinstance(row[s], dict)] for row in rows]
+    questions = [json.loads(line) for line in lines]
+    answers = [{s: row[s] for s in row if isinstance(row[s], dict)} for row in questions]
+    correct = [[one["is_correct"] for one in row.values()] for row in answers]
+    rows = [
+        {"prompt": q["question"], "completions": [s["solution"] for s in a.values()], "gold": c, "systems": list(a)}
+        for q, a, c in zip(questions, answers, correct, strict=True)
+    ]
     summary = summarize(best_of_n(None, None, length_reward, candidates=rows), num_samples=200)
     best = summary["best_of"]
     assert "curve" not in summary

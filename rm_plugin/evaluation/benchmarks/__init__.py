@@ -1,0 +1,117 @@
+"""Benchmarks: rows in their original schema ► `Comparison`, and the official score of the scored comparisons.
+
+    data = load_benchmark("llmbar", source="LLMBar/Dataset/LLMBar")      # without a source: from the hub
+    scored = [(comparison, my_model(comparison)) for comparison in data.comparisons]
+    data.benchmark.aggregate(scored)["score"]
+
+One file per family holds what is known of it: schema (a small function `row -> Comparison`, which keeps its quirks to
+itself), items, formula and source. To add a benchmark is to write such a file and to name it in `BENCHMARKS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...messages import check_choice
+from . import judgebench, llmbar, ppe, preferences, rewardbench, rewardbench2, rm_bench, rmb
+from .base import Benchmark, Item, Items, Part, Row, average, pair_items
+from .conversations import as_messages
+from .loading import LoadedBenchmark, choose_parts, read_comparisons
+
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "Item",
+    "Items",
+    "LoadedBenchmark",
+    "Part",
+    "Row",
+    "as_messages",
+    "average",
+    "get_benchmark",
+    "load_benchmark",
+    "pair_items",
+]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    **rewardbench.BENCHMARKS,
+    **rewardbench2.BENCHMARKS,
+    **rm_bench.BENCHMARKS,
+    **judgebench.BENCHMARKS,
+    **ppe.BENCHMARKS,
+    **rmb.BENCHMARKS,
+    **llmbar.BENCHMARKS,
+    **preferences.BENCHMARKS,
+}
+
+
+def get_benchmark(name: str) -> Benchmark:
+    """The benchmark of this name; an unknown name is a `ValueError` that lists the known ones."""
+    check_choice("benchmark", name, BENCHMARKS)
+    return BENCHMARKS[name]
+
+
+def load_benchmark(
+    name: str,
+    source: Any = None,
+    *,
+    split: str | None = None,
+    config: str | None = None,
+    subset: str | None = None,
+    limit: int | None = None,
+    on_bad_row: str = "error",
+) -> LoadedBenchmark:
+    """
+    Read a benchmark, from the hub or from a local copy in its original schema.
+
+    Args:
+        name (`str`):
+            A name in `BENCHMARKS`; `"preference"` takes any preference data.
+        source (`str`, `Path`, `Dataset`, `DatasetDict` or `list[dict]`, *optional*):
+            A local copy: a file or a folder of files (jsonl, json, parquet, text maybe with .gz), a folder of
+            `save_to_disk`, an object; or the id of another copy on the hub. Left out: the benchmark's hub data set.
+        split (`str`, *optional*):
+            Split to read. By default the benchmark's.
+        config (`str`, *optional*):
+            Configuration of the hub data set.
+        subset (`str`, *optional*):
+            Name of the part that `source` holds, for schemas whose rows do not say it (RM-Bench's domain, LLMBar's
+            set). By default the name of the file.
+        limit (`int`, *optional*):
+            Stop after so many comparisons.
+        on_bad_row (`str`, *optional*, defaults to `"error"`):
+            `"skip"` leaves bad rows out, and lists them; a row that lacks a column or has null in it is one of them.
+
+    Returns:
+        [`LoadedBenchmark`]
+
+    Raises:
+        ValueError: for an unknown name, a missing source, another schema (naming the missing column and those found),
+            a split or configuration that is not there, a bad row, or no comparisons.
+
+    Example:
+    ```python
+    >>> rows = [{"input": "2+2?", "output_1": "5", "output_2": "4", "label": 2}]
+    >>> comparison = load_benchmark("llmbar", rows, subset="Natural").comparisons[0]
+    >>> comparison.chosen, comparison.rejected, comparison.subset
+    (['4'], ['5'], 'Natural')
+
+    ```
+    """
+    benchmark = get_benchmark(name)
+    if source is None and not benchmark.parts:
+        get_files = f"get the files from {benchmark.files} and " if benchmark.files else ""
+        raise ValueError(f"{name} has no loadable copy on the hub; {get_files}name their path with --source PATH")
+    check_choice("on_bad_row", on_bad_row, ("error", "skip"))
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}, it must be at least 1; leave it out for all")
+    if subset is not None and not benchmark.subset_in_file_name:
+        raise ValueError(f"subset={subset!r} cannot be applied to {name}, whose rows say their subset; leave it out")
+    where = str(source) if isinstance(source, str | Path) else f"a {type(source).__name__}"
+    if source is None:
+        benchmark = replace(benchmark, parts=choose_parts(name, benchmark.parts, split, config))
+        where = " + ".join(dict.fromkeys(part.hub for part in benchmark.parts))
+    data = LoadedBenchmark(name, benchmark, where, benchmark.revision if source is None else None, limit=limit)
+    return read_comparisons(data, source, split, config, subset, on_bad_row)

@@ -1,0 +1,219 @@
+"""Human (and GPT-4) preferences with a test split, scored by accuracy over their pairs; and any preference data.
+
+HH-RLHF (Bai et al. 2022), UltraFeedback binarized (Tunstall et al. 2023), HelpSteer2 and 3 (Wang et al. 2024, 2025),
+SHP (Ethayarajh et al. 2022), Summarize from feedback (Stiennon et al. 2020), PKU-SafeRLHF (Ji et al. 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from ...data.comparison import Comparison, to_comparison
+from ...messages import check_choice
+from .base import Benchmark, Part, Row, plain_messages, preferred, reply
+from .conversations import HH_REPLY
+
+
+def hh_rlhf(row: Row, origin: str) -> Comparison:
+    """
+    HH-RLHF: two transcripts, split at the last reply. Where the prompts differ there is no prompt, and the completions
+    are the whole transcripts. An empty reply is compared like any other.
+    """
+    prompts, replies = [], []
+    for column in ("chosen", "rejected"):
+        before, marker, text = row[column].rpartition(HH_REPLY)
+        if not marker:
+            raise ValueError(f"{column!r} has no {HH_REPLY!r}; give HH-RLHF transcripts")
+        prompts.append(before + marker)
+        replies.append(text)
+    if prompts[0] != prompts[1]:
+        return Comparison("", chosen=[row["chosen"]], rejected=[row["rejected"]])
+    return Comparison(prompts[0], chosen=[replies[0]], rejected=[replies[1]])
+
+
+def ultrafeedback(row: Row, origin: str) -> Comparison | None:
+    """UltraFeedback binarized: whole conversations; equal scores are no preference."""
+    chosen, rejected = plain_messages(row["chosen"]), plain_messages(row["rejected"])
+    if row["score_chosen"] == row["score_rejected"]:
+        return None
+    shared = chosen[:-1] if chosen[:-1] == rejected[:-1] else []
+    start = len(shared)
+    return Comparison(shared, chosen=[chosen[start:]], rejected=[rejected[start:]], id=row.get("prompt_id"))
+
+
+def pair_up(rows: Iterable[Row]) -> Iterator[Row]:
+    """HelpSteer2's rows are single responses; two neighbours with one prompt are a pair, `second` in the first."""
+    waiting = None
+    for row in rows:
+        if waiting is not None and waiting.get("prompt") is not None and waiting.get("prompt") == row.get("prompt"):
+            yield Row(waiting, second=row)
+            waiting = None
+        else:
+            if waiting is not None:
+                yield waiting
+            waiting = row
+    if waiting is not None:
+        yield waiting
+
+
+def helpsteer2(row: Row, origin: str) -> Comparison | None:
+    """HelpSteer2: the more helpful of the two responses; equally helpful is no preference."""
+    prompt, second = row["prompt"], row.get("second")
+    if second is None:
+        raise ValueError("no neighbour has the same prompt, HelpSteer2's rows come in twos; give the whole file")
+    return preferred(prompt, row["response"], second["response"], row["helpfulness"] - second["helpfulness"])
+
+
+def helpsteer3(row: Row, origin: str) -> Comparison | None:
+    """HelpSteer3: `overall_preference` from -3 (response 1 much better) to 3; 0 is no preference."""
+    prompt = row["context"]
+    prompt = prompt if isinstance(prompt, str) else plain_messages(prompt)
+    first, second = reply(prompt, row["response1"]), reply(prompt, row["response2"])
+    return preferred(prompt, first, second, -row["overall_preference"], subset=row.get("domain"))
+
+
+def shp(row: Row, origin: str) -> Comparison | None:
+    """
+    SHP: two comments on a Reddit post; label 1 means that A is preferred. Less than twice the votes is no preference:
+    the filter that the card recommends and SteamSHP used.
+    """
+    by = 0 if row["score_ratio"] < 2 else 1 if row["labels"] == 1 else -1
+    return preferred(
+        row["history"],
+        row["human_ref_A"],
+        row["human_ref_B"],
+        by,
+        id="/".join(str(row[key]) for key in ("post_id", "c_root_id_A", "c_root_id_B") if row.get(key)) or None,
+        subset=row["domain"].removesuffix("_test").removesuffix("_validation").removesuffix("_train"),
+    )
+
+
+def summarize_from_feedback(row: Row, origin: str) -> Comparison:
+    """
+    Summarize from feedback, `comparisons`: two summaries of a Reddit post (or a news article), and the choice. The
+    prompts are those of the paper's code.
+    """
+    info, (first, second) = Row(row["info"]), (summary["text"] for summary in row["summaries"])
+    if info.get("post"):
+        subset = "tldr"
+        prompt = f"SUBREDDIT: r/{info['subreddit']}\n\nTITLE: {info['title']}\n\nPOST: {info['post']}\n\nTL;DR:"
+    else:
+        subset, prompt = "cnndm", f"Article:\n{info['article']}\n\nTL;DR:\n"
+    check_choice("choice", row["choice"], (0, 1))
+    return preferred(prompt, first, second, 1 if row["choice"] == 0 else -1, subset=subset)
+
+
+def pku_better(row: Row, origin: str) -> Comparison | None:
+    """PKU-SafeRLHF by helpfulness."""
+    return pku(row, "better_response_id")
+
+
+def pku_safer(row: Row, origin: str) -> Comparison | None:
+    """PKU-SafeRLHF by harmlessness, which may prefer the other response than helpfulness does."""
+    return pku(row, "safer_response_id")
+
+
+def pku(row: Row, column: str) -> Comparison | None:
+    by = {0: 1, 1: -1}.get(row[column], 0)
+    conflict = {"conflict": row["better_response_id"] != row["safer_response_id"]}
+    return preferred(row["prompt"], row["response_0"], row["response_1"], by, metadata=conflict)
+
+
+def preference(row: Row, origin: str) -> Comparison | None:
+    """Any preference row that `data.comparison` reads."""
+    comparison = to_comparison(dict(row))
+    return comparison if comparison.pairs() else None
+
+
+# Revisions: full commit hashes that a public source gives; everything else is unpinned.
+HH_HELPFUL = Benchmark(
+    hh_rlhf,
+    # huggingface.co/datasets/Anthropic/hh-rlhf/tree/09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa
+    parts=(
+        Part(
+            "Anthropic/hh-rlhf", "test", data_dir="helpful-base", revision="09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa"
+        ),
+    ),
+    licence="mit",
+    num_rows=2354,
+)
+PKU_BETTER = Benchmark(
+    pku_better,
+    parts=(Part("PKU-Alignment/PKU-SafeRLHF", "test"),),
+    licence="cc-by-nc-4.0",
+    num_rows=8211,
+    notes="by helpfulness",
+)
+BENCHMARKS = {
+    "hh-rlhf-helpful": HH_HELPFUL,
+    "hh-rlhf-harmless": replace(
+        HH_HELPFUL,
+        parts=(replace(HH_HELPFUL.parts[0], data_dir="harmless-base"),),
+        num_rows=2312,
+        notes="5 prompts differ (whole transcripts are compared), 4 replies are empty",
+    ),
+    "ultrafeedback-binarized": Benchmark(
+        ultrafeedback,
+        # huggingface.co/datasets/HuggingFaceH4/ultrafeedback_binarized/resolve/3949bf5f8c17c394422ccfab0c31ea9c20bdeb8
+        parts=(
+            Part(
+                "HuggingFaceH4/ultrafeedback_binarized",
+                "test_prefs",
+                revision="3949bf5f8c17c394422ccfab0c31ea9c20bdeb85",
+            ),
+        ),
+        licence="mit",
+        num_rows=2000,
+        notes="equal scores are no preference",
+    ),
+    "helpsteer2": Benchmark(
+        helpsteer2,
+        # huggingface.co/datasets/nvidia/HelpSteer2/tree/990b2711a36180dd19d9c94b8627844866f8982a
+        parts=(Part("nvidia/HelpSteer2", "validation", revision="990b2711a36180dd19d9c94b8627844866f8982a"),),
+        licence="cc-by-4.0",
+        num_rows=1038,
+        regroup=pair_up,
+        notes="two neighbouring rows are one pair; equal helpfulness is no preference",
+    ),
+    "helpsteer3": Benchmark(
+        helpsteer3,
+        # huggingface.co/datasets/nvidia/HelpSteer3/tree/f6d145777bcbde96137596340fab89793acd1031
+        parts=(
+            Part(
+                "nvidia/HelpSteer3",
+                "validation",
+                config="preference",
+                revision="f6d145777bcbde96137596340fab89793acd1031",
+            ),
+        ),
+        licence="cc-by-4.0",
+        num_rows=2017,
+        notes="an overall preference of 0 is no preference",
+    ),
+    "shp": Benchmark(
+        shp,
+        # huggingface.co/datasets/stanfordnlp/SHP/tree/0f0687d3379d3ac0c7dbd5020c9472fae0cb5cca: the one upload of data
+        parts=(Part("stanfordnlp/SHP", "test", revision="0f0687d3379d3ac0c7dbd5020c9472fae0cb5cca"),),
+        num_rows=18409,
+        notes="a score_ratio below 2 is no preference",
+    ),
+    "summarize-from-feedback": Benchmark(
+        summarize_from_feedback,
+        # The original is a loading script, which datasets >= 4 refuses; the hub's own conversion is on this branch.
+        parts=(
+            Part(
+                "openai/summarize_from_feedback",
+                "validation",
+                data_dir="comparisons",
+                revision="refs/convert/parquet",
+            ),
+        ),
+        num_rows=86086,
+    ),
+    "pku-saferlhf-better": PKU_BETTER,
+    "pku-saferlhf-safer": replace(
+        PKU_BETTER, row=pku_safer, notes="by harmlessness, which may contradict helpfulness"
+    ),
+    "preference": Benchmark(preference),
+}
