@@ -1,7 +1,8 @@
-"""Files: one that appears whole or not at all, and JSON lines whose errors name file and line.
+"""Files: one that appears whole or not at all, JSON lines whose errors name file and line, and the one journal.
 
     with atomic_writer("report.json") as out: out.write(text)
     for number, row in read_jsonl("pairs.jsonl"): ...
+    with Journal("scores.jsonl") as journal: ...        # finished chunks of an output that is not whole yet
 
 Standard library only.
 """
@@ -9,13 +10,26 @@ Standard library only.
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import logging
 import os
+import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import IO, Any
+
+from .messages import shorten
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; there a second start of the same command is not refused
+    fcntl = None
+
+log = logging.getLogger(__name__)
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -104,3 +118,173 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise _DuplicateKey(next(key for key in keys if keys.count(key) > 1))
     return values
+
+
+# --- the journal
+
+
+class Journal(Mapping):
+    """
+    Finished chunks of an output that is not whole yet, in a side file `OUTPUT.journal`. After a kill the same command
+    resumes from it: at most the chunk that was being written is lost.
+
+        with Journal("scores.jsonl") as journal:
+            journal.begin({"model": "m"})
+            for key in chunks:
+                if key not in journal:
+                    journal.append(key, compute(key))
+            write_atomically("scores.jsonl", "".join(journal[key] for key in chunks))
+            journal.finish()
+
+    A line is `CHECKSUM [key, value]`; the first one holds the settings under the key null. Lines whose checksum is
+    wrong (torn by a kill, spoiled by a disk) do not count, so their chunks are computed again. Values stay on disk.
+    While it is open, an exclusive lock refuses a second process.
+
+    Args:
+        output (`str` or `os.PathLike`, *optional*): the file that is being made; None keeps the journal in memory.
+        part (`int`, *optional*, defaults to `0`): of a process that shares the work, its own file `OUTPUT.journal.N`.
+
+    Raises:
+        ValueError: another process works on this output.
+    """
+
+    def __init__(self, output: str | os.PathLike | None, part: int = 0):
+        self.output = output
+        self.settings: dict[str, Any] | None = None  # those of an earlier run, until `begin`
+        self._offsets: dict[str, int] = {}
+        self._synced = time.monotonic()
+        self.path = None if output is None else Path(f"{output}.journal" + (f".{part}" if part else ""))
+        if self.path is None:
+            self._file: IO[bytes] = io.BytesIO()
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = _open_locked(self.path, output)
+        damaged, end = [], 0
+        for number, line in enumerate(self._file, start=1):
+            record = _verified(line)
+            if record is None:
+                damaged.append(number)
+            elif record[0] is None:
+                self.settings = record[1]
+            else:
+                self._offsets[record[0]] = end
+            end += len(line) if line.endswith(b"\n") else 0
+        self._file.truncate(end)
+        if damaged:
+            where = ", ".join(map(str, damaged[:5]))
+            log.warning("%s: line %s cannot be read, what it held is computed again", self.path, where)
+        if self.settings is None:  # of which settings the chunks are is unknown
+            self._file.truncate(0)
+            self._offsets.clear()
+
+    def begin(self, settings: Mapping[str, Any], ignoring: Collection[str] = ()) -> None:
+        """
+        Store the settings that the chunks depend on, and take in the parts of processes that were killed.
+
+        Args:
+            settings (`Mapping`): by name; anything JSON.
+            ignoring (`Collection[str]`, *optional*): names that may differ from those of the chunks that are there.
+
+        Raises:
+            ValueError: other settings than those of the chunks that are there; it names what differs.
+        """
+        settings = json.loads(json.dumps(settings, default=str))
+        earlier = settings if self.settings is None else self.settings
+        if found := differences(earlier, settings, ignoring):
+            raise ValueError(
+                f"{self.path} holds work of other settings: {', '.join(found)}; name another output, or delete it"
+            )
+        if self.settings != settings:
+            self._write(None, settings)
+        self.settings = settings
+        for part in [] if self.path is None else sorted(self.path.parent.glob(f"{escape(self.path.name)}.*")):
+            of_these = False
+            for key, value in filter(None, map(_verified, part.read_bytes().splitlines(keepends=True))):
+                if key is None:
+                    of_these = not differences(value, settings, ignoring)
+                elif of_these:
+                    self.append(key, value)
+            part.unlink()
+
+    def append(self, key: str, value: Any) -> None:
+        """Add a finished chunk. It survives a kill at once, and a crash of the machine after a second."""
+        self._offsets[key] = self._write(key, value)
+
+    def finish(self) -> None:
+        """Remove the journal and its parts: the output is whole."""
+        self._offsets.clear()
+        for part in [] if self.path is None else self.path.parent.glob(f"{escape(self.path.name)}.*"):
+            part.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock. A journal without chunks is removed."""
+        if self.path is not None and not self._file.closed:
+            os.fsync(self._file.fileno())
+            if not self._offsets:
+                self.path.unlink(missing_ok=True)
+        self._file.close()
+
+    def __getitem__(self, key: str) -> Any:
+        self._file.seek(self._offsets[key])
+        return _verified(self._file.readline())[1]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._offsets)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def _write(self, key: str | None, value: Any) -> int:
+        text = json.dumps([key, value]).encode() + b"\n"
+        offset = self._file.seek(0, os.SEEK_END)
+        try:
+            self._file.write(b"%08x %s" % (zlib.crc32(text), text))
+            self._file.flush()
+            if self.path is not None and time.monotonic() - self._synced > 1:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
+        except OSError as error:  # a full disk, which Python does not name
+            raise OSError(error.errno, error.strerror, os.fspath(self.path)) from error
+        return offset
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], ignoring: Collection[str] = ()) -> list[str]:
+    """What differs between two settings, in words.
+
+    Example:
+        >>> differences({"model": "a", "n": 4}, {"model": "b", "n": 4})
+        ['model was a and is now b']
+    """
+    names = [name for name in {**before, **now} if name not in ignoring and before.get(name) != now.get(name)]
+    return [f"{name} was {shorten(before.get(name), 40)} and is now {shorten(now.get(name), 40)}" for name in names]
+
+
+def _verified(line: bytes) -> list[Any] | None:
+    """`[key, value]` of a journal's line, or None where its checksum is wrong."""
+    checksum, _, text = line.partition(b" ")
+    return json.loads(text) if checksum == b"%08x" % zlib.crc32(text) and text.endswith(b"\n") else None
+
+
+def _open_locked(path: Path, output: str | os.PathLike) -> IO[bytes]:
+    while True:
+        file = path.open("a+b")
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ValueError(
+                f"{output} is being made by another process, which holds {path}; wait for it, or name another output"
+            ) from None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.seek(0)
+                return file
+        file.close()  # the process that held it has finished and removed it since

@@ -1,11 +1,12 @@
-"""Started by test_harness.py: one unbroken run, then runs that die of SIGKILL at random places and go on.
+"""Started by test_harness.py: one unbroken run, then runs that die of SIGKILL at random points and resume.
 
-    python tests/kill_and_resume.py FOLDER NUMBER_OF_KILLS      prints one JSON line a kill
+    python tests/kill_and_resume.py FOLDER NUMBER_OF_KILLS      prints one JSON line per kill
 
-A process of its own, because it forks: each run is a child, which kills itself. The places: in the middle of a line of
-scores.jsonl, between two batches, and between or within the last writes.
+A process of its own, because it forks: each run is a child, which kills itself: in the middle of a line of the
+journal, between two batches, and between or within the last writes.
 """
 
+import io
 import json
 import os
 import random
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 from models import tiny_reward_model, tiny_tokenizer
 
-from rm_plugin import RewardScorer
+from rm_plugin import RewardScorer, files
 from rm_plugin.evaluation import harness, load_benchmark
 
 ROWS = [
@@ -41,17 +42,21 @@ def run_and_die(scorer: RewardScorer, folder: Path, place: str, number: int) -> 
     if child:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, (place, number)
         return
-    write, replace = harness._ScoreLog.write, Path.replace
+    open_locked, replace = files._open_locked, Path.replace
     left = number
 
-    def dying_write(self, lines):
-        nonlocal left
-        text = "".join(lines)
-        if left <= len(text):
-            write(self, [text[:left]])
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= len(text)
-        write(self, [text])
+    class DyingFile(io.FileIO):
+        def write(self, line):
+            nonlocal left
+            if left <= len(line):
+                super().write(line[:left])
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= len(line)
+            return super().write(line)
+
+    def open_dying(path, output):
+        open_locked(path, output).close()
+        return DyingFile(path, "a+b")
 
     def dying_replace(self, target):
         nonlocal left
@@ -62,7 +67,7 @@ def run_and_die(scorer: RewardScorer, folder: Path, place: str, number: int) -> 
         return replace(self, target)
 
     if place == "scores":
-        harness._ScoreLog.write = dying_write
+        files._open_locked = open_dying
     else:
         Path.replace = dying_replace
     run(scorer, folder)
@@ -72,17 +77,20 @@ def run_and_die(scorer: RewardScorer, folder: Path, place: str, number: int) -> 
 def main(folder: Path, num_kills: int) -> None:
     torch.set_num_threads(1)
     scorer = RewardScorer(tiny_reward_model(), tiny_tokenizer("plain"), max_num_batched_tokens=128)
+    sizes, finish = [], files.Journal.finish
+    files.Journal.finish = lambda journal: (sizes.append(journal.path.stat().st_size), finish(journal))
     whole = run(scorer, folder / "unbroken")
     wanted = (folder / "unbroken" / "scores.jsonl").read_bytes()
     metrics = json.dumps(whole.metrics), json.dumps(whole.report["baselines"])
-    num_bytes = len(wanted)
+    num_bytes = sizes[0]
+    files.Journal.finish = finish
     rng = random.Random(0)
     for kill in range(num_kills):
         broken = folder / f"broken-{kill}"
         if kill % 4 == 3:
             run_and_die(scorer, broken, "report", 1 + kill // 4 % 5)
         else:
-            run_and_die(scorer, broken, "scores", rng.randrange(1, num_bytes // 2))
+            run_and_die(scorer, broken, "scores", rng.randrange(num_bytes // 4 if kill else 1, num_bytes // 2))
             if kill % 2:  # and once more on the way
                 run_and_die(scorer, broken, "scores", rng.randrange(1, num_bytes // 4))
         report = run(scorer, broken)
@@ -96,7 +104,7 @@ def main(folder: Path, num_kills: int) -> None:
                     "computed": report.report["run"]["num_completions_computed"],
                     "resumed": report.report["run"]["num_completions_resumed"],
                     "left over": sorted(
-                        path.name for path in broken.iterdir() if "part" in path.name or path.suffix == ".tmp"
+                        path.name for path in broken.iterdir() if "part" in path.name or "journal" in path.name
                     ),
                 }
             )

@@ -352,8 +352,9 @@ def _ppo(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from ..evaluation.benchmarks import load_benchmark
-    from ..evaluation.harness import Processes, evaluate, evaluate_scores
+    from ..evaluation.harness import evaluate, evaluate_scores
     from ..evaluation.report import print_report
+    from ..processes import Processes
     from ..scoring.rewards import is_function
 
     if bool(args.benchmark) == bool(args.data):

@@ -3,18 +3,19 @@
     report = evaluate("my-reward-model", "llmbar", "LLMBar/Dataset/LLMBar", output="runs/llmbar")
     report.score, report.interval
 
-The plan of batches is fixed from the whole work list and is the same in every process. Each finished batch is appended
-to `scores.jsonl`; a batch that is there in part runs again whole. So a run that was killed anywhere goes on with the
-same command and ends with the same figures. What the folder must not mix is in its `run.json`: model, data, template,
-dtype, length limit.
+The plan of batches is fixed by the whole work list and is the same in every process. Each finished batch is appended
+to the journal `scores.jsonl.journal`, which goes when all is written. So a run that was killed anywhere resumes with
+the same command and ends with the same metrics. What the folder must not mix is in its `run.json`: model, data,
+template, dtype, length limit.
 
     run.json       what is evaluated on what            scores.jsonl    {"id", "index", "role", "score"[, "subset"]}
-    report.json    every figure (written last)          items.json      credits by item, for leaderboards
+    report.json    every metric (written last)          items.json      credits by item, for leaderboards
     report.html    the same to look at                  model_card.md   a section for the model's README
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -22,21 +23,20 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from ..data.comparison import Comparison
-from ..files import write_atomically
-from ..messages import shorten
+from ..files import Journal, differences, write_atomically
+from ..processes import Processes, open_journal, shares
 from ..scoring.rewards import Member, as_ruler, plan_digest
 from .benchmarks import LoadedBenchmark, as_messages, load_benchmark
 from .report import EvaluationReport
 from .results import Results, measure
-from .scores import read_scores, score_line
+from .scores import read_scores, scores_checksum
 
 __all__ = ["evaluate", "evaluate_scores"]
 
@@ -134,28 +134,27 @@ def evaluate(
 
     start = time.perf_counter()
     folder = None if output is None else Path(output)
-    scores, computed, resumed, tokens = _run(plan, ruler, data.comparisons, folder, about, world, progress)
+    journal, scores, counts = _run(plan, ruler, data.comparisons, folder, about, world, progress)
     seconds["score"] = time.perf_counter() - start
 
-    start = time.perf_counter()
-    results = measure(data, scores, num_samples=num_samples, seed=seed)
-    seconds["metrics"] = time.perf_counter() - start
-    run = {
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "device": ruler.device,
-        "num_processes": world.size,
-        "num_completions_computed": computed,
-        "num_completions_resumed": resumed,
-        "num_tokens_computed": tokens,
-        "num_at_length_limit": ruler.num_at_limit(plan),
-        "seconds": {key: round(value, 3) for key, value in seconds.items()},
-        "versions": _versions(),
-    }
-    report = _report(about, data, results, run)
-    finished = EvaluationReport(report, results, data, scores)
-    if folder is not None:
-        if world.rank == 0:
+    with journal:
+        start = time.perf_counter()
+        results = measure(data, scores, num_samples=num_samples, seed=seed)
+        seconds["metrics"] = time.perf_counter() - start
+        run = {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "device": ruler.device,
+            "num_processes": world.size,
+            **counts,
+            "num_at_length_limit": ruler.num_at_limit(plan),
+            "scores_sha256": scores_checksum(data.comparisons, scores),
+            "seconds": {key: round(value, 3) for key, value in seconds.items()},
+            "versions": _versions(),
+        }
+        finished = EvaluationReport(_report(about, data, results, run), results, data, scores)
+        if folder is not None and world.rank == 0:
             finished.save(folder)
+            journal.finish()
         world.wait()
     return finished
 
@@ -306,50 +305,6 @@ def _formatted(data: LoadedBenchmark, ruler: Any, text_format: str) -> tuple[lis
 # --- the run: shared by processes, safe against kills
 
 
-@dataclass
-class Processes:
-    """The processes that share the work."""
-
-    rank: int = 0
-    size: int = 1
-
-    @classmethod
-    def current(cls) -> Processes:
-        """Those of torchrun or accelerate; importing nothing where there is one only."""
-        distributed = sys.modules.get("torch.distributed")
-        started = distributed is not None and distributed.is_available() and distributed.is_initialized()
-        if not started and int(os.environ.get("WORLD_SIZE", "1")) < 2:
-            return cls()
-        import torch
-        from accelerate import PartialState
-
-        # Without cpu=True accelerate 1.x takes two processes on a machine without GPU for two worlds of one.
-        state = PartialState() if started else PartialState(cpu=not torch.accelerator.is_available())
-        return cls(state.process_index, state.num_processes)
-
-    def share(self, value: Any) -> Any:
-        """The value of process 0, in all."""
-        if self.size == 1:
-            return value
-        from accelerate.utils import broadcast_object_list
-
-        return broadcast_object_list([value])[0]
-
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in all."""
-        if self.size == 1:
-            return [value]
-        from accelerate.utils import gather_object
-
-        return gather_object([value])
-
-    def wait(self) -> None:
-        if self.size > 1:
-            from accelerate import PartialState
-
-            PartialState().wait_for_everyone()
-
-
 def _run(
     plan: list[Any],
     ruler: Any,
@@ -358,137 +313,93 @@ def _run(
     about: dict[str, Any],
     world: Processes,
     progress: bool,
-) -> tuple[list[np.ndarray], int, int, int | None]:
-    """Scores of all completions; how many were computed now, how many were there; tokens computed now."""
-    known: dict[Member, float] = {}
-    if folder is not None:
-        if world.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            _claim(folder, about)
-            known = _recover(folder, plan, comparisons)
-        known = world.share(known)
-    todo = [batch for batch in plan if not _is_done(batch, known)]
-    resumed = len(known)
-    mine = todo[world.rank :: world.size]
-    computed: dict[Member, float] = {}
-    part = "scores.jsonl" if world.rank == 0 else f"scores.part{world.rank}.jsonl"
-    with _ScoreLog(None if folder is None else folder / part) as score_log:
-        for batch in _with_progress(mine, progress and world.rank == 0):
-            for members, value in zip(batch.members, ruler.run(batch).tolist(), strict=True):
-                computed.update(dict.fromkeys(map(tuple, members), value))
-            score_log.write(
-                score_line(comparisons[c], k, computed[c, k]) for members in batch.members for c, k in members
-            )
-    for part_of_all in world.gather(computed):
-        known.update(part_of_all)
-    world.wait()
-    if world.size > 1 and folder is not None and world.rank == 0:
-        _recover(folder, plan, comparisons)  # the parts of all processes into one file
-    tokens = [ruler.tokens(batch) for batch in todo]
+) -> tuple[Journal, list[np.ndarray], dict[str, Any]]:
+    """The journal, to be finished when all is written; scores of all completions; what was computed and resumed."""
+    output = None if folder is None else folder / "scores.jsonl"
+    journal, done, known = open_journal(world, output, lambda journal: _resume(journal, folder, about, comparisons))
+    for chunk in done.values():
+        known |= _scores_of_chunk(chunk)
+    todo = [batch for batch in plan if any(member not in known for member in _members(batch))]
+    whole = {member for batch in plan for member in _members(batch)} - {m for batch in todo for m in _members(batch)}
+    resumed = {member: known[member] for member in whole}
+    if resumed:
+        log.info("%s: resumes from %d scores", folder, len(resumed))
+    try:
+        costs = [ruler.tokens(batch) or len(batch.members) for batch in todo]
+        mine = [todo[index] for index in shares(costs, world.size)[world.rank]]
+        computed: dict[Member, float] = {}
+        hidden = not progress or world.rank > 0
+        for batch in tqdm(mine, desc="scoring", unit="batch", disable=hidden):
+            chunk = [
+                [c, k, None if math.isnan(value) else value]
+                for members, value in zip(batch.members, ruler.run(batch).tolist(), strict=True)
+                for c, k in members
+            ]
+            journal.append(f"{chunk[0][0]}.{chunk[0][1]}+{len(chunk)}", chunk)
+            computed |= _scores_of_chunk(chunk)
+    except BaseException:
+        journal.close()
+        raise
     scores = [np.full(len(comparison.completions), np.nan) for comparison in comparisons]
-    for (c, k), value in known.items():
-        scores[c][k] = value
-    return scores, len(known) - resumed, resumed, None if None in tokens else sum(tokens)
+    for part in [resumed, *world.gather(computed)]:
+        for (c, k), value in part.items():
+            scores[c][k] = value
+    tokens = [ruler.tokens(batch) for batch in todo]
+    counts = {
+        "num_completions_computed": sum(len(values) for values in scores) - len(resumed),
+        "num_completions_resumed": len(resumed),
+        "num_tokens_computed": None if None in tokens else sum(tokens),
+    }
+    return journal, scores, counts
 
 
-def _is_done(batch: Any, known: dict[Member, float]) -> bool:
-    return all(tuple(member) in known for members in batch.members for member in members)
-
-
-def _claim(folder: Path, about: dict[str, Any]) -> None:
-    """Write `run.json`, or refuse a folder whose `run.json` differs, naming what does."""
-    path = folder / "run.json"
-    if not path.exists():
-        if (folder / "scores.jsonl").exists() or (folder / "report.json").exists():
-            raise ValueError(f"{folder} holds scores of unknown origin (it has no run.json); name another folder")
+def _resume(
+    journal: Journal, folder: Path | None, about: dict[str, Any], comparisons: list[Comparison]
+) -> dict[Member, float]:
+    """Refuse a folder of another evaluation, naming what differs; scores of a run that had been finished there."""
+    if folder is None:
+        return {}
+    path, settings = folder / "run.json", _settings(about)
+    if path.exists():
+        found = read_about(path, "name another folder")
+        earlier = _settings(found)
+        if what := differences({name: earlier.get(name) for name in settings}, settings):
+            raise ValueError(
+                f"{folder} holds another evaluation ({_title(found)}): {', '.join(what)}; name another folder"
+            )
+    elif (folder / "scores.jsonl").exists() or (folder / "report.json").exists():
+        raise ValueError(f"{folder} holds scores of unknown origin (it has no run.json); name another folder")
+    else:
         write_atomically(path, json.dumps(about, ensure_ascii=False, indent=1) + "\n")
-        return
-    found = read_about(path, "name another folder")
-    about = json.loads(json.dumps(about))
-    differences = []
-    for part, names in {
-        "benchmark": ("name", "revision", "limit", "text_format", "fingerprint"),
-        "model": [key for key in about["model"] if key not in ("name", "num_parameters", "max_num_batched_tokens")],
-    }.items():
-        for key in names:
-            before, now = found[part].get(key), about[part].get(key)
-            if before != now:
-                word = {"fingerprint": "data", "name": "benchmark"}.get(key, key)
-                differences.append(f"{word} was {shorten(before)} and is now {shorten(now)}")
-    if not differences and found.get("plan") != about["plan"]:
-        differences.append("the texts had other token ids (another tokenizer)")
-    if differences:
-        what = ", ".join(differences)
-        raise ValueError(f"{folder} holds another evaluation ({_title(found)}): {what}; name another folder")
+    journal.begin(settings)
+    try:
+        checksum = json.loads((folder / "report.json").read_text(encoding="utf-8"))["run"]["scores_sha256"]
+        content = (folder / "scores.jsonl").read_bytes()
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    if hashlib.sha256(content).hexdigest() != checksum:
+        log.warning("%s: scores.jsonl is not as it was written, its scores are computed again", folder)
+        return {}
+    scores = read_scores(folder / "scores.jsonl", comparisons)
+    return {(c, k): value for c, values in enumerate(scores) for k, value in enumerate(values.tolist())}
 
 
-def _recover(folder: Path, plan: list[Any], comparisons: list[Comparison]) -> dict[Member, float]:
-    """Scores of the batches that are whole; all other lines leave `scores.jsonl`, and the parts of processes go."""
-    numbers = {comparison.id: c for c, comparison in enumerate(comparisons)}
-    parts = [path for path in (folder / "scores.jsonl", *sorted(folder.glob("scores.part*.jsonl"))) if path.exists()]
-    found: dict[Member, float] = {}
-    unreadable = 0
-    for path in parts:
-        for line in path.read_bytes().split(b"\n"):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                member = numbers[record["id"]], record["index"]
-                found[member] = math.nan if record["score"] is None else float(record["score"])
-            except (ValueError, KeyError, TypeError):
-                unreadable += 1  # the line that the kill cut, or one that a crash of the machine spoiled
-    planned = [[tuple(member) for members in batch.members for member in members] for batch in plan]
-    known = {member: found[member] for members in planned if all(m in found for m in members) for member in members}
-    again = unreadable + sum(member in found and member not in known for members in planned for member in members)
-    if known:
-        log.info("%s: goes on from %d scores", folder, len(known))
-    if again:
-        log.info("%s: %d scores of unfinished batches are computed again", folder, again)
-    if parts:
-        lines = (score_line(comparisons[c], k, value) for (c, k), value in known.items())
-        write_atomically(folder / "scores.jsonl", "".join(lines))
-        for path in parts:
-            if path.name != "scores.jsonl":
-                path.unlink()
-    return known
+def _settings(about: dict[str, Any]) -> dict[str, Any]:
+    """All that the scores depend on, by the names that a user knows."""
+    benchmark = {"benchmark": "name", "data": "fingerprint", "data_revision": "revision"}
+    settings = {name: about["benchmark"].get(key) for name, key in benchmark.items()}
+    settings |= {name: about["benchmark"].get(name) for name in ("limit", "text_format")}
+    free = ("name", "num_parameters", "max_num_batched_tokens")
+    settings |= {name: value for name, value in about["model"].items() if name not in free}
+    return json.loads(json.dumps({**settings, "token_ids": about["plan"]}))
 
 
-class _ScoreLog:
-    """Appends to a file: what was written survives a kill, and all but the last second a crash of the machine."""
-
-    def __init__(self, path: Path | None):
-        self.path = path
-
-    def __enter__(self) -> _ScoreLog:
-        if self.path is not None:
-            self.file = self.path.open("ab", buffering=0)
-            self.synced = time.monotonic()
-        return self
-
-    def write(self, lines: Iterable[str]) -> None:
-        if self.path is not None:
-            self.file.write("".join(lines).encode(errors="backslashreplace"))  # a lone surrogate, as JSON writes it
-            if time.monotonic() - self.synced > 1:
-                os.fsync(self.file.fileno())
-                self.synced = time.monotonic()
-
-    def __exit__(self, *error: Any) -> None:
-        if self.path is not None:
-            os.fsync(self.file.fileno())
-            self.file.close()
+def _members(batch: Any) -> list[Member]:
+    return [(c, k) for members in batch.members for c, k in members]
 
 
-def _with_progress(batches: list[Any], progress: bool) -> Iterator[Any]:
-    if not progress:
-        yield from batches
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=sum(sum(map(len, batch.members)) for batch in batches), unit="text", desc="scoring") as bar:
-        for batch in batches:
-            yield batch
-            bar.update(sum(map(len, batch.members)))
+def _scores_of_chunk(chunk: list[list[Any]]) -> dict[Member, float]:
+    return {(c, k): math.nan if value is None else value for c, k, value in chunk}
 
 
 # --- helpers

@@ -7,6 +7,7 @@ Anyone's published scores can be converted to it; `read_scores` takes them by co
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -21,19 +22,19 @@ from ..files import read_jsonl
 
 def score_lines(comparisons: Sequence[Comparison], scores: Sequence[np.ndarray]) -> list[str]:
     """All lines of `scores.jsonl`, in the order of the data."""
-    return [
-        score_line(comparison, k, value)
-        for comparison, values in zip(comparisons, scores, strict=True)
-        for k, value in enumerate(np.asarray(values, dtype=np.float64).tolist())
-    ]
+    lines = []
+    for comparison, values in zip(comparisons, scores, strict=True):
+        subset = {} if comparison.subset is None else {"subset": comparison.subset}
+        values = np.asarray(values, dtype=np.float64).tolist()
+        for index, (role, value) in enumerate(zip(_roles(comparison), values, strict=True)):
+            record = {"id": comparison.id, "index": index, "role": role, "score": None if math.isnan(value) else value}
+            lines.append(json.dumps({**record, **subset}, ensure_ascii=False) + "\n")
+    return lines
 
 
-def score_line(comparison: Comparison, index: int, score: float) -> str:
-    record = {"id": comparison.id, "index": index, "role": _roles(comparison)[index]}
-    record["score"] = None if math.isnan(score) else score
-    if comparison.subset is not None:
-        record["subset"] = comparison.subset
-    return json.dumps(record, ensure_ascii=False) + "\n"
+def scores_checksum(comparisons: Sequence[Comparison], scores: Sequence[np.ndarray]) -> str:
+    """SHA-256 of `scores.jsonl` as it is written."""
+    return hashlib.sha256("".join(score_lines(comparisons, scores)).encode(errors="backslashreplace")).hexdigest()
 
 
 def _roles(comparison: Comparison) -> list[str]:

@@ -22,6 +22,7 @@ from rm_plugin.data.comparison import text_length
 from rm_plugin.evaluation import evaluate, evaluate_scores, load_benchmark, read_scores
 from rm_plugin.evaluation.report import print_report, remarks
 from rm_plugin.evaluation.results import baseline_scores, measure
+from rm_plugin.files import Journal
 from rm_plugin.loops.callbacks import EvaluationCallback
 from rm_plugin.metrics.statistics import wilson_interval
 from rm_plugin.scoring.rewards import as_ruler, plan_digest
@@ -79,18 +80,86 @@ def test_a_finished_run_computes_nothing_again(scorer, tmp_path):
     assert again.metrics == first.metrics
 
 
-def test_a_batch_that_is_there_in_part_runs_again_whole(scorer, tmp_path, monkeypatch):
+class Killed(BaseException):
+    """Where a SIGKILL would end the process."""
+
+
+def killed_run(scorer, folder, monkeypatch, after: int) -> Path:
+    """The journal of a run of ROWS that is killed when so many batches are in it."""
+    append = Journal.append
+
+    def appended(self, key, value):
+        if len(self) == after:
+            raise Killed
+        append(self, key, value)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Journal, "append", appended)
+        evaluate(scorer, source=ROWS, output=folder, num_samples=100)
+    return folder / "scores.jsonl.journal"
+
+
+def spoil(journal: Path, how: str) -> int:
+    """Damage a journal as a kill, a disk or a text editor does; the number of batches that cannot count any more."""
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) >= 4
+    if how == "torn":
+        lines[-1] = lines[-1][:-9]
+    elif how == "bit":
+        lines[-2] = lines[-2].replace(b"0.", b"1.", 1)
+    elif how == "no bytes":
+        lines[2] = b"\0" * (len(lines[2]) - 1) + b"\n"
+    elif how == "settings":
+        lines[0] = lines[0].replace(b"dtype", b"dtypo")
+    journal.write_bytes(b"".join(lines))
+    return len(lines) - 1 if how == "settings" else 1
+
+
+@pytest.mark.parametrize("how", ["torn", "bit", "no bytes", "settings"])
+def test_what_is_damaged_in_a_journal_is_computed_again_in_the_batches_of_before(how, scorer, tmp_path, monkeypatch):
     """Scores may depend on the company in their last bits, so a batch is computed with the company it had."""
-    evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
-    plan = scorer.plan(load_benchmark("preference", ROWS).comparisons)
-    member = plan[1].members[0][0]
-    lines = (tmp_path / "scores.jsonl").read_text().splitlines(keepends=True)
-    del lines[2 * member[0] + member[1]]
-    (tmp_path / "scores.jsonl").write_text("".join(lines) + '{"id": "3", "ind')  # and half a line at the end
+    evaluate(scorer, source=ROWS, output=tmp_path / "whole", num_samples=100)
+    journal = killed_run(scorer, tmp_path / "run", monkeypatch, after=4)
+    lost = spoil(journal, how)
+    num_batches = len(scorer.plan(load_benchmark("preference", ROWS).comparisons))
     batches = []
     monkeypatch.setattr(scorer, "run", lambda batch: batches.append(batch) or RewardScorer.run(scorer, batch))
-    evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
-    assert [plan_digest([batch]) for batch in batches] == [plan_digest([plan[1]])]
+    report = evaluate(scorer, source=ROWS, output=tmp_path / "run", num_samples=100)
+    assert len(batches) == num_batches - 4 + lost
+    assert report.report["run"]["num_completions_resumed"] == 48 - sum(len(b.members) for b in batches)
+    assert (tmp_path / "run" / "scores.jsonl").read_bytes() == (tmp_path / "whole" / "scores.jsonl").read_bytes()
+    assert not journal.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\0", b"00000000 []\n", b"ok\n" * 9])
+def test_a_journal_that_cannot_be_read_does_not_stop_a_run(content, scorer, tmp_path):
+    (tmp_path / "scores.jsonl.journal").write_bytes(content)
+    report = evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
+    assert report.report["run"]["num_completions_computed"] == 48
+    assert not (tmp_path / "scores.jsonl.journal").exists()
+
+
+def test_finished_scores_with_another_bit_are_computed_again(scorer, tmp_path):
+    whole = evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
+    content = (tmp_path / "scores.jsonl").read_bytes()
+    (tmp_path / "scores.jsonl").write_bytes(content.replace(b'"score": 0', b'"score": 1', 1))
+    assert (tmp_path / "scores.jsonl").read_bytes() != content
+    again = evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
+    assert again.metrics == whole.metrics and (tmp_path / "scores.jsonl").read_bytes() == content
+
+
+def test_a_second_run_into_the_same_folder_is_refused_in_one_line_while_the_first_runs(scorer, tmp_path, capsys):
+    data, said = write_lines(tmp_path / "data.jsonl", ROWS), []
+
+    def judge(prompts, completions):
+        said.append(main(["evaluate", "builtins:len", "--data", str(data), "--output", str(tmp_path / "run")]))
+        return lengths(prompts, completions)
+
+    evaluate(judge, source=str(data), output=tmp_path / "run", num_samples=100)
+    assert said and set(said) == {2}
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(said) and "is being made by another process" in lines[0]
+    assert str(tmp_path / "run" / "scores.jsonl") in lines[0]
 
 
 # --- what a folder must not mix
@@ -120,14 +189,12 @@ def test_a_folder_of_another_evaluation_is_refused_and_the_message_says_what_dif
     assert said in str(error.value) and "name another folder" in str(error.value)
 
 
-def test_a_run_that_needed_too_much_memory_goes_on_in_smaller_batches(scorer, tmp_path):
-    whole = evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
-    (tmp_path / "report.json").unlink()
-    lines = (tmp_path / "scores.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "scores.jsonl").write_text("".join(lines[:20]))
+def test_a_run_that_needed_too_much_memory_resumes_in_smaller_batches(scorer, tmp_path, monkeypatch):
+    whole = evaluate(scorer, source=ROWS, output=tmp_path / "whole", num_samples=100)
+    killed_run(scorer, tmp_path, monkeypatch, after=3)
     smaller = RewardScorer(scorer.model, scorer.processing_class, max_num_batched_tokens=128)
     report = evaluate(smaller, source=ROWS, output=tmp_path, num_samples=100)
-    assert 0 < report.report["run"]["num_completions_resumed"] <= 20
+    assert 0 < report.report["run"]["num_completions_resumed"] <= 32
     np.testing.assert_allclose(np.concatenate(report.scores), np.concatenate(whole.scores), atol=1e-5)
 
 
@@ -626,18 +693,18 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_work_and_give_equal_results(scorer, tmp_path):
+def test_two_processes_share_the_work_and_give_equal_results(scorer, tmp_path, monkeypatch):
     alone = evaluate(scorer, source=ROWS, output=tmp_path / "alone", num_samples=100)
     script = tmp_path / "run.py"
     script.write_text(
         SHARED_RUN.format(tests=[str(TESTS), str(Path(__file__).parent)], output=str(tmp_path / "shared"))
     )
     # what a kill left behind of both processes
-    half = (tmp_path / "alone" / "scores.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "shared").mkdir()
-    (tmp_path / "shared" / "run.json").write_bytes((tmp_path / "alone" / "run.json").read_bytes())
-    (tmp_path / "shared" / "scores.jsonl").write_text("".join(half[:20]))
-    (tmp_path / "shared" / "scores.part1.jsonl").write_text("".join(half[30:40]) + half[41][:9])
+    journal = killed_run(scorer, tmp_path / "shared", monkeypatch, after=3)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:3]))
+    journal.with_name(f"{journal.name}.1").write_bytes(lines[0] + lines[3][:-4])
+    journal.with_name(f"{journal.name}.2").write_bytes(lines[0] + lines[3])
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
     threads = str(torch.get_num_threads())  # as here: sums in another order differ in the last bit
@@ -650,7 +717,7 @@ def test_two_processes_share_the_work_and_give_equal_results(scorer, tmp_path):
     assert report["counts"] == alone.report["counts"]
     wanted = (tmp_path / "alone" / "scores.jsonl").read_bytes()
     assert (tmp_path / "shared" / "scores.jsonl").read_bytes() == wanted
-    assert not list((tmp_path / "shared").glob("scores.part*"))
+    assert not list((tmp_path / "shared").glob("*.journal*"))
 
 
 # --- inside a training run

@@ -1,9 +1,8 @@
-"""RewardScoringCallback in the real trainers of TRL, on tiny policies; its figures by hand."""
+"""RewardScoringCallback in the real trainers of TRL, on tiny policies; what it logs, writes and warns of."""
 
 import copy
 import json
 import logging
-import math
 import os
 import subprocess
 import sys
@@ -19,11 +18,10 @@ from training_runs import classifier, make_trainer, preference_rows
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 
-from rm_plugin.data.encoding import template_hash, trim_template_tail
+from rm_plugin.data.encoding import template_hash
 from rm_plugin.loops.best_of_n import BestOfNSampler
 from rm_plugin.loops.callbacks import EvaluationCallback, RewardScoringCallback
-from rm_plugin.loops.monitoring import HackingWatch, ScoreWindow, log_table, merge, spearman, window_metrics
-from rm_plugin.loops.ppo import why_not_native
+from rm_plugin.loops.monitoring import HackingWatch, ScoreWindow, window_metrics
 from rm_plugin.scoring.scorer import RewardScorer
 
 try:
@@ -93,93 +91,6 @@ def trained(tmp_path, policy_folder, tokenizer):
 
 def samples(output_dir, name="reward_scoring"):
     return [json.loads(line) for line in (output_dir / name / "samples.jsonl").read_text("utf-8").splitlines()]
-
-
-# --- figures
-
-
-def test_figures_of_a_window_worked_by_hand():
-    window = ScoreWindow()
-    window.add(
-        ["p", "p", "q", "q"], ["a", "bb", "ccc", "bb"], [1.0, 2.0, 3.0, 3.0], truncated=[True, False, False, False]
-    )
-    found = window_metrics(window.rows)
-    assert found["mean"] == 2.25
-    assert found["std"] == pytest.approx(0.957427)  # √(2.75 / 3)
-    assert found["q50"] == 2.5
-    assert found["zero_spread_rate"] == 0.5  # q's two scores are equal, p's are not
-    assert found["duplicate_rate"] == 0.25  # "bb" came before
-    assert found["truncated_rate"] == 0.25
-    assert found["length_correlation"] == pytest.approx(0.833333)  # ranks 1 2.5 4 2.5 and 1 2 3.5 3.5
-    assert found["num_scores"] == 4
-
-
-def test_figures_that_are_not_defined_are_left_out():
-    window = ScoreWindow()
-    window.add(None, ["a", "b"], [1.0, 2.0])
-    assert set(window_metrics(window.rows)) == {
-        "mean",
-        "std",
-        "q05",
-        "q25",
-        "q50",
-        "q75",
-        "q95",
-        "duplicate_rate",
-        "num_scores",
-    }
-    assert window_metrics(ScoreWindow().rows) == {}
-
-
-def test_a_text_without_a_score_does_not_count():
-    window = ScoreWindow()
-    window.add(["p", "p"], ["a", "b"], [1.0, math.nan])
-    assert window_metrics(window.rows)["num_scores"] == 1 and window_metrics(window.rows)["mean"] == 1.0
-
-
-def test_a_prompt_that_comes_again_starts_a_new_group():
-    window = ScoreWindow()
-    window.add(["p", "p"], ["a", "b"], [1.0, 1.0])
-    window.add(["p", "p"], ["c", "d"], [2.0, 3.0])
-    assert window_metrics(window.rows)["zero_spread_rate"] == 0.5
-
-
-def test_spearman_equals_scipys_with_ties():
-    from scipy.stats import spearmanr
-
-    a, b = np.random.default_rng(0).integers(0, 5, (2, 50)).astype(float)
-    assert spearman(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
-    assert spearman(a, np.ones(50)) is None
-
-
-def test_windows_of_several_processes_are_merged_exactly():
-    whole, parts = ScoreWindow(), [ScoreWindow(seed=i) for i in range(2)]
-    prompts, completions, scores = ["p", "q"] * 4, list("aabcdefg"), [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
-    whole.add(prompts, completions, scores)
-    for i, part in enumerate(parts):  # half of each group on each process
-        part.add(prompts[4 * i : 4 * i + 4], completions[4 * i : 4 * i + 4], scores[4 * i : 4 * i + 4])
-    rows, kept = merge([(part.rows, part.samples) for part in parts], num_samples=1)
-    assert window_metrics(rows) == window_metrics(whole.rows)
-    (best, *_, best_prompt, best_text), (worst, *_, worst_prompt, worst_text) = kept["best"][0], kept["worst"][0]
-    assert (best, best_prompt, best_text) == (9.0, "q", "e")
-    assert (worst, worst_prompt, worst_text) == (1.0, "q", "c") and len(kept["random"]) == 1
-
-
-def window_figures(mean, **others):
-    return {"mean": mean, "std": 1.0, "num_scores": 64, "length_correlation": 0.0, "duplicate_rate": 0.0, **others}
-
-
-def test_the_warning_comes_once_and_only_where_the_reward_rises_with_a_sign():
-    watch = HackingWatch(max_length_correlation=0.7, max_duplicate_rate=0.5)
-    assert watch.see(window_figures(0.0), None) is None  # the baseline
-    assert watch.see(window_figures(0.0, length_correlation=0.9), None) is None  # no rise
-    assert watch.see(window_figures(2.0), None) is None  # no sign
-    warning = watch.see(window_figures(2.0, length_correlation=0.9, duplicate_rate=0.6), kl=12.5)
-    assert warning == (
-        "the reward may be hacked: its mean rose from 0 to 2 with length correlation 0.90 (bound 0.7) and "
-        "duplicate rate 0.60 (bound 0.5), KL to the reference policy 12.5; read the samples"
-    )
-    assert watch.see(window_figures(3.0, length_correlation=0.9), None) is None
 
 
 # --- GRPO and RLOO
@@ -534,58 +445,6 @@ def test_a_reward_model_of_another_template_or_vocabulary_is_warned_of_in_ppo(tm
     assert len(warnings) == 1 and "rm_plugin.as_ppo_reward_model(RewardScorer(...), policy_tok" in warnings[0]
 
 
-@pytest.mark.parametrize(
-    ("trained_with", "policy", "vocab_size", "reason"),
-    [
-        (None, "chatml", 320, None),  # not said
-        ("chatml", "chatml", 320, None),
-        ("chatml", "pad_is_eos", 320, "another chat template"),
-        ("llama3", "chatml", 320, "another chat template"),
-        (None, "chatml", 300, "vocabulary"),
-        (None, "pad_is_eos", 320, "pad token is its EOS"),
-        ("pad_is_eos", "pad_is_eos", 320, "pad token is its EOS"),
-    ],
-)
-def test_what_the_policys_tokenizer_shows_a_reward_model_is_compared(trained_with, policy, vocab_size, reason):
-    model = tiny_reward_model(vocab_size=vocab_size)
-    if trained_with is not None:
-        its_tokenizer = tiny_tokenizer(trained_with)
-        trim_template_tail(its_tokenizer)  # as our trainer does
-        model.config.template_hash = template_hash(its_tokenizer)
-    tokenizer = tiny_tokenizer(policy)
-    model.config.eos_token_id = tokenizer.eos_token_id
-    found = why_not_native(model, tokenizer, [{"input_ids": [5, 6]}])
-    assert (found is None) if reason is None else (reason in found)
-
-
-def ids_of(pad, eos):
-    """A tokenizer whose pad and end token have these ids, which may be 0 (GPT-NeoX, Pythia)."""
-    tokenizer = tiny_tokenizer("plain")
-    tokenizer.pad_token, tokenizer.eos_token = (
-        None if i is None else tokenizer.convert_ids_to_tokens(i) for i in (pad, eos)
-    )
-    return tokenizer
-
-
-@pytest.mark.parametrize(
-    ("pad", "eos", "model_ends", "row", "reason"),
-    [
-        (0, 0, None, [5, 6], "pad token is its EOS"),
-        (1, 0, 0, [5, 6], None),
-        (1, 0, [0, 7], [5, 6], None),
-        (1, 7, 0, [5, 6], "ends its texts with token 7"),
-        (1, 0, None, [1, 1, 5, 6], None),  # padded on the left
-        (1, 0, None, [1, 5, 1, 6], "row 0 holds the policy's pad token 1 inside its prompt"),
-        (0, 1, None, [0, 5, 0, 6], "row 0 holds the policy's pad token 0 inside its prompt"),
-    ],
-)
-def test_tokens_with_id_0_are_tokens_when_ppos_reading_is_checked(pad, eos, model_ends, row, reason):
-    model = tiny_reward_model()
-    model.config.eos_token_id = model_ends
-    found = why_not_native(model, ids_of(pad, eos), [{"input_ids": row}])
-    assert (found is None) if reason is None else (reason in found)
-
-
 @needs_ppo
 @pytest.mark.trl112
 @pytest.mark.parametrize(("kind", "warned"), [("plain", False), ("pad_is_eos", True)])
@@ -667,57 +526,6 @@ def test_best_of_n_feeds_the_callback(tmp_path, tokenizer, scorer):
     best = next(row for row in samples(tmp_path) if row["kind"] == "best")
     assert best["score"] == pytest.approx(max(scores))
     assert callback.figures() == {}
-
-
-def test_tables_go_to_tensorboards_writer_and_to_nothing_that_is_not_there():
-    class Writer:
-        texts = []
-
-        def add_text(self, *args):
-            self.texts.append(args)
-
-    rows = [{"step": 3, "kind": "best", "score": 1.5, "prompt": "a|b", "completion": "x\ny"}]
-    log_table(["wandb", "trackio", "tensorboard"], "rm/samples", rows, 3, Writer())
-    assert Writer.texts == [
-        (
-            "rm/samples",
-            "| step | kind | score | prompt | completion |\n| --- | --- | --- | --- | --- |\n"
-            "| 3 | best | 1.5 | a\\|b | x<br>y |",
-            3,
-        )
-    ]
-
-
-FAKE_TRACKER = """
-from types import SimpleNamespace
-logged = []
-log = logged.append
-run = object()
-context_vars = SimpleNamespace(current_run=SimpleNamespace(get=lambda: run))
-def Table(**kwargs):
-    return kwargs
-"""
-
-
-@pytest.mark.parametrize("tracker", ["wandb", "trackio"])
-def test_tables_go_to_a_tracker_that_has_a_run(tracker, tmp_path, monkeypatch):
-    (tmp_path / f"{tracker}.py").write_text(FAKE_TRACKER, "utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, tracker, raising=False)
-    chat = [{"role": "user", "content": "Hi"}]
-    rows = [{"step": 3, "kind": "best", "score": 1.5, "prompt": chat, "completion": "x"}]
-    log_table([tracker], "rm/samples", rows, 3)
-    module = sys.modules[tracker]
-    [[(name, table)]] = [entry.items() for entry in module.logged]
-    data = table["data"] if tracker == "wandb" else table["dataframe"].values.tolist()
-    assert name == "rm/samples"
-    assert data == [[3, "best", 1.5, '[{"role": "user", "content": "Hi"}]', "x"]]
-    module.run = None
-    module.logged.clear()
-    module.context_vars.current_run.get = lambda: None
-    log_table([tracker], "rm/samples", rows, 3)
-    assert not module.logged
-    del sys.modules[tracker]  # by monkeypatch it would come back at the end
 
 
 def test_a_hacked_reward_is_warned_of_in_a_run(trained, scorer, caplog, monkeypatch):

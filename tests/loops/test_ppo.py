@@ -15,6 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rm_plugin.commands.cli import main
+from rm_plugin.data.encoding import template_hash, trim_template_tail
+from rm_plugin.loops.ppo import why_not_native
 from rm_plugin.model.modeling import RewardModel
 from rm_plugin.scoring.scorer import RewardScorer
 
@@ -488,6 +490,82 @@ def test_as_a_value_model_it_is_refused(ppo, tmp_path):
     module = ppo.as_ppo_reward_model(RewardScorer(models.tiny_reward_model(), tokenizer), tokenizer, PROMPTS)
     with pytest.raises(ValueError, match="a value model estimates one per token"):
         run_ppo(tmp_path, tokenizer, models.tiny_reward_model("qwen3"), module, plain_rows(tokenizer, 4) * 2)
+
+
+# --- a RewardModel as it is
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "policy", "vocab_size", "reason"),
+    [
+        (None, "chatml", 320, None),  # not said
+        ("chatml", "chatml", 320, None),
+        ("chatml", "pad_is_eos", 320, "another chat template"),
+        ("llama3", "chatml", 320, "another chat template"),
+        (None, "chatml", 300, "vocabulary"),
+        (None, "pad_is_eos", 320, "pad token is its EOS"),
+        ("pad_is_eos", "pad_is_eos", 320, "pad token is its EOS"),
+    ],
+)
+def test_what_the_policys_tokenizer_shows_a_reward_model_is_compared(trained_with, policy, vocab_size, reason):
+    model = models.tiny_reward_model(vocab_size=vocab_size)
+    if trained_with is not None:
+        its_tokenizer = models.tiny_tokenizer(trained_with)
+        trim_template_tail(its_tokenizer)  # as our trainer does
+        model.config.template_hash = template_hash(its_tokenizer)
+    tokenizer = models.tiny_tokenizer(policy)
+    model.config.eos_token_id = tokenizer.eos_token_id
+    found = why_not_native(model, tokenizer, [{"input_ids": [5, 6]}])
+    assert (found is None) if reason is None else (reason in found)
+
+
+def ids_of(pad, eos):
+    """A tokenizer whose pad and end token have these ids, which may be 0 (GPT-NeoX, Pythia)."""
+    tokenizer = models.tiny_tokenizer("plain")
+    tokenizer.pad_token, tokenizer.eos_token = (
+        None if i is None else tokenizer.convert_ids_to_tokens(i) for i in (pad, eos)
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("pad", "eos", "model_ends", "row", "reason"),
+    [
+        (0, 0, None, [5, 6], "pad token is its EOS"),
+        (1, 0, 0, [5, 6], None),
+        (1, 0, [0, 7], [5, 6], None),
+        (1, 7, 0, [5, 6], "ends its texts with token 7"),
+        (1, 0, None, [1, 1, 5, 6], None),  # padded on the left
+        (1, 0, None, [1, 5, 1, 6], "row 0 holds the policy's pad token 1 inside its prompt"),
+        (0, 1, None, [0, 5, 0, 6], "row 0 holds the policy's pad token 0 inside its prompt"),
+    ],
+)
+def test_tokens_with_id_0_are_tokens_when_ppos_reading_is_checked(pad, eos, model_ends, row, reason):
+    model = models.tiny_reward_model()
+    model.config.eos_token_id = model_ends
+    found = why_not_native(model, ids_of(pad, eos), [{"input_ids": row}])
+    assert (found is None) if reason is None else (reason in found)
+
+
+@pytest.mark.parametrize(
+    ("response", "mask", "position", "cut"),
+    [
+        ([7, 8, 1], [1, 1, 1], 4, False),  # its end token is the last: no pad follows
+        ([7, 8, 9], [1, 1, 1], 4, True),
+        ([7, 1, 0], [1, 1, 0], 3, False),
+        ([0, 0, 0], [0, 0, 0], 1, False),  # empty: the prompt's last token
+        ([7, 0, 8], [1, 0, 1], 2, False),  # what follows a pad does not count
+    ],
+)
+def test_what_ppo_reads_is_at_the_last_token_before_the_responses_first_pad(response, mask, position, cut, ppo):
+    ids, masks = torch.tensor([[0, 5, *response]]), torch.tensor([[0, 1, *mask]]).bool()
+    logits = torch.arange(5.0)[None, :, None]
+    assert ppo.read_batch(ids, masks, logits, eos=1) is None  # outside of get_reward
+    read = ppo._noting(lambda *args: ppo.read_batch(ids, masks, logits, eos=1))(None, None, 0, 2)
+    kept = response[: max(position - 1, 0)]
+    assert read["scores"].tolist() == [position] and read["truncated"] == [cut]
+    assert read["prompts"] == [[5]] and read["completions"] == read["completion_ids"] == [kept]
+    assert ppo.context_length() is None
 
 
 # --- the command
