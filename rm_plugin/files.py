@@ -10,7 +10,6 @@ Standard library only.
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import logging
 import os
@@ -151,11 +150,10 @@ class Journal(Mapping):
     def __init__(self, output: str | os.PathLike | None, part: int = 0):
         self.output = output
         self.settings: dict[str, Any] | None = None  # those of an earlier run, until `begin`
-        self._offsets: dict[str, int] = {}
+        self._offsets: dict[str, Any] = {}  # of the lines; without a file the values themselves
         self._synced = time.monotonic()
         self.path = None if output is None else Path(f"{output}.journal" + (f".{part}" if part else ""))
         if self.path is None:
-            self._file: IO[bytes] = io.BytesIO()
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = _open_locked(self.path, output)
@@ -194,7 +192,7 @@ class Journal(Mapping):
             raise ValueError(
                 f"{self.path} holds work of other settings: {', '.join(found)}; name another output, or delete it"
             )
-        if self.settings != settings:
+        if self.settings != settings and self.path is not None:
             self._write(None, settings)
         self.settings = settings
         for part in [] if self.path is None else sorted(self.path.parent.glob(f"{escape(self.path.name)}.*")):
@@ -208,7 +206,7 @@ class Journal(Mapping):
 
     def append(self, key: str, value: Any) -> None:
         """Add a finished chunk. It survives a kill at once, and a crash of the machine after a second."""
-        self._offsets[key] = self._write(key, value)
+        self._offsets[key] = value if self.path is None else self._write(key, value)
 
     def finish(self) -> None:
         """Remove the journal and its parts: the output is whole."""
@@ -223,9 +221,11 @@ class Journal(Mapping):
             os.fsync(self._file.fileno())
             if not self._offsets:
                 self.path.unlink(missing_ok=True)
-        self._file.close()
+            self._file.close()
 
     def __getitem__(self, key: str) -> Any:
+        if self.path is None:
+            return self._offsets[key]
         self._file.seek(self._offsets[key])
         return _verified(self._file.readline())[1]
 
@@ -247,7 +247,7 @@ class Journal(Mapping):
         try:
             self._file.write(b"%08x %s" % (zlib.crc32(text), text))
             self._file.flush()
-            if self.path is not None and time.monotonic() - self._synced > 1:
+            if time.monotonic() - self._synced > 1:
                 os.fsync(self._file.fileno())
                 self._synced = time.monotonic()
         except OSError as error:  # a full disk, which Python does not name

@@ -127,6 +127,6 @@ def open_journal(
 
     settings, done, begun = world.on_first(first)
     journal = opened[0] if opened else Journal(output, part=world.rank)
-    if not opened:
+    if not opened and settings is not None:
         journal.begin(settings)
     return journal, done, begun

@@ -1,9 +1,12 @@
-"""Best-of-n: n completions a prompt, scored as one group, the best one chosen; from a policy or from ready candidates.
+"""Best-of-n: n completions per prompt, scored as one group, the best one chosen; from a policy or ready candidates.
 
-    prompts ► n samples each (streams of their own, `generation.py`) ┐
-    ready candidates (any generator's jsonl)                         ┴► scores ► ranks, the best ► jsonl, resumable
-                                                                        ├► pairs best ≻ worst for DPO and reward models
-                                                                        └► winners for SFT (rejection sampling)
+    prompts ► n samples each (`generation.py`)  ┐
+    ready candidates (any generator's jsonl)    ┴► scores ► ranks, the best ► jsonl, resumable
+                                                   ├► pairs best ≻ worst for DPO and reward models
+                                                   └► winners for SFT (rejection sampling)
+
+A run with an `output` keeps samples and results in the journal `OUTPUT.journal` until the output is whole, and then
+the settings that made it in `OUTPUT.settings.json`. Processes of torchrun share whole prompts.
 
 Expected reward and gold value of the best of n come with the bound KL(best-of-n ‖ policy) ≤ ln n − (n − 1)/n, and with
 gain (over n = 1) and regret (to a choice by the gold value itself) where gold values are known.
@@ -20,7 +23,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +38,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text, template_arguments
-from ..files import write_atomically
+from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text, template_arguments, text_length
+from ..files import Journal, atomic_writer, differences, parse_json, write_atomically
+from ..processes import Processes, open_journal, shares
 from ..scoring.rewards import FunctionRuler, ModelRuler, accepted, weights_digest
 from ..scoring.scorer import RewardScorer
 from .candidates import (
@@ -70,14 +74,14 @@ __all__ = [
 
 class BestOfNSampler:
     """
-    Samples n completions a prompt from a policy, scores them and chooses; or does that with ready candidates.
+    Samples n completions per prompt from a policy, scores them and chooses; or does that with ready candidates.
 
     Args:
         policy (`str`, `PreTrainedModel` or `PeftModel`, *optional*): the language model; None for ready candidates.
         processing_class (`PreTrainedTokenizerBase`, *optional*): the policy's tokenizer; loaded with it if absent.
         scorer ([`RewardScorer`], `str` or a reward function): the reward; a name is loaded as `RewardScorer(name)`, a
-            function takes `prompts, completions` and returns one number each, as TRL's do.
-        n (`int`, *optional*, defaults to `16`): completions a prompt.
+            function takes `prompts, completions` and returns one number per completion, as TRL's do.
+        n (`int`, *optional*, defaults to `16`): completions per prompt.
         generation_config (`GenerationConfig` or `dict`, *optional*):
             Sampling settings, or fields to change in the policy's own; `max_new_tokens` is 256 where nothing is said.
         callbacks (`list`, *optional*):
@@ -147,8 +151,8 @@ class BestOfNSampler:
                 perhaps `answer`, `tools`, `chat_template_kwargs`. Where a conversation ends with the assistant's
                 words, the policy continues them, and they are part of the completions.
             output (`str`, *optional*):
-                A jsonl file that takes the results as they come. Where it holds some already (a run that was killed),
-                the run goes on behind them; what was generated is never generated again.
+                A jsonl file for the results. A run that was killed resumes from its journal: what was generated is
+                never generated again. Prompts may be added to a whole output.
 
         Returns:
             `list[BestOfN]`, in the order of the prompts.
@@ -158,7 +162,7 @@ class BestOfNSampler:
         """
         if self.policy is None:
             raise ValueError("policy is None, there is nothing to sample from; give a policy or use rank(candidates)")
-        groups = [_read_prompt(row, place) for place, row in enumerate(prompts)]
+        groups = [_read_prompt(row, index) for index, row in enumerate(prompts)]
         if not groups:
             raise ValueError("there are no prompts; give at least one")
         return self._run(groups, max(1, self.batch_size // self.n), output)
@@ -186,53 +190,114 @@ class BestOfNSampler:
     # --- the run
 
     def _run(self, groups: list[Comparison], groups_per_chunk: int, output) -> list[BestOfN]:
-        prompts = [group.prompt for group in groups]
-        occurrences = count_occurrences(prompts)
+        world = Processes.current()
+        occurrences = count_occurrences([group.prompt for group in groups])
         ready = bool(groups[0].completions)
-        journal = _Journal(output, {} if output is None else self._settings(groups), list(groups))
-        waiting = [i for i in range(len(groups)) if i not in journal.results]
-        if not ready:  # before the first batch, so that a bad prompt costs nothing
-            for i in waiting:
-                check_prompt(
-                    prompts[i],
-                    self.processing_class,
-                    self.policy,
-                    self.generation_config,
-                    i,
-                    **groups[i].template_arguments,
-                )
-        if journal.results:
-            logger.info("%s holds %d of %d prompts, going on behind them", output, len(journal.results), len(groups))
-        for chunk in self._chunks(waiting, groups_per_chunk):
-            if not ready:
-                fresh = [i for i in chunk if i not in journal.generated]
-                samples = sample_completions(
-                    self.policy,
-                    self.processing_class,
-                    [prompts[i] for i in fresh],
-                    self.n,
-                    self.generation_config,
-                    seed=self.seed,
-                    occurrences=[occurrences[i] for i in fresh],
-                    template_arguments=[groups[i].template_arguments for i in fresh],
-                    batch_size=self.batch_size,
-                )
-                journal.write_generated(zip(fresh, samples, strict=True))
-                for i in chunk:
-                    groups[i] = _with_samples(groups[i], journal.generated[i])
-            results = self._score([groups[i] for i in chunk], chunk)
-            journal.write_results(results)
-        journal.finish()
+        journal, done, finished = open_journal(world, output, lambda journal: self._begin(journal, groups))
+        with journal:
+            results = {line["index"]: line for line in [*finished, *_values_of("result", done)]}
+            results = {index: _as_result(line) for index, line in results.items()}
+            samples = {line["index"]: line for line in _values_of("samples", done)}
+            waiting = [i for i in range(len(groups)) if i not in results]
+            if results:
+                logger.info("%s: resumes behind %d of %d prompts", output, len(results), len(groups))
+            costs = [self._cost(groups[i], i) for i in waiting]  # bad prompts are refused before the first batch
+            mine = [waiting[k] for k in shares(costs, world.size)[world.rank]]
+            own: dict[int, BestOfN] = {}
+            for chunk in self._chunks(mine, groups_per_chunk, hidden=world.rank > 0):
+                fresh = [] if ready else [i for i in chunk if i not in samples]
+                for i, line in zip(fresh, self._sample(groups, fresh, occurrences), strict=True):
+                    samples[i] = line
+                    journal.append(f"samples {i}", line)
+                candidates = [groups[i] if ready else _with_samples(groups[i], samples.pop(i)) for i in chunk]
+                for result in self._score(candidates, chunk):
+                    own[result.index] = result
+                    journal.append(f"result {result.index}", _as_line(result, groups[result.index]))
+            for part in world.gather(own):
+                results |= part
+            if world.rank == 0 and output is not None and (waiting or not Path(output).exists()):
+                write_atomically(_settings_path(output), json.dumps(journal.settings, indent=2))
+                with atomic_writer(output) as out:
+                    for i, group in enumerate(groups):
+                        out.write(json.dumps(_as_line(results[i], group), ensure_ascii=False) + "\n")
+            if world.rank == 0:
+                journal.finish()
+            world.wait()
         for callback in self.callbacks:
             if hasattr(callback, "flush"):
                 callback.flush()
-        return [journal.results[i] for i in range(len(groups))]
+        return [results[i] for i in range(len(groups))]
 
-    def _chunks(self, indices: list[int], size: int) -> Iterator[list[int]]:
-        with tqdm(total=len(indices), unit="prompt", desc="best of n", disable=not self.progress) as bar:
+    def _begin(self, journal: Journal, groups: list[Comparison]) -> list[dict[str, Any]]:
+        """
+        Refuse an output of other prompts or settings; the lines of one that was whole already, to which prompts may
+        have been added. A line of it that cannot be read is computed again.
+        """
+        if journal.output is None:
+            return []
+        path, sealed = Path(journal.output), _settings_path(journal.output)
+        lines, earlier = [], journal.settings or {}
+        if path.exists():
+            if not sealed.exists():
+                raise ValueError(f"{path} exists and is no output of best-of-n; name another file")
+            earlier = parse_json(sealed.read_text(encoding="utf-8"), str(sealed))
+            for number, text in enumerate(path.read_bytes().splitlines(), start=1):
+                try:
+                    line = json.loads(text)
+                    _as_result(line)
+                except (ValueError, TypeError, AttributeError):
+                    logger.warning("%s line %d cannot be read, its prompt is done again", path, number)
+                else:
+                    lines.append(line)
+        results = [*lines, *_values_of("result", journal)]
+        for line in [*results, *_values_of("samples", journal)]:
+            _check_prompt(line, groups, path)
+        settings = self._settings(groups)
+        free = _without_effect(earlier, settings, bool(results))
+        if path.exists() and (found := differences(earlier, settings, free)):
+            raise ValueError(
+                f"{path} was made with other settings: {', '.join(found)}; name another output, or delete it"
+            )
+        journal.begin(settings, ignoring=free)
+        return lines
+
+    def _cost(self, group: Comparison, index: int) -> int:
+        """What a prompt costs, to share the work fairly: tokens, or characters of ready completions."""
+        if group.completions:
+            return text_length(group.prompt) + sum(map(text_length, group.completions))
+        options = (self.processing_class, self.policy, self.generation_config, index)
+        return len(check_prompt(group.prompt, *options, **group.template_arguments)) + self.n * (
+            self.generation_config.max_new_tokens
+        )
+
+    def _chunks(self, indices: list[int], size: int, hidden: bool) -> Iterator[list[int]]:
+        with tqdm(total=len(indices), unit="prompt", desc="best of n", disable=hidden or not self.progress) as bar:
             for start in range(0, len(indices), size):
                 yield indices[start : start + size]
                 bar.update(len(indices[start : start + size]))
+
+    def _sample(self, groups: list[Comparison], indices: list[int], occurrences: list[int]) -> Iterator[dict]:
+        if not indices:
+            return
+        samples = sample_completions(
+            self.policy,
+            self.processing_class,
+            [groups[i].prompt for i in indices],
+            self.n,
+            self.generation_config,
+            seed=self.seed,
+            occurrences=[occurrences[i] for i in indices],
+            template_arguments=[groups[i].template_arguments for i in indices],
+            batch_size=self.batch_size,
+        )
+        for i, group in zip(indices, samples, strict=True):
+            yield {
+                "index": i,
+                "prompt_key": text_key(groups[i].prompt),
+                "completions": [sample.completion for sample in group],
+                "truncated": [sample.truncated for sample in group],
+                "completion_ids": [sample.token_ids for sample in group],
+            }
 
     def _score(self, groups: list[Comparison], indices: list[int]) -> list[BestOfN]:
         scores = _values(self.scorer, groups)
@@ -288,13 +353,10 @@ class BestOfNSampler:
                 "policy_weights": weights_digest(self.policy),
                 "n": self.n,
                 "seed": self.seed,
-                "generation_config": {
-                    name: value
-                    for name, value in self.generation_config.to_diff_dict().items()
-                    if name != "transformers_version"
-                },
+                **self.generation_config.to_diff_dict(),
             }
-        return json.loads(json.dumps(settings, default=str))
+            settings.pop("transformers_version", None)
+        return settings
 
 
 def best_of_n(
@@ -321,7 +383,7 @@ def best_of_n(
             As for [`BestOfNSampler`]; `policy=None` with `candidates`.
         prompts (list, *optional*): as for [`BestOfNSampler.sample`]; None with `candidates`.
         candidates (list, *optional*): as for [`read_candidates`], instead of `policy` and `prompts`.
-        output (`str`, *optional*): jsonl file that takes the results as they come, and that a killed run goes on with.
+        output (`str`, *optional*): jsonl file for the results; a killed run resumes.
 
     Returns:
         `list[BestOfN]`
@@ -358,115 +420,53 @@ def best_of_n(
 # --- helpers
 
 
-@dataclass
-class _Journal:
-    """The output file: results line by line, beside it the settings and what is generated but not scored yet."""
+def _settings_path(output: str | os.PathLike) -> Path:
+    return Path(f"{output}.settings.json")
 
-    output: str | os.PathLike | None
-    settings: dict[str, Any]
-    groups: list[Comparison]
-    results: dict[int, BestOfN] = field(default_factory=dict)
-    generated: dict[int, dict[str, Any]] = field(default_factory=dict)
 
-    def __post_init__(self):
-        if self.output is None:
-            return
-        self.path = Path(self.output)
-        self.generated_path = Path(f"{self.path}.generated")
-        settings_path = Path(f"{self.path}.settings.json")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists() or self.generated_path.exists():
-            if not settings_path.exists():
-                raise ValueError(f"{self.path} exists and is no output of best-of-n; name another file")
-            earlier = json.loads(settings_path.read_text(encoding="utf-8"))
-            lines, generated = _whole_lines(self.path), _whole_lines(self.generated_path)
-            for line in [*lines, *generated]:
-                self._check_prompt(line)
-            self.results = {line["index"]: BestOfN(**line) for line in lines}
-            self.generated = {line.pop("index"): line for line in generated}
-            for name in [*self.settings, *earlier]:
-                if self._differs(name, earlier):
-                    raise ValueError(
-                        f"{self.path} was made with {name}={earlier.get(name)!r}, now it is "
-                        f"{self.settings.get(name)!r}; name another file, or delete it"
-                    )
-            if self.settings != earlier:
-                write_atomically(settings_path, json.dumps(self.settings, indent=2))
-        else:
-            write_atomically(settings_path, json.dumps(self.settings, indent=2))
+def _values_of(kind: str, journal: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [journal[key] for key in journal if key.startswith(f"{kind} ")]
 
-    def _check_prompt(self, line: dict[str, Any]) -> None:
-        index, key = line["index"], line.pop("prompt_key", None)
-        group = self.groups[index] if index < len(self.groups) else None
-        if group is None or key != _prompt_key(group.prompt) or (key is None and group.prompt != line["prompt"]):
-            raise ValueError(f"{self.path} holds another prompt {index}; name another file, or delete it")
-        if group.completions and group.completions != line["completions"]:
-            raise ValueError(f"{self.path} holds other completions of prompt {index}; name another file, or delete it")
 
-    def _with_key(self, line: dict[str, Any]) -> dict[str, Any]:
-        key = _prompt_key(self.groups[line["index"]].prompt)
-        return line if key is None else {**line, "prompt_key": key}
+def _as_line(result: BestOfN, group: Comparison) -> dict[str, Any]:
+    """A line of the output; a prompt that the policy continues, which no result holds, is known by its key."""
+    return {
+        **asdict(result),
+        **({"prompt_key": text_key(group.prompt)} if asked(group.prompt) != group.prompt else {}),
+    }
 
-    def _differs(self, name: str, earlier: dict[str, Any]) -> bool:
-        """Whether what is there was made with another setting, so that it cannot be gone on with."""
-        before, now = earlier.get(name), self.settings.get(name)
+
+def _as_result(line: Mapping[str, Any]) -> BestOfN:
+    return BestOfN(**{name: value for name, value in line.items() if name != "prompt_key"})
+
+
+def _check_prompt(line: dict[str, Any], groups: list[Comparison], path: Path) -> None:
+    """Refuse what is there of another prompt, or of other ready completions."""
+    index, key = line["index"], line.get("prompt_key")
+    group = groups[index] if index < len(groups) else None
+    if group is None or (group.prompt != line["prompt"] if key is None else key != text_key(group.prompt)):
+        raise ValueError(f"{path} holds another prompt {index}; name another file, or delete it")
+    if group.completions and group.completions != line["completions"]:
+        raise ValueError(f"{path} holds other completions of prompt {index}; name another file, or delete it")
+
+
+def _without_effect(earlier: dict[str, Any], now: dict[str, Any], has_results: bool) -> set[str]:
+    """Settings whose change leaves what is there as it would be now."""
+    free = set()
+    for name in {**earlier, **now}:
         role, _, setting = name.partition("_")
-        if before == now or (role in ("reward", "gold") and not self.results):  # samples do not depend on the reward
-            return False
-        if earlier.get(f"{role}_truncation_mode") == "error" and now is not None:  # no text that was scored was long
-            if setting == "truncation_mode":
-                return False
-            if setting == "max_length":
-                return before is None or now < before
-        return True
-
-    def write_generated(self, samples: Iterator) -> None:
-        for index, group in samples:
-            line = {
-                "prompt": self.groups[index].prompt,
-                "completions": [sample.completion for sample in group],
-                "truncated": [sample.truncated for sample in group],
-                "completion_ids": [sample.token_ids for sample in group],
-            }
-            self.generated[index] = line
-            if self.output is not None:
-                _append(self.generated_path, [self._with_key({"index": index, **line})])
-
-    def write_results(self, results: list[BestOfN]) -> None:
-        self.results |= {result.index: result for result in results}
-        for result in results:
-            self.generated.pop(result.index, None)
-        if self.output is not None:
-            _append(self.path, [self._with_key(asdict(result)) for result in results])
-
-    def finish(self) -> None:
-        if self.output is not None:
-            self.generated_path.unlink(missing_ok=True)
+        if role not in ("reward", "gold"):
+            continue
+        before, after = earlier.get(name), now.get(name)
+        none_was_long = earlier.get(f"{role}_truncation_mode") == "error" and after is not None
+        raised = setting == "max_length" and before is not None and after is not None and after >= before
+        # Samples do not depend on the reward.
+        if not has_results or (none_was_long and (setting == "truncation_mode" or raised)):
+            free.add(name)
+    return free
 
 
-def _prompt_key(prompt: Text) -> str | None:
-    """Names a prompt that the policy continues, the words that it was given included: no result's prompt has them."""
-    return None if asked(prompt) is prompt else text_key(prompt)
-
-
-def _append(path: Path, lines: list[dict[str, Any]]) -> None:
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    with path.open("ab") as file:  # one write, so that a kill leaves whole lines, or one that is cut at the end
-        file.write(text.encode(errors="backslashreplace"))  # lone surrogates, as JSON writes them
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file that may have been cut off while it was written; the rest of a cut line is removed."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
-        os.truncate(path, end)
-    return [json.loads(line) for line in content[:end].splitlines()]
-
-
-def _read_prompt(row: Any, place: int) -> Comparison:
+def _read_prompt(row: Any, index: int) -> Comparison:
     """A comparison that still has no completions."""
     answer, arguments = None, {}
     if isinstance(row, Mapping):
@@ -475,7 +475,7 @@ def _read_prompt(row: Any, place: int) -> Comparison:
     else:
         prompt = row
     if not prompt:
-        raise ValueError(f"prompt {place} is empty, a policy needs words to continue; give it text or leave it out")
+        raise ValueError(f"prompt {index} is empty, a policy needs words to continue; give it text or leave it out")
     group = Comparison(prompt, [prompt], **arguments, metadata={} if answer is None else {"answer": answer})
     group.completions = []
     return group
@@ -487,7 +487,7 @@ def _with_samples(group: Comparison, line: dict[str, Any]) -> Comparison:
 
 
 def _values(function: Any, groups: list[Comparison], answers: list[Any] | None = None) -> list[np.ndarray]:
-    """One value a candidate: (n,) float32 a group, NaN where there is none. A scorer computes each group at once."""
+    """One value per candidate: (n,) float32 per group, NaN where there is none. A scorer computes groups at once."""
     if isinstance(function, RewardScorer):
         comparisons = [
             function.comparison(g.prompt, g.completions, allow_empty=True, **g.template_arguments) for g in groups
@@ -531,7 +531,7 @@ def _name(thing: Any) -> str:
 
 
 def _identity(role: str, function: Any) -> dict[str, Any]:
-    """What tells a reward from another one, as the harness has it; a model may lie anywhere."""
+    """What distinguishes a reward from another one, as the harness has it; a model may lie anywhere."""
     if function is None:
         return {f"{role}_kind": None}
     if isinstance(function, RewardScorer):

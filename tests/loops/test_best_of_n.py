@@ -3,6 +3,9 @@
 import copy
 import json
 import math
+import os
+import subprocess
+import sys
 import types
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +19,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from rm_plugin.commands.cli import main
 from rm_plugin.data.comparison import Comparison, read_comparisons
 from rm_plugin.evaluation import evaluate
+from rm_plugin.files import Journal
 from rm_plugin.loops.best_of_n import (
     BestOfN,
     BestOfNSampler,
@@ -268,7 +272,7 @@ class Killed(BaseException):
     pass
 
 
-def test_a_killed_run_goes_on_without_generating_twice(tmp_path, policy, tokenizer, scorer):
+def test_a_killed_run_resumes_without_generating_twice(tmp_path, policy, tokenizer, scorer):
     expected = run(policy, tokenizer, scorer, tmp_path / "whole.jsonl")
     counting, output = CountingPolicy(policy), tmp_path / "best.jsonl"
     calls = iter([None, None, Killed()])
@@ -281,15 +285,119 @@ def test_a_killed_run_goes_on_without_generating_twice(tmp_path, policy, tokeniz
     dies_at_the_third_prompt.__name__ = scorer.__name__
     with pytest.raises(Killed):
         run(counting, tokenizer, dies_at_the_third_prompt, output)
-    assert counting.count == 12 and len(output.read_text("utf-8").splitlines()) == 2
-    with output.open("a", encoding="utf-8") as file:
-        file.write('{"index": 2, "prom')  # cut off while it was written
+    assert counting.count == 12 and not output.exists()
+    with (tmp_path / "best.jsonl.journal").open("a", encoding="utf-8") as file:
+        file.write('0000 ["result 2", {"index": 2, "prom')  # cut off while it was written
     calls = iter([None] * 4)
     resumed = run(counting, tokenizer, dies_at_the_third_prompt, output)
     assert counting.count == 16  # the fourth prompt's only
     assert resumed == expected
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert [json.loads(line)["index"] for line in output.read_text("utf-8").splitlines()] == [0, 1, 2, 3]
     assert sorted(path.name for path in tmp_path.glob("best*")) == ["best.jsonl", "best.jsonl.settings.json"]
+
+
+def spoiled(path: Path, how: str) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    if how == "torn":
+        lines[-1] = lines[-1][:-5]
+    elif how == "bit":
+        lines[-1] = lines[-1].replace(b'"scores": [', b'"scores": [1', 1)
+    elif how == "not JSON":
+        lines[-1] = b"\xff{\n"
+    elif how == "another object":
+        lines[-1] = b'{"index": 3}\n'
+    else:
+        lines = [b"garbage\n"]
+    path.write_bytes(b"".join(lines))
+
+
+@pytest.mark.parametrize("how", ["torn", "bit", "not JSON", "everything"])
+def test_what_is_damaged_in_the_journal_is_done_again(how, tmp_path, policy, tokenizer):
+    expected = run(policy, tokenizer, length_reward, tmp_path / "whole.jsonl")
+    calls = iter([None, None, None, Killed()])
+
+    def dies(prompts, completions):
+        if error := next(calls):
+            raise error
+        return length_reward(prompts, completions)
+
+    dies.__name__ = "length_reward"
+    with pytest.raises(Killed):
+        run(policy, tokenizer, dies, tmp_path / "best.jsonl")
+    spoiled(tmp_path / "best.jsonl.journal", how)
+    calls = iter([None] * 4)
+    assert run(policy, tokenizer, dies, tmp_path / "best.jsonl") == expected
+    assert (tmp_path / "best.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not (tmp_path / "best.jsonl.journal").exists()
+
+
+@pytest.mark.parametrize("how", ["torn", "not JSON", "another object"])
+def test_a_line_of_a_whole_output_that_cannot_be_read_is_done_again(how, tmp_path, policy, tokenizer, caplog):
+    counting, output = CountingPolicy(policy), tmp_path / "best.jsonl"
+    expected = run(counting, tokenizer, length_reward, output)
+    content = output.read_bytes()
+    spoiled(output, how)
+    assert run(counting, tokenizer, length_reward, output) == expected and counting.count == 16 + 4
+    assert output.read_bytes() == content and f"{output} line 4 cannot be read" in caplog.text
+
+
+def test_prompts_may_be_added_to_a_whole_output(tmp_path, policy, tokenizer):
+    expected = run(policy, tokenizer, length_reward, tmp_path / "whole.jsonl")
+    counting = CountingPolicy(policy)
+    run(counting, tokenizer, length_reward, tmp_path / "best.jsonl", PLAIN[:2])
+    assert run(counting, tokenizer, length_reward, tmp_path / "best.jsonl") == expected and counting.count == 16
+    assert (tmp_path / "best.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="holds another prompt 2; name another file, or delete it"):
+        run(counting, tokenizer, length_reward, tmp_path / "best.jsonl", PLAIN[:2])
+
+
+def test_a_second_start_is_refused_while_the_first_runs(tmp_path, policy, tokenizer):
+    output = tmp_path / "best.jsonl"
+
+    def reward(prompts, completions):
+        with pytest.raises(ValueError, match=r"best.jsonl is being made by another process, .* wait for it, or name"):
+            run(policy, tokenizer, length_reward, output)
+        return length_reward(prompts, completions)
+
+    run(policy, tokenizer, reward, output)
+    assert len(output.read_text("utf-8").splitlines()) == len(PLAIN)
+
+
+SHARED_RUN = """
+import os, sys
+sys.path[:0] = {tests!r}
+import test_best_of_n as t
+import torch
+from models import tiny_config, tiny_tokenizer
+torch.manual_seed(0)
+policy = t.AutoModelForCausalLM.from_config(tiny_config("llama"))
+policy.load_state_dict(torch.load({policy!r}))
+results = t.run(policy.eval(), tiny_tokenizer("chatml"), t.length_reward, {output!r}, t.PLAIN * 3, batch_size=8)
+assert [result.index for result in results] == list(range(12))
+import torch.distributed
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_prompts_and_write_each_once(tmp_path, policy, tokenizer):
+    alone = run(policy, tokenizer, length_reward, tmp_path / "alone.jsonl", PLAIN * 3, batch_size=8)
+    torch.save(policy.state_dict(), tmp_path / "policy.pt")
+    folders = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+    script = tmp_path / "run.py"
+    options = {"tests": folders, "policy": str(tmp_path / "policy.pt"), "output": str(tmp_path / "shared.jsonl")}
+    script.write_text(SHARED_RUN.format(**options))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONWARNINGS": "ignore"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert result.returncode == 0, result.stderr[-3000:]
+    lines = [json.loads(line) for line in (tmp_path / "shared.jsonl").read_text("utf-8").splitlines()]
+    assert [(line["index"], line["completions"], line["scores"]) for line in lines] == [
+        (result.index, result.completions, result.scores) for result in alone
+    ]
+    assert sorted(path.name for path in tmp_path.glob("shared*")) == ["shared.jsonl", "shared.jsonl.settings.json"]
 
 
 def test_a_finished_run_is_read_and_nothing_is_generated(tmp_path, policy, tokenizer, scorer):
@@ -301,9 +409,9 @@ def test_a_finished_run_is_read_and_nothing_is_generated(tmp_path, policy, token
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n": 2}, "was made with n=4, now it is 2; name another file, or delete it"),
-        ({"seed": 1}, "was made with seed=0, now it is 1"),
-        ({"generation_config": {"max_new_tokens": 9}}, "was made with generation_config="),
+        ({"n": 2}, "was made with other settings: n was 4 and is now 2; name another output, or delete it"),
+        ({"seed": 1}, "seed was 0 and is now 1"),
+        ({"generation_config": {"max_new_tokens": 9}}, "max_new_tokens was 8 and is now 9"),
         ({"prompts": ["another", *PLAIN[1:]]}, "holds another prompt 0"),
     ],
 )
@@ -353,7 +461,7 @@ def test_an_output_of_another_reward_is_not_continued(role, change, setting, tmp
     (tmp_path / "rm").rename(tmp_path / "elsewhere")  # the same model
     same = RewardScorer(tmp_path / "elsewhere", tokenizer, max_num_batched_tokens=64)
     assert rank(**{**rewards, role: same}) == first
-    with pytest.raises(ValueError, match=f"was made with {'reward' if role == 'scorer' else 'gold'}_({setting})="):
+    with pytest.raises(ValueError, match=f"{'reward' if role == 'scorer' else 'gold'}_({setting}) was .* and is now"):
         rank(**{**rewards, role: change(tokenizer, tmp_path / "rm")})
 
 
@@ -363,10 +471,10 @@ def test_an_output_of_other_answers_or_of_another_policy_is_not_continued(tmp_pa
         return run(model, tokenizer, length_reward, tmp_path / "best.jsonl", prompts)
 
     assert sample() == sample()
-    with pytest.raises(ValueError, match="was made with answers="):
+    with pytest.raises(ValueError, match="answers was .* and is now"):
         sample(answer=5)
     other = AutoModelForCausalLM.from_config(tiny_config("llama"))  # trained on, say
-    with pytest.raises(ValueError, match="was made with policy_weights="):
+    with pytest.raises(ValueError, match="policy_weights was .* and is now"):
         sample(model=other)
 
 
@@ -377,17 +485,16 @@ def test_after_a_text_that_was_too_long_samples_are_scored_with_another_limit(tm
 
     with pytest.raises(ValueError, match="max_length is 12; raise max_length or"):
         sample(max_length=12)
-    generated = (tmp_path / "best.jsonl.generated").read_text()
-    assert generated
+    with Journal(tmp_path / "best.jsonl") as journal:
+        [kept, *_] = journal.values()
     calls = []
     hook = policy.register_forward_hook(lambda *_: calls.append(1))
     try:
         results = sample(max_length=12, truncation_mode="keep_end")  # as the message says
     finally:
         hook.remove()
-    kept = json.loads(generated.splitlines()[0])
     assert results[kept["index"]].completions == kept["completions"] and calls
-    with pytest.raises(ValueError, match="was made with reward_truncation_mode='keep_end'"):
+    with pytest.raises(ValueError, match="reward_truncation_mode was keep_end and is now drop"):
         sample(max_length=12, truncation_mode="drop")  # some of the results were cut
     settings = (tmp_path / "best.jsonl.settings.json").read_bytes()
     with pytest.raises(ValueError, match="holds another prompt 0"):
