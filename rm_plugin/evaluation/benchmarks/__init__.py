@@ -16,24 +16,11 @@ from typing import Any
 
 from ...messages import check_choice
 from . import judgebench, llmbar, ppe, preferences, rewardbench, rewardbench2, rm_bench, rmb
-from .base import Benchmark, Item, Items, Part, Row, average, pair_items
+from .base import Benchmark
 from .conversations import as_messages
 from .loading import LoadedBenchmark, choose_parts, read_comparisons
 
-__all__ = [
-    "BENCHMARKS",
-    "Benchmark",
-    "Item",
-    "Items",
-    "LoadedBenchmark",
-    "Part",
-    "Row",
-    "as_messages",
-    "average",
-    "get_benchmark",
-    "load_benchmark",
-    "pair_items",
-]
+__all__ = ["BENCHMARKS", "Benchmark", "LoadedBenchmark", "as_messages", "get_benchmark", "load_benchmark"]
 
 BENCHMARKS: dict[str, Benchmark] = {
     **rewardbench.BENCHMARKS,

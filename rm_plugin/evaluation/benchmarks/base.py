@@ -119,14 +119,18 @@ def pair_credit(comparison: Comparison, scores: np.ndarray) -> float:
     return float(np.mean(scores[better] > scores[worse]))
 
 
+def grouped_items(
+    scored: Sequence[Scored],
+    groups: Callable[[Comparison], Iterable[str]],
+    credit: Callable[[Comparison, np.ndarray], float] = pair_credit,
+) -> list[Item]:
+    """The credit of each comparison in each of its groups; for `items=partial(grouped_items, groups=…)`."""
+    return [Item(one, group, credit(one, scores)) for one, scores in scored for group in groups(one)]
+
+
 def pair_items(scored: Sequence[Scored]) -> list[Item]:
     """Accuracy over all comparisons, and in each subset; of one with several pairs, the share of them."""
-    items = []
-    for comparison, scores in scored:
-        credit = pair_credit(comparison, scores)
-        groups = dict.fromkeys(group for group in ("all", comparison.subset) if group)
-        items += [Item(comparison, group, credit) for group in groups]
-    return items
+    return grouped_items(scored, lambda comparison: dict.fromkeys(filter(None, ("all", comparison.subset))))
 
 
 # ── formulas: means of groups ► sections and score, elementwise ──────────────────────────────────────────────────────
@@ -186,16 +190,16 @@ class Part:
     Args:
         hub (`str`): id of the data set.
         split (`str`): its split.
+        revision (`str`, *optional*): commit that a public source gives, or a branch other than main.
         config (`str`, *optional*): its configuration.
         data_dir (`str`, *optional*): folder in it.
-        revision (`str`, *optional*): commit, or a branch other than main.
     """
 
     hub: str
     split: str
+    revision: str | None = None
     config: str | None = None
     data_dir: str | None = None
-    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -331,14 +335,12 @@ class Benchmark:
         if not scored:
             raise ValueError("0 comparisons, a score needs at least 1; check the source and the limit")
         items = self.score_items(scored)
-        means = items.means()
+        means, counts = items.means(), items.counts()
         sections = {name: float(value) for name, value in self.formula(means).items()}
         return {
             "score": sections.pop("score"),
             "sections": {name: value for name, value in sections.items() if not np.isnan(value)},
-            "subsets": {
-                group: {"accuracy": means[group], "num_items": number} for group, number in items.counts().items()
-            },
+            "subsets": {group: {"accuracy": means[group], "num_items": counts[group]} for group in means},
             "missing": self.missing({comparison.subset for comparison, _ in scored}, means),
             "num_comparisons": len(scored),
             "num_unscored": sum(bool(np.isnan(scores).any()) for _, scores in scored),

@@ -26,15 +26,8 @@ def judgebench(row: Row, origin: str) -> Comparison:
     label, source = row["label"], row["source"]
     check_choice("label", label, ("A>B", "B>A"))
     category = next((name for prefix, name in CATEGORIES.items() if source.startswith(prefix)), source)
-    return preferred(
-        row["question"],
-        row["response_A"],
-        row["response_B"],
-        by=1 if label == "A>B" else -1,
-        id=row["pair_id"],
-        subset=category,
-        metadata={"source": source},
-    )
+    about = {"id": row["pair_id"], "subset": category, "metadata": {"source": source}}
+    return preferred(row["question"], row["response_A"], row["response_B"], 1 if label == "A>B" else -1, **about)
 
 
 def judgebench_formula(means: Means) -> dict[str, Any]:

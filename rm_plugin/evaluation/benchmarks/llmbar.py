@@ -24,12 +24,7 @@ def llmbar(row: Row, origin: str) -> Comparison:
 def llmbar_formula(means: Means) -> dict[str, Any]:
     """The mean of the sets, of the adversarial ones alone, and over all pairs."""
     sets = {group: mean for group, mean in means.items() if group != "all"}
-    return {
-        "score": average(sets),
-        "adversarial": average(sets, ADVERSARIAL),
-        "micro": means["all"],
-        **sets,
-    }
+    return {"score": average(sets), "adversarial": average(sets, ADVERSARIAL), "micro": means["all"], **sets}
 
 
 BENCHMARKS = {

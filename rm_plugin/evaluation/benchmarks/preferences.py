@@ -6,8 +6,10 @@ SHP (Ethayarajh et al. 2022), Summarize from feedback (Stiennon et al. 2020), PK
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from ...data.comparison import Comparison, to_comparison
 from ...messages import check_choice
@@ -79,14 +81,9 @@ def shp(row: Row, origin: str) -> Comparison | None:
     the filter that the card recommends and SteamSHP used.
     """
     by = 0 if row["score_ratio"] < 2 else 1 if row["labels"] == 1 else -1
-    return preferred(
-        row["history"],
-        row["human_ref_A"],
-        row["human_ref_B"],
-        by,
-        id="/".join(str(row[key]) for key in ("post_id", "c_root_id_A", "c_root_id_B") if row.get(key)) or None,
-        subset=row["domain"].removesuffix("_test").removesuffix("_validation").removesuffix("_train"),
-    )
+    key = "/".join(str(row[key]) for key in ("post_id", "c_root_id_A", "c_root_id_B") if row.get(key)) or None
+    subset = re.sub("_(train|validation|test)$", "", row["domain"])
+    return preferred(row["history"], row["human_ref_A"], row["human_ref_B"], by, id=key, subset=subset)
 
 
 def summarize_from_feedback(row: Row, origin: str) -> Comparison:
@@ -104,17 +101,8 @@ def summarize_from_feedback(row: Row, origin: str) -> Comparison:
     return preferred(prompt, first, second, 1 if row["choice"] == 0 else -1, subset=subset)
 
 
-def pku_better(row: Row, origin: str) -> Comparison | None:
-    """PKU-SafeRLHF by helpfulness."""
-    return pku(row, "better_response_id")
-
-
-def pku_safer(row: Row, origin: str) -> Comparison | None:
-    """PKU-SafeRLHF by harmlessness, which may prefer the other response than helpfulness does."""
-    return pku(row, "safer_response_id")
-
-
-def pku(row: Row, column: str) -> Comparison | None:
+def pku_saferlhf(row: Row, origin: str, column: str) -> Comparison | None:
+    """PKU-SafeRLHF by helpfulness, or by harmlessness, which may prefer the other response."""
     by = {0: 1, 1: -1}.get(row[column], 0)
     conflict = {"conflict": row["better_response_id"] != row["safer_response_id"]}
     return preferred(row["prompt"], row["response_0"], row["response_1"], by, metadata=conflict)
@@ -127,50 +115,45 @@ def preference(row: Row, origin: str) -> Comparison | None:
 
 
 # Revisions: full commit hashes that a public source gives; everything else is unpinned.
-HH_HELPFUL = Benchmark(
-    hh_rlhf,
-    # huggingface.co/datasets/Anthropic/hh-rlhf/tree/09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa
-    parts=(
-        Part(
-            "Anthropic/hh-rlhf", "test", data_dir="helpful-base", revision="09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa"
-        ),
-    ),
-    licence="mit",
-    num_rows=2354,
-)
-PKU_BETTER = Benchmark(
-    pku_better,
+# huggingface.co/datasets/Anthropic/hh-rlhf/tree/09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa
+HH = Part("Anthropic/hh-rlhf", "test", "09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa")
+# huggingface.co/datasets/HuggingFaceH4/ultrafeedback_binarized/resolve/3949bf5f8c17c394422ccfab0c31ea9c20bdeb85
+ULTRAFEEDBACK = "3949bf5f8c17c394422ccfab0c31ea9c20bdeb85"
+# huggingface.co/datasets/nvidia/HelpSteer2/tree/990b2711a36180dd19d9c94b8627844866f8982a
+HELPSTEER2 = "990b2711a36180dd19d9c94b8627844866f8982a"
+# huggingface.co/datasets/nvidia/HelpSteer3/tree/f6d145777bcbde96137596340fab89793acd1031
+HELPSTEER3 = "f6d145777bcbde96137596340fab89793acd1031"
+# huggingface.co/datasets/stanfordnlp/SHP/tree/0f0687d3379d3ac0c7dbd5020c9472fae0cb5cca: the one upload of data.
+SHP = "0f0687d3379d3ac0c7dbd5020c9472fae0cb5cca"
+# The original is a loading script, which datasets >= 4 refuses; the hub's own conversion is on this branch.
+SUMMARIZE = Part("openai/summarize_from_feedback", "validation", "refs/convert/parquet", data_dir="comparisons")
+
+PKU = Benchmark(
+    partial(pku_saferlhf, column="better_response_id"),
     parts=(Part("PKU-Alignment/PKU-SafeRLHF", "test"),),
     licence="cc-by-nc-4.0",
     num_rows=8211,
     notes="by helpfulness",
 )
 BENCHMARKS = {
-    "hh-rlhf-helpful": HH_HELPFUL,
-    "hh-rlhf-harmless": replace(
-        HH_HELPFUL,
-        parts=(replace(HH_HELPFUL.parts[0], data_dir="harmless-base"),),
+    "hh-rlhf-helpful": Benchmark(hh_rlhf, parts=(replace(HH, data_dir="helpful-base"),), licence="mit", num_rows=2354),
+    "hh-rlhf-harmless": Benchmark(
+        hh_rlhf,
+        parts=(replace(HH, data_dir="harmless-base"),),
+        licence="mit",
         num_rows=2312,
         notes="5 prompts differ (whole transcripts are compared), 4 replies are empty",
     ),
     "ultrafeedback-binarized": Benchmark(
         ultrafeedback,
-        # huggingface.co/datasets/HuggingFaceH4/ultrafeedback_binarized/resolve/3949bf5f8c17c394422ccfab0c31ea9c20bdeb8
-        parts=(
-            Part(
-                "HuggingFaceH4/ultrafeedback_binarized",
-                "test_prefs",
-                revision="3949bf5f8c17c394422ccfab0c31ea9c20bdeb85",
-            ),
-        ),
+        parts=(Part("HuggingFaceH4/ultrafeedback_binarized", "test_prefs", ULTRAFEEDBACK),),
         licence="mit",
         num_rows=2000,
         notes="equal scores are no preference",
     ),
     "helpsteer2": Benchmark(
         helpsteer2,
-        # huggingface.co/datasets/nvidia/HelpSteer2/tree/990b2711a36180dd19d9c94b8627844866f8982a
-        parts=(Part("nvidia/HelpSteer2", "validation", revision="990b2711a36180dd19d9c94b8627844866f8982a"),),
+        parts=(Part("nvidia/HelpSteer2", "validation", HELPSTEER2),),
         licence="cc-by-4.0",
         num_rows=1038,
         regroup=pair_up,
@@ -178,42 +161,23 @@ BENCHMARKS = {
     ),
     "helpsteer3": Benchmark(
         helpsteer3,
-        # huggingface.co/datasets/nvidia/HelpSteer3/tree/f6d145777bcbde96137596340fab89793acd1031
-        parts=(
-            Part(
-                "nvidia/HelpSteer3",
-                "validation",
-                config="preference",
-                revision="f6d145777bcbde96137596340fab89793acd1031",
-            ),
-        ),
+        parts=(Part("nvidia/HelpSteer3", "validation", HELPSTEER3, config="preference"),),
         licence="cc-by-4.0",
         num_rows=2017,
         notes="an overall preference of 0 is no preference",
     ),
     "shp": Benchmark(
         shp,
-        # huggingface.co/datasets/stanfordnlp/SHP/tree/0f0687d3379d3ac0c7dbd5020c9472fae0cb5cca: the one upload of data
-        parts=(Part("stanfordnlp/SHP", "test", revision="0f0687d3379d3ac0c7dbd5020c9472fae0cb5cca"),),
+        parts=(Part("stanfordnlp/SHP", "test", SHP),),
         num_rows=18409,
         notes="a score_ratio below 2 is no preference",
     ),
-    "summarize-from-feedback": Benchmark(
-        summarize_from_feedback,
-        # The original is a loading script, which datasets >= 4 refuses; the hub's own conversion is on this branch.
-        parts=(
-            Part(
-                "openai/summarize_from_feedback",
-                "validation",
-                data_dir="comparisons",
-                revision="refs/convert/parquet",
-            ),
-        ),
-        num_rows=86086,
-    ),
-    "pku-saferlhf-better": PKU_BETTER,
+    "summarize-from-feedback": Benchmark(summarize_from_feedback, parts=(SUMMARIZE,), num_rows=86086),
+    "pku-saferlhf-better": PKU,
     "pku-saferlhf-safer": replace(
-        PKU_BETTER, row=pku_safer, notes="by harmlessness, which may contradict helpfulness"
+        PKU,
+        row=partial(pku_saferlhf, column="safer_response_id"),
+        notes="by harmlessness, which may contradict helpfulness",
     ),
     "preference": Benchmark(preference),
 }

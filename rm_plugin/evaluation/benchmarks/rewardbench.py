@@ -11,25 +11,13 @@ github.com/Cohere-Labs-Community/m-rewardbench).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ...data.comparison import Comparison
 from ...messages import check_choice
-from .base import (
-    Benchmark,
-    Item,
-    Means,
-    Part,
-    Row,
-    Scored,
-    average,
-    pair_credit,
-    plain_messages,
-    reply,
-    weighted_average,
-)
+from .base import Benchmark, Means, Part, Row, average, grouped_items, plain_messages, reply, weighted_average
 
 PRIOR = "Prior Sets (0.5 weight)"
 PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
@@ -70,19 +58,9 @@ def rewardbench(row: Row, origin: str) -> Comparison:
     if subset.startswith("hep-") and (name := FUNCTION_NAME.search(str(prompt))):
         # HumanEvalPack asks for one function in six languages: has_close_elements, hasCloseElements, HasCloseElements.
         metadata["cluster"] = f"hep:{name[1].replace('_', '').lower()}"
-    return Comparison(
-        prompt,
-        chosen=[reply(prompt, row["chosen"])],
-        rejected=[reply(prompt, row["rejected"])],
-        id=f"{subset}/{row['id']}" if row.get("id") is not None else None,
-        subset=subset,
-        metadata=metadata,
-    )
-
-
-def subset_items(scored: Sequence[Scored]) -> list[Item]:
-    """Accuracy in each subset."""
-    return [Item(comparison, comparison.subset, pair_credit(comparison, scores)) for comparison, scores in scored]
+    chosen, rejected = reply(prompt, row["chosen"]), reply(prompt, row["rejected"])
+    key = f"{subset}/{row['id']}" if row.get("id") is not None else None
+    return Comparison(prompt, chosen=[chosen], rejected=[rejected], id=key, subset=subset, metadata=metadata)
 
 
 def rewardbench_score(sections: Means) -> Any:
@@ -105,24 +83,10 @@ def rewardbench_formula(means: Means) -> dict[str, Any]:
 
 def m_rewardbench(row: Row, origin: str) -> Comparison:
     """A pair in one of 23 languages; a translated prompt keeps the number of its original."""
-    number = f"{row['source']}/{row['id']}"
-    return Comparison(
-        row["prompt"],
-        chosen=[row["chosen"]],
-        rejected=[row["rejected"]],
-        id=f"{row['language']}/{number}",
-        subset=f"{row['language']}/{row['source']}",
-        metadata={"cluster": number},
-    )
-
-
-def m_rewardbench_items(scored: Sequence[Scored]) -> list[Item]:
-    """Accuracy in each language, and in each subset of each language."""
-    return [
-        Item(comparison, group, pair_credit(comparison, scores))
-        for comparison, scores in scored
-        for group in (comparison.subset.split("/")[0], comparison.subset)
-    ]
+    language, source = row["language"], row["source"]
+    number = f"{source}/{row['id']}"
+    about = {"id": f"{language}/{number}", "subset": f"{language}/{source}", "metadata": {"cluster": number}}
+    return Comparison(row["prompt"], chosen=[row["chosen"]], rejected=[row["rejected"]], **about)
 
 
 def m_rewardbench_formula(means: Means) -> dict[str, Any]:
@@ -132,28 +96,21 @@ def m_rewardbench_formula(means: Means) -> dict[str, Any]:
 
 
 # huggingface.co/datasets/allenai/reward-bench/commits/main: d61ac5c merges 47e7208, the last upload of data.
-FILTERED = Part("allenai/reward-bench", "filtered", revision="d61ac5c97d0f2f7eb922da3c0b6bbaf614ae8d02")
+FILTERED = Part("allenai/reward-bench", "filtered", "d61ac5c97d0f2f7eb922da3c0b6bbaf614ae8d02")
 # huggingface.co/datasets/allenai/preference-test-sets/tree/74d7c11476db2a6b48b93f5430b5911576eebf22: last upload.
-PRIOR_PARTS = tuple(
-    Part("allenai/preference-test-sets", name, revision="74d7c11476db2a6b48b93f5430b5911576eebf22")
-    for name in PRIOR_SETS
-)
+PRIOR_PARTS = [
+    Part("allenai/preference-test-sets", name, "74d7c11476db2a6b48b93f5430b5911576eebf22") for name in PRIOR_SETS
+]
 # huggingface.co/datasets/C4AI-Community/multilingual-reward-bench/commit/19ab8c297a3e59a1d0efd42ae33cc14bf3febf63,
 # whose card has num_examples 2869 for a language.
-LANGUAGE_PARTS = tuple(
-    Part(
-        "CohereLabsCommunity/multilingual-reward-bench",
-        "test",
-        config=language,
-        revision="19ab8c297a3e59a1d0efd42ae33cc14bf3febf63",
-    )
-    for language in LANGUAGES
+MULTILINGUAL = Part(
+    "CohereLabsCommunity/multilingual-reward-bench", "test", "19ab8c297a3e59a1d0efd42ae33cc14bf3febf63"
 )
 
 REWARDBENCH = Benchmark(
     rewardbench,
     formula=rewardbench_formula,
-    items=subset_items,
+    items=partial(grouped_items, groups=lambda comparison: [comparison.subset]),
     level=lambda name: "section" if name in SECTIONS else "subset",
     parts=(FILTERED,),
     licence="odc-by",
@@ -174,9 +131,9 @@ BENCHMARKS = {
     "m-rewardbench": Benchmark(
         m_rewardbench,
         formula=m_rewardbench_formula,
-        items=m_rewardbench_items,
+        items=partial(grouped_items, groups=lambda comparison: [comparison.subset.split("/")[0], comparison.subset]),
         level=lambda name: "language and subset" if "/" in name else "language",
-        parts=LANGUAGE_PARTS,
+        parts=tuple(replace(MULTILINGUAL, config=language) for language in LANGUAGES),
         licence="odc-by",
         num_rows=2869 * len(LANGUAGES),
         notes="mean over 23 languages of their micro accuracy; 2,869 rows per language",

@@ -33,16 +33,13 @@ def rm_bench(row: Row, origin: str) -> Comparison:
     """Three styles right, three wrong. Only total_dataset.json has a domain, else the file name says it."""
     domain = row.get("domain") or origin.removesuffix("_filtered")
     if domain not in DOMAINS:
-        raise ValueError(
-            f"there is no 'domain', and {origin or 'the source'!r} is none of {', '.join(DOMAINS)}; "
-            "keep the original file name, or give the domain as subset="
-        )
+        found = f"there is no 'domain', and {origin or 'the source'!r} is none of {', '.join(DOMAINS)}"
+        raise ValueError(f"{found}; keep the original file name, or give the domain as subset=")
     for column in ("chosen", "rejected"):
         if isinstance(row[column], str) or len(row[column]) != len(STYLES):
             raise ValueError(f"{column!r} is no list of 3 ({', '.join(STYLES)}); give RM-Bench's rows")
-    return Comparison(
-        row["prompt"], chosen=row["chosen"], rejected=row["rejected"], id=f"{domain}/{row['id']}", subset=domain
-    )
+    key = f"{domain}/{row['id']}"
+    return Comparison(row["prompt"], chosen=row["chosen"], rejected=row["rejected"], id=key, subset=domain)
 
 
 def cell(domain: str, i: int, j: int) -> str:

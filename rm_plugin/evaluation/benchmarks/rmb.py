@@ -8,11 +8,13 @@ Source: the table of results; process_final_result.py of github.com/RM-R1-UIUC/R
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from ...data.comparison import Comparison
-from .base import Benchmark, Item, Means, Row, Scored, average, plain_messages, reply
+from .base import Benchmark, Means, Row, average, grouped_items, plain_messages, reply
 
 KINDS = {"Pairwise_set": "Pairwise", "BoN_set": "BoN"}
 SETS = [f"{kind} {goal}" for kind in KINDS.values() for goal in ("Helpfulness", "Harmlessness")]
@@ -27,23 +29,17 @@ def rmb(row: Row, origin: str) -> Comparison:
         best, losers, key = row["bon_best"], row["loser_list"], f"bon/{row.get('bon_uid')}"
     else:
         best, losers, key = row["chosen"], [row["reject"]], f"pair/{row.get('pair_uid')}"
-    return Comparison(
-        prompt,
-        chosen=[reply(prompt, best["answer"])],
-        rejected=[reply(prompt, loser["answer"]) for loser in losers],
-        id=key,
-        subset=path,
-    )
+    best, *losers = (reply(prompt, one["answer"]) for one in (best, *losers))
+    return Comparison(prompt, chosen=[best], rejected=losers, id=key, subset=path)
 
 
-def rmb_items(scored: Sequence[Scored]) -> list[Item]:
-    """Whether the best beats all others, in one of the four sets of the score and in its scenario."""
-    items = []
-    for comparison, scores in scored:
-        kind, goal, *_ = comparison.subset.split("/")
-        credit = float(scores[0] > scores[1:].max())
-        items += [Item(comparison, group, credit) for group in (f"{KINDS[kind]} {goal}", comparison.subset)]
-    return items
+def best_beats_all(comparison: Comparison, scores: np.ndarray) -> float:
+    return float(scores[0] > scores[1:].max())
+
+
+def set_and_scenario(comparison: Comparison) -> list[str]:
+    kind, goal, *_ = comparison.subset.split("/")
+    return [f"{KINDS[kind]} {goal}", comparison.subset]
 
 
 def rmb_formula(means: Means) -> dict[str, Any]:
@@ -55,7 +51,7 @@ BENCHMARKS = {
     "rmb": Benchmark(
         rmb,
         formula=rmb_formula,
-        items=rmb_items,
+        items=partial(grouped_items, groups=set_and_scenario, credit=best_beats_all),
         level=lambda name: "scenario" if "/" in name else "set",
         files="github.com/Zhou-Zoey/RMB-Reward-Model-Benchmark (folder RMB_dataset)",
         num_rows=17131 + 3786,  # pairs + best-of-n: huggingface.co/datasets/dd101bb/RMB_dataset/commit/8ca9894
