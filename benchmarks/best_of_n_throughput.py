@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     arguments = parser(__doc__, memory_of=("reference", "ours"))
     arguments.add_argument("--prompt-tokens", type=int, default=1024)
     arguments.add_argument("--completion-tokens", type=int, default=128)
-    arguments.add_argument("-n", type=int, default=16, help="completions a prompt")
+    arguments.add_argument("-n", type=int, default=16, help="completions per prompt")
     arguments.add_argument("--prompts", type=int, default=1, help="prompts of one round")
     arguments.add_argument("--reference-batch-size", type=int, default=None, help="rows of one padded forward")
     return arguments.parse_args()

@@ -3,7 +3,7 @@
     python benchmarks/callback_overhead.py --model DIR --steps 20
 
 GRPO with a reward model of the same backbone (random head) as reward function, logging every step, once: the time
-spent inside the callback (taking note of scores, figures, samples on disk) is measured around its three entries and
+spent inside the callback (recording scores, metrics, samples on disk) is measured around its three entries and
 divided by the time of the steps. Two runs, with and without the callback, could not show less than the noise.
 """
 
@@ -20,7 +20,7 @@ def parse_args() -> argparse.Namespace:
     arguments = parser(__doc__, rounds=None)
     arguments.add_argument("--steps", type=int, default=20)
     arguments.add_argument("--batch-size", type=int, default=8, help="completions of one step")
-    arguments.add_argument("--num-generations", type=int, default=8, help="completions a prompt")
+    arguments.add_argument("--num-generations", type=int, default=8, help="completions per prompt")
     arguments.add_argument("--max-completion-length", type=int, default=32)
     return arguments.parse_args()
 

@@ -53,7 +53,7 @@ def conditions(args: argparse.Namespace) -> dict:
 
 
 def quiet() -> None:
-    """No warnings and progress bars of libraries between the figures."""
+    """No warnings and progress bars of libraries between the results."""
     import datasets
     import transformers
 

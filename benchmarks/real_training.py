@@ -4,7 +4,7 @@
 
 SmolLM2-sized LoRA training on HH-RLHF harmless, rows 0 to 1999, by `trl.RewardTrainer` and by ours: same model, head,
 rows, order, seed and settings. Rows 2000 to 2311 are held out, used for no choice, and scored in float32 at the end by
-one scorer for both. Each run is checkpointed and goes on where it was killed; `--engine` runs one of the two. The end
+one scorer for both. Each run is checkpointed and resumes where it was killed; `--engine` runs one of the two. The end
 is RUNS/real_training.png and one JSON line with both accuracies, their intervals, and the seconds of both.
 
 Seconds are those of the steps, kept in RUNS/<engine>/steps.jsonl. Evaluation, saving and set-up are not counted, and

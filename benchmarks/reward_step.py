@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     arguments = parser(__doc__, memory_of=("reference", "ours"))
     arguments.add_argument("--prompt-tokens", type=int, default=256, help="about; texts are made of random words")
     arguments.add_argument("--completion-tokens", type=int, default=128, help="about, half to all of it")
-    arguments.add_argument("-n", type=int, default=8, help="completions a prompt")
+    arguments.add_argument("-n", type=int, default=8, help="completions per prompt")
     arguments.add_argument("--prompts", type=int, default=2, help="prompts of one step")
     return arguments.parse_args()
 
