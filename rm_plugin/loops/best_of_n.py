@@ -293,7 +293,8 @@ class BestOfNSampler:
         for i, group in zip(indices, samples, strict=True):
             yield {
                 "index": i,
-                "prompt_key": text_key(groups[i].prompt),
+                "prompt": groups[i].prompt,
+                "prompt_key": _prompt_key(groups[i].prompt),
                 "completions": [sample.completion for sample in group],
                 "truncated": [sample.truncated for sample in group],
                 "completion_ids": [sample.token_ids for sample in group],
@@ -428,12 +429,14 @@ def _values_of(kind: str, journal: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [journal[key] for key in journal if key.startswith(f"{kind} ")]
 
 
+def _prompt_key(prompt: Text) -> str | None:
+    """Names a prompt that the policy continues, the words that it was given included: no result's prompt has them."""
+    return None if asked(prompt) == prompt else text_key(prompt)
+
+
 def _as_line(result: BestOfN, group: Comparison) -> dict[str, Any]:
-    """A line of the output; a prompt that the policy continues, which no result holds, is known by its key."""
-    return {
-        **asdict(result),
-        **({"prompt_key": text_key(group.prompt)} if asked(group.prompt) != group.prompt else {}),
-    }
+    key = _prompt_key(group.prompt)
+    return asdict(result) if key is None else {**asdict(result), "prompt_key": key}
 
 
 def _as_result(line: Mapping[str, Any]) -> BestOfN:
@@ -444,7 +447,7 @@ def _check_prompt(line: dict[str, Any], groups: list[Comparison], path: Path) ->
     """Refuse what is there of another prompt, or of other ready completions."""
     index, key = line["index"], line.get("prompt_key")
     group = groups[index] if index < len(groups) else None
-    if group is None or (group.prompt != line["prompt"] if key is None else key != text_key(group.prompt)):
+    if group is None or key != _prompt_key(group.prompt) or (key is None and group.prompt != line["prompt"]):
         raise ValueError(f"{path} holds another prompt {index}; name another file, or delete it")
     if group.completions and group.completions != line["completions"]:
         raise ValueError(f"{path} holds other completions of prompt {index}; name another file, or delete it")
