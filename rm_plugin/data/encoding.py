@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -155,6 +155,24 @@ def encode(
     )
 
 
+def without_trailing_pads(group: EncodedGroup, pad_token_id: int | None) -> EncodedGroup:
+    """
+    The group as a model reads it that pools the last id other than its pad token; unchanged where that is `None`.
+
+    Every completion keeps its first id. Ids and length limits are those of `encode`, so this comes after it, and
+    before anything looks at the common prefix.
+    """
+    if pad_token_id is None:
+        return group
+    sequences = []
+    for ids in group.input_ids:
+        length = len(ids)
+        while length > 1 and ids[length - 1] == pad_token_id:
+            length -= 1
+        sequences.append(ids[:length])
+    return replace(group, input_ids=sequences, prefix_length=-1)
+
+
 def cut_start(ids: list[int], max_length: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The last `max_length` ids; a token that only starts texts ([CLS], BOS) stays where it is, as models expect."""
     starts = {tokenizer.cls_token_id, tokenizer.bos_token_id} - {None}
@@ -276,8 +294,15 @@ def ensure_pad_token(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel 
 
     Plain transformers pools the last token that is not pad, so with pad == EOS it scores the token before EOS. Taken
     is the tokenizer's own pad token, else an existing special token named like a pad, else the unknown token or a
-    further special token that ends no text, else a new one (the embeddings grow where they have no room).
+    further special token that ends no text, else a new one (the embeddings grow where they have no room). A model
+    that was trained elsewhere and pools the last token other than its pad token keeps it, and so does the tokenizer.
     """
+    kept = None if model is None else getattr(model.config, "trailing_pad_id", None)
+    if kept is not None:
+        if (token := tokenizer.convert_ids_to_tokens(kept)) is not None:
+            tokenizer.pad_token, model.config.pad_token_id = token, kept
+            return
+        model.config.set_pooling("last_token")  # no text can hold that id
     enders = {tokenizer.eos_token_id, tokenizer.bos_token_id}
     if tokenizer.chat_template is not None:
         probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]

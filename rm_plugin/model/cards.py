@@ -8,6 +8,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+READING = """\
+σ(r₁ − r₂) reads the difference of two scores as Bradley & Terry do: how probably people prefer the first completion.
+For a model trained with ties, a margin or label smoothing it is not the probability that was fitted."""
+
 TEMPLATE = """\
 ---
 {header}
@@ -15,8 +19,8 @@ TEMPLATE = """\
 
 # {title}
 
-A reward model: one scalar for a prompt and its completion; higher is better, and σ(r₁ − r₂) is the probability that
-people prefer the first of two completions.
+A reward model: one scalar for a prompt and its completion; higher is better.
+{reading}
 
 {facts}
 
@@ -72,6 +76,7 @@ def model_card(
         title=repository.rstrip("/").split("/")[-1],
         facts="\n".join(f"- {name}: {value}" for name, value in (facts or {}).items()),
         figures=table if rows else "No evaluation was run.",
+        reading=READING,
         repository=repository,
         plain=PLAIN[library].format(repository),
     )

@@ -15,14 +15,21 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -41,6 +48,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.encoding import EncodedGroup, num_embeddings, template_hash, trim_template_tail
 from .attention import IMPLEMENTATION, SharedPrefixLayout
+from .cards import READING
 from .packing import pack, pad
 
 logger = logging.getLogger(__name__)
@@ -55,6 +63,10 @@ QUANTIZATION_ATTRIBUTES = (
     "quantization_method",
 )
 SIDE_FILE = "reward_model.json"  # beside a PEFT adapter: what its folder cannot say about the reward model
+VALUE_HEAD_FILES = ("value_head.safetensors", "value_head.bin")  # LLaMA-Factory's head, beside model or adapter
+HEAD_NAMES = ("score", "value_head", "v_head.summary")  # of transformers, of OpenRLHF, of TRL and LLaMA-Factory
+POOLS_BY_MASK = ("RewardModel", "CriticModel", "LLMForSequenceRegression")  # OpenRLHF's classes read the last token
+HARMLESS = re.compile(r"(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$")  # buffers of older checkpoints
 _HAS_LINEAR_HEAD: dict[type, bool] = {}  # by sequence classifier class: is its head a linear `score` without bias?
 
 
@@ -79,6 +91,13 @@ class RewardModelConfig(PreTrainedConfig):
             The model that training started from.
         base_revision (`str`, *optional*):
             Its commit on the hub.
+        pooling (`str`, *optional*, defaults to `"last_token"`):
+            The token that the head reads: `"last_token"`, or `"last_non_pad"`, the last one other than
+            `pooling_pad_token_id`, as transformers' `*ForSequenceClassification` pool.
+        pooling_pad_token_id (`int`, *optional*):
+            The pad token of `"last_non_pad"`; `trailing_pad_id` reads it.
+        head_bias (`bool`, *optional*, defaults to `False`):
+            Whether the head has a bias, as that of a model trained elsewhere may.
     """
 
     model_type = "reward_model"
@@ -91,6 +110,7 @@ class RewardModelConfig(PreTrainedConfig):
         "template_hash",
         "base_model",
         "base_revision",
+        "pooling",
     )
 
     def __init__(
@@ -103,6 +123,9 @@ class RewardModelConfig(PreTrainedConfig):
         template_hash: str | None = None,
         base_model: str | None = None,
         base_revision: str | None = None,
+        pooling: str = "last_token",
+        pooling_pad_token_id: int | None = None,
+        head_bias: bool = False,
         **kwargs,
     ):
         if isinstance(backbone_config, dict):
@@ -115,16 +138,29 @@ class RewardModelConfig(PreTrainedConfig):
         self.template_hash = template_hash
         self.base_model = base_model
         self.base_revision = base_revision
+        self.pooling = pooling
+        self.pooling_pad_token_id = pooling_pad_token_id
+        self.head_bias = head_bias
         if kwargs.setdefault("num_labels", 1) != 1:
             raise ValueError(f"num_labels={kwargs['num_labels']}, a reward model has 1; load with num_labels=1")
         super().__init__(**kwargs)
 
     @classmethod
-    def from_backbone_config(cls, backbone_config: PreTrainedConfig) -> RewardModelConfig:
-        """Around a backbone's config, or around that of a standard checkpoint, whose extras it takes over."""
+    def from_backbone_config(cls, backbone_config: PreTrainedConfig, has_trained_head: bool = False):
+        """
+        Around a backbone's config, or around that of a standard checkpoint, whose extras it takes over.
+
+        A trained head keeps reading what it was trained on: without our block, or where the pad token is no longer the
+        block's, that is what transformers pools, the last token other than the pad token.
+        """
         backbone_config = copy.deepcopy(backbone_config)
         block = backbone_config.__dict__.pop("reward_model", None) or {}
-        config = cls(backbone_config, **{name: block[name] for name in cls.EXTRAS if name in block})
+        extras = {name: block[name] for name in cls.EXTRAS if name in block} if has_trained_head else {}
+        config = cls(backbone_config, **extras)
+        if has_trained_head:
+            pad_token_id = config.pad_token_id
+            ours = bool(block) and block.get("pad_token_id", pad_token_id) == pad_token_id
+            config.set_pooling(config.pooling if ours else "last_non_pad", pad_token_id)
         for name in ("quantization_config", "dtype", "_name_or_path"):
             if getattr(backbone_config, name, None):
                 setattr(config, name, getattr(backbone_config, name))
@@ -142,10 +178,23 @@ class RewardModelConfig(PreTrainedConfig):
         config = cls.from_backbone_config(config)
         return (config, unused) if wants_unused else config
 
+    def set_pooling(self, pooling: str, pad_token_id: int | None = None) -> None:
+        """Say which token the head reads; a pad token that no text can hold leaves the last one."""
+        readable = pad_token_id is not None and 0 <= pad_token_id < (self.vocab_size or math.inf)
+        self.pooling = pooling if readable else "last_token"
+        self.pooling_pad_token_id = pad_token_id if self.pooling == "last_non_pad" else None
+
+    @property
+    def trailing_pad_id(self) -> int | None:
+        """The id that is cut from the end of every text before the last token is read, or `None`."""
+        return self.pooling_pad_token_id if self.pooling == "last_non_pad" else None
+
     @property
     def extras(self) -> dict[str, Any]:
-        """What the block `"reward_model"` of a saved standard config holds."""
-        return {name: getattr(self, name) for name in self.EXTRAS if getattr(self, name) is not None}
+        """What the block `"reward_model"` of a saved standard config, or `reward_model.json`, holds."""
+        extras = {name: getattr(self, name) for name in self.EXTRAS if getattr(self, name) is not None}
+        pad_token_id = self.pad_token_id if self.trailing_pad_id is None else self.trailing_pad_id
+        return extras if pad_token_id is None else {**extras, "pad_token_id": pad_token_id}
 
 
 def _of_text_backbone(name: str) -> property:
@@ -167,9 +216,9 @@ for _name in ("hidden_size", "vocab_size", "pad_token_id", "eos_token_id", "bos_
 class RewardHead(nn.Linear):
     """Linear hidden → 1, float32 (float64 for a float64 backbone) however the model is cast, autocast or quantised."""
 
-    def __init__(self, hidden_size: int):
+    def __init__(self, hidden_size: int, bias: bool = False):
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
-        super().__init__(hidden_size, 1, bias=False, dtype=dtype)
+        super().__init__(hidden_size, 1, bias=bias, dtype=dtype)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         with torch.autocast(hidden_states.device.type, enabled=False):
@@ -218,7 +267,6 @@ class RewardModel(PreTrainedModel):
     # The head is made float32 and keeps itself so; these tell quantisers, and versions that cast what they load.
     _keep_in_fp32_modules = ["^score"]
     _keep_in_fp32_modules_strict = ["^score"]
-    _keys_to_ignore_on_load_unexpected = [r"lm_head\."]
 
     def __init__(self, config: RewardModelConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
@@ -230,7 +278,8 @@ class RewardModel(PreTrainedModel):
         setattr(self, self.base_model_prefix, backbone)
         backbone.register_forward_pre_hook(_watch_ppo, with_kwargs=True)
         text_config = config.backbone_config.get_text_config()  # OPT may end in a projection to another size
-        self.score = RewardHead(getattr(text_config, "word_embed_proj_dim", None) or config.hidden_size)
+        hidden_size = getattr(text_config, "word_embed_proj_dim", None) or config.hidden_size
+        self.score = RewardHead(hidden_size, bias=config.head_bias)
         self._peft_model = None  # the PeftModel around a model whose adapters were loaded; not a submodule
         self._has_fresh_head = False  # drawn at random, and no training has begun
         self._shared_prefix_refusal: str | None = None
@@ -264,7 +313,8 @@ class RewardModel(PreTrainedModel):
         Args:
             input_ids (`torch.LongTensor`): (N, L), or the packed row (1, T).
             attention_mask (`torch.Tensor`, *optional*):
-                (N, L), 1 for real tokens; padding may be left or right. Without it every token counts as real.
+                (N, L), 1 for real tokens; padding may be left or right. Without it every token counts as real. The
+                head reads the last real token, other than `config.trailing_pad_id` where that is set.
             position_ids (`torch.LongTensor`, *optional*): as `input_ids`; counted along the mask if absent.
             inputs_embeds (`torch.Tensor`, *optional*): (N, L, H), instead of `input_ids`.
             completion_ends (`torch.LongTensor`, *optional*): (N,), places in the packed row that the head reads.
@@ -297,18 +347,27 @@ class RewardModel(PreTrainedModel):
         hidden_NLH = outputs.last_hidden_state
         if completion_ends is not None:
             pooled_NH = hidden_NLH[0, completion_ends]
-        elif attention_mask is None:
-            pooled_NH = hidden_NLH[:, -1]
         else:
-            places_L = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-            last_N = (places_L * (attention_mask != 0)).argmax(-1).to(hidden_NLH.device)
-            pooled_NH = hidden_NLH[torch.arange(len(last_N), device=hidden_NLH.device), last_N]
+            ends_N = self._ends(input_ids, attention_mask, hidden_NLH)
+            pooled_NH = hidden_NLH[torch.arange(len(ends_N), device=hidden_NLH.device), ends_N]
         return SequenceClassifierOutputWithPast(
             logits=self.score(pooled_NH),
             past_key_values=outputs.get("past_key_values"),
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
         )
+
+    def _ends(self, input_ids, attention_mask, hidden_NLH: torch.Tensor) -> torch.Tensor:
+        """(N,) index of the token that the head reads in every row; the first real one where all are pads."""
+        device, pad_token_id = hidden_NLH.device, self.config.trailing_pad_id
+        real_NL = torch.ones(hidden_NLH.shape[:2], dtype=torch.bool, device=device)
+        if attention_mask is not None:
+            real_NL = attention_mask.to(device) != 0
+        positions_L = torch.arange(real_NL.shape[1], device=device)
+        if pad_token_id is None or input_ids is None:
+            return (positions_L * real_NL).argmax(-1)
+        read_NL = real_NL & (input_ids.to(device) != pad_token_id)
+        return torch.maximum((positions_L * read_NL).argmax(-1), real_NL.int().argmax(-1))
 
     # ----------------------------------------------------------------------------------------------- the shared prefix
 
@@ -356,6 +415,8 @@ class RewardModel(PreTrainedModel):
             return f"{type(self.model).__name__} has layers of kind {', '.join(sorted(unknown))}"
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(0, config.vocab_size, (40,), generator=generator).tolist()
+        pad_token_id = self.config.trailing_pad_id  # at an end it would be cut
+        ids = [(i + 1) % config.vocab_size if i == pad_token_id else i for i in ids]
         sequences = [ids[:24], ids[:17] + ids[24:33], ids[:17] + ids[33:40], ids[:18]]
         was_training, device = self.training, self.device
         self.eval()
@@ -427,17 +488,21 @@ class RewardModel(PreTrainedModel):
         config = kwargs.pop("config", None)
         if config is None:
             config, kwargs = _load_config(path, kwargs)
-        has_head = isinstance(config, RewardModelConfig) or _has_trained_head(config)
+        has_head = find_head(path, config, **kwargs) is not None
         _check_headless_decoder(path, (config.architectures or [config.model_type])[0], config, has_head)
         wrapped = RewardModelConfig.from_backbone_config(config)
         wrapped.base_model = path
         wrapped.base_revision = _commit(path, kwargs)
         model, info = cls._load(path, wrapped, fresh_head=True, **kwargs)
-        if missing := _missing(info) - {"score.weight"}:
+        missing = _missing(info)
+        if "score.weight" not in missing:  # in a pickle, whose names are not read beforehand
+            _check_headless_decoder(path, type(model.model).__name__, config, has_head=True)
+        if missing := missing - {"score.weight"}:
             raise ValueError(
                 f"{path}: weights are missing ({', '.join(sorted(missing)[:3])}); "
                 f"is it a decoder of type {config.model_type}?"
             )
+        _check_all_is_read(path, config, info["unexpected_keys"])
         model._has_fresh_head = True
         return model
 
@@ -452,12 +517,13 @@ class RewardModel(PreTrainedModel):
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
                 Hub id or folder: what [`RewardModel.save_pretrained`] writes, any decoder `*ForSequenceClassification`
-                checkpoint with one label, or a PEFT adapter (its base in the dtype and quantisation recorded).
+                checkpoint with one label, what OpenRLHF (`value_head.weight`) or LLaMA-Factory
+                (`value_head.safetensors`) write, or a PEFT adapter (its base in the dtype and quantisation recorded).
             kwargs:
                 As for `from_pretrained` of transformers: `dtype`, `quantization_config`, `device_map`, `revision`, …
 
         Raises:
-            ValueError: no trained head, more than one label, or not a decoder.
+            ValueError: no trained head, more than one label, not a decoder, or weights that nothing reads.
         """
         path = os.fspath(pretrained_model_name_or_path)
         if (num_labels := kwargs.pop("num_labels", 1)) != 1:
@@ -467,22 +533,37 @@ class RewardModel(PreTrainedModel):
             if find_adapter_config_file(path, **_hub_arguments(kwargs, without="proxies")):
                 return load_adapter(path, **kwargs)
             config, kwargs = _load_config(path, kwargs)
-        _check_trained_head(path, config)
+        head = find_head(path, config, **kwargs)
+        _check_trained_head(path, config, head)
+        own_config = config
         if not isinstance(config, RewardModelConfig):
-            config = RewardModelConfig.from_backbone_config(config)
+            config = RewardModelConfig.from_backbone_config(config, has_trained_head=True)
+            config.head_bias = head.has_bias
+            if head.reads_last_token:
+                config.set_pooling("last_token")
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = cls._load(path, config, fresh_head=False, **kwargs)
+        model, info = cls._load(path, config, fresh_head=head.file is not None, **kwargs)
         model._has_fresh_head = config.base_model is not None and config.template_hash is None  # saved untrained
-        if missing := _missing(info):
+        missing = _missing(info)
+        if head.file is not None:
+            model.score.load_state_dict(head.tensors())
+            missing -= {"score.weight", "score.bias"}
+        for name, shape, _ in info["mismatched_keys"]:
+            if name == "score.weight" and shape[0] != 1:
+                raise ValueError(f"{path}: num_labels={shape[0]}, a reward model has 1; choose a one-label checkpoint")
+        if missing:
             raise ValueError(
                 f"{path}: no weights for {', '.join(sorted(missing, reverse=True)[:3])}, so it is no trained reward "
                 "model; RewardModel.from_backbone puts a fresh head on a causal or base model"
             )
+        _check_all_is_read(path, own_config, info["unexpected_keys"])
+        if model.score.bias is not None and not model.score.bias.any():
+            model.score.bias, model.config.head_bias = None, False
         return (model, info) if wants_info else model
 
     @classmethod
     def _load(cls, path: str, config: RewardModelConfig, fresh_head: bool, **kwargs) -> tuple[RewardModel, dict]:
-        """transformers' loading of `path` into a `RewardModel`, and its report."""
+        """transformers' loading of `path` into a `RewardModel`, and its report; heads come by any name of theirs."""
         kwargs = {k: v for k, v in kwargs.items() if v is not None}
         if hasattr(
             kwargs.get("quantization_config"), "llm_int8_skip_modules"
@@ -493,9 +574,14 @@ class RewardModel(PreTrainedModel):
         if fresh_head:  # transformers would report the head as missing; it is meant to be
             loading.addFilter(_only_errors)
         try:
-            model, info = super().from_pretrained(path, config=config, output_loading_info=True, **kwargs)
+            kwargs |= {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
+            names = "|".join(map(re.escape, _head_names(config.backbone_config)[1:]))
+            model, info = super().from_pretrained(path, key_mapping={rf"^({names})\.": "score."}, **kwargs)
         finally:
             loading.removeFilter(_only_errors)
+        model._weight_conversions = [  # transformers would give the head its old name when it saves
+            conversion for conversion in model._weight_conversions or [] if "score." not in conversion.target_patterns
+        ]
         _use_trainable_4bit_kernels(model)
         return model, info
 
@@ -538,7 +624,8 @@ class RewardModel(PreTrainedModel):
             )
         backbone = getattr(model, model.base_model_prefix)
         _copy_attributes(model, backbone, *QUANTIZATION_ATTRIBUTES, "hf_device_map")
-        return cls._around(backbone, RewardModelConfig.from_backbone_config(model.config), model.score)
+        config = RewardModelConfig.from_backbone_config(model.config, has_trained_head=True)
+        return cls._around(backbone, config, model.score)
 
     # ---------------------------------------------------------------------------------------------------------- saving
 
@@ -578,14 +665,14 @@ class RewardModel(PreTrainedModel):
             return
         if format == "standard":
             logger.warning(
-                "transformers has no sequence classifier for %s: saved as model_type reward_model, "
-                "which needs rm_plugin to load",
-                self.config.backbone_config.model_type,
+                "%s: saved as model_type reward_model, which needs rm_plugin to load", self._why_not_standard()
             )
         super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
 
     def _warn_about_padding(self) -> None:
         pad, eos = self.config.pad_token_id, self.config.eos_token_id
+        if self.config.trailing_pad_id is not None:
+            return
         if pad is None or pad == eos or (isinstance(eos, list) and pad in eos):
             logger.warning(
                 "pad_token_id=%s is saved (EOS is %s): plain transformers refuses padded batches or scores the wrong "
@@ -598,14 +685,17 @@ class RewardModel(PreTrainedModel):
         """
         The architecture's own `*ForSequenceClassification`, sharing this model's modules.
 
-        Its config carries our extras in the block `"reward_model"`. `None` where transformers has no such class.
+        Its config carries our extras in the block `"reward_model"`. `None` where transformers has no such class, or
+        none whose head has a bias.
         """
         standard_class = _sequence_classifier(self.config.backbone_config)[0]
-        if standard_class is None:
+        if standard_class is None or self.config.head_bias:
             return None
         config = copy.deepcopy(self.config.backbone_config)
         config.num_labels = 1
         config.reward_model = self.config.extras
+        if self.config.trailing_pad_id is not None:
+            config.get_text_config().pad_token_id = self.config.trailing_pad_id
         if getattr(self.config, "quantization_config", None) is not None:
             config.quantization_config = self.config.quantization_config
         if config._attn_implementation == IMPLEMENTATION:  # which the other class need not know
@@ -616,6 +706,13 @@ class RewardModel(PreTrainedModel):
         standard.score = self.score
         _copy_attributes(self, standard, *QUANTIZATION_ATTRIBUTES, "hf_device_map")
         return standard.train(self.training)
+
+    def _why_not_standard(self) -> str | None:
+        """What no standard checkpoint can hold of this model."""
+        standard_class = _sequence_classifier(self.config.backbone_config)[0]
+        if standard_class is None:
+            return f"transformers has no sequence classifier for {self.config.backbone_config.model_type}"
+        return f"the head has a bias, {standard_class.__name__} has none" if self.config.head_bias else None
 
     def merge(self, dtype: torch.dtype | None = None) -> RewardModel:
         """
@@ -647,29 +744,32 @@ class RewardModel(PreTrainedModel):
         Args:
             save_directory (`str` or `os.PathLike`): the folder.
             processing_class (`PreTrainedTokenizerBase`):
-                The reward model's tokenizer; gets a pad token that is not EOS, as the model's config does.
+                The reward model's tokenizer; gets the pad token of the model's config, and both one that is not EOS
+                unless the model was trained with another.
             dtype (`torch.dtype`, *optional*): of the backbone's weights; the model's own if absent.
 
         Returns:
             [`RewardModel`]: this model, merged (see [`RewardModel.merge`]).
 
         Raises:
-            ValueError: transformers has no sequence classifier for the backbone, so no other tool could open it.
+            ValueError: transformers has no class for such a model, so no other tool could open it.
         """
         from ..data.encoding import ensure_pad_token
 
-        if _sequence_classifier(self.config.backbone_config)[0] is None:
+        if (reason := self._why_not_standard()) is not None:
             raise ValueError(
-                f"transformers has no sequence classifier for {self.config.backbone_config.model_type}, so no other "
-                "tool could open it; merge().save_pretrained(folder, format='native') keeps it for rm_plugin"
+                f"{reason}, so no other tool could open it; merge().save_pretrained(folder, format='native') keeps it "
+                "for rm_plugin"
             )
         model = self.merge(dtype)
         ensure_pad_token(processing_class, model)
         model.save_pretrained(save_directory)
         processing_class.save_pretrained(save_directory)
         folder = Path(save_directory)
-        conversational = processing_class.chat_template is not None
-        readme = EXPORT_README.format(name=folder.name, ids=EXPORT_IDS[conversational])
+        ids = EXPORT_IDS[processing_class.chat_template is not None]
+        if self.config.trailing_pad_id is not None:
+            ids += f"\nids = ids[: max(i for i, t in enumerate(ids) if t != {self.config.trailing_pad_id}) + 1]"
+        readme = EXPORT_README.format(name=folder.name, ids=ids, reading=READING)
         (folder / "README.md").write_text(readme, encoding="utf-8")
         return model
 
@@ -691,8 +791,9 @@ tags: [reward-model, rm_plugin]
 
 # {name}
 
-A reward model: one scalar for a prompt and its completion; higher is better, and σ(r₁ − r₂) is the probability that
-people prefer the first of two completions. It is a plain `*ForSequenceClassification` checkpoint with one label.
+A reward model: one scalar for a prompt and its completion; higher is better. It is a plain
+`*ForSequenceClassification` checkpoint with one label.
+{reading}
 
 With rm_plugin (long texts, batches, shared prefixes):
 
@@ -741,16 +842,15 @@ def load_peft_model(path: str | os.PathLike, is_trainable: bool = False, **kwarg
     plain PEFT or TRL has no such file.
 
     Raises:
-        ValueError: neither the adapter nor its base holds a trained head, or weights of the adapter are missing.
+        ValueError: neither the adapter nor its base holds a trained head, weights are missing, or nothing reads them.
     """
-    from peft import PeftConfig, PeftModel, set_peft_model_state_dict
-    from peft.utils import load_peft_weights
+    from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftConfig, PeftModel, set_peft_model_state_dict
 
     path = os.fspath(path)
     hub = _hub_arguments(kwargs)
     kwargs = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}  # the adapter's
     peft_config = PeftConfig.from_pretrained(path, **hub)
-    weights = load_peft_weights(path, device="cpu", **hub)
+    weights, pools_by_mask = _load_adapter_weights(path, peft_config, hub)
     side = _read_side_file(path, hub)
     base = peft_config.base_model_name_or_path
     if not base:
@@ -767,7 +867,7 @@ def load_peft_model(path: str | os.PathLike, is_trainable: bool = False, **kwarg
         from transformers import BitsAndBytesConfig
 
         kwargs.setdefault("quantization_config", BitsAndBytesConfig.from_dict(side["quantization_config"]))
-    base_is_trained = isinstance(config, RewardModelConfig) or _has_trained_head(config)
+    base_is_trained = find_head(base, config, **kwargs) is not None
     if not base_is_trained and not any(re.search(r"\bscore\.(base_layer\.)?weight$", name) for name in weights):
         raise ValueError(
             f"{path}: neither the adapter nor its base {base} holds a trained reward head (score.weight); "
@@ -781,19 +881,72 @@ def load_peft_model(path: str | os.PathLike, is_trainable: bool = False, **kwarg
             setattr(model.config, name, side[name])
     if side.get("vocab_size", 0) > num_embeddings(model):
         model.resize_token_embeddings(side["vocab_size"])
-    if side.get("pad_token_id") is not None:
-        model.config.pad_token_id = side["pad_token_id"]
-    peft_model = PeftModel.from_pretrained(model, path, is_trainable=is_trainable, **hub)
-    missing = set_peft_model_state_dict(peft_model, weights).missing_keys
-    if missing := [name for name in missing if "default" in name.split(".")]:  # PEFT's name for the adapter loaded
+    if side:
+        if side.get("pad_token_id") is not None:
+            model.config.pad_token_id = side["pad_token_id"]
+        model.config.set_pooling(side.get("pooling", "last_token"), side.get("pad_token_id"))
+    elif pools_by_mask:
+        model.config.set_pooling("last_token")
+    elif (pad_token_id := _own_pad_token(path, config, hub)) is not None or not base_is_trained:
+        model.config.pad_token_id = model.config.pad_token_id if pad_token_id is None else pad_token_id
+        model.config.set_pooling("last_non_pad", model.config.pad_token_id)
+    if any(name.endswith("score.bias") for name in weights):
+        model.score.bias, model.config.head_bias = nn.Parameter(model.score.weight.new_zeros(1)), True
+    peft_config.inference_mode = not is_trainable
+    peft_model = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(peft_config.task_type, PeftModel)(model, peft_config)
+    try:
+        report = set_peft_model_state_dict(peft_model, weights)
+    except KeyError as error:  # a module to be saved that is not in the file
+        report = SimpleNamespace(missing_keys=[f"{error.args[0]}.default"], unexpected_keys=[])
+    # PEFT's name for the adapter loaded
+    if missing := {name for name in report.missing_keys if "default" in name.split(".")}:
+        raise ValueError(f"{path}: no weights for {_first(missing)}; is {base} the base the adapter was trained on?")
+    if unexpected := set(report.unexpected_keys):
         raise ValueError(
-            f"{path}: no weights for {', '.join(sorted(missing)[:3])}; is {base} the base the adapter was trained on?"
+            f"{path}: adapter_config.json and the base {base} have no module for the weights {_first(unexpected)}, so "
+            "scores would not be those that it was trained to give; correct the config, or name the base that the "
+            "adapter was trained on"
         )
     if not base_is_trained and hasattr(model.score, "modules_to_save"):
         # The fresh head that PEFT keeps aside: random, another in every process, in use where adapters are disabled.
         model.score.original_module.load_state_dict(model.score.modules_to_save["default"].state_dict())
     adapters_to_float32(peft_model)
     return with_side_file(peft_model).train(is_trainable)
+
+
+def _load_adapter_weights(path: str, peft_config: Any, hub: dict) -> tuple[dict[str, torch.Tensor], bool]:
+    """
+    The weights of an adapter, whose head is called `score` here, and whether its class pools by the attention mask.
+
+    `peft_config` is changed where the adapter was trained around another class: a language model (LLaMA-Factory, the
+    head in a file beside it), or one with a head of another name (OpenRLHF).
+    """
+    from peft.utils import load_peft_weights
+
+    weights, kept = {}, list(getattr(peft_config, "modules_to_save", None) or [])
+    foreign = rf"^base_model\.model\.({'|'.join(map(re.escape, HEAD_NAMES[1:]))})\."
+    loaded = load_peft_weights(path, device="cpu", **hub)
+    for name, tensor in loaded.items():
+        weights[re.sub(foreign, "base_model.model.score.", name)] = tensor
+    pools_by_mask = weights.keys() != loaded.keys()
+    if (head := _find_value_head_file(path, hub)) is not None:
+        weights = {name: tensor for name, tensor in weights.items() if ".lm_head." not in name}
+        weights |= {f"base_model.model.score.{name}": tensor for name, tensor in head.tensors().items()}
+        pools_by_mask = True
+    if pools_by_mask:
+        peft_config.task_type = "SEQ_CLS"
+        if kept:
+            peft_config.modules_to_save = [name for name in kept if name not in (*HEAD_NAMES, "lm_head")] + ["score"]
+    elif peft_config.task_type == "CAUSAL_LM":
+        peft_config.task_type = "SEQ_CLS" if "base_model.model.score.weight" in weights else None
+    return weights, pools_by_mask
+
+
+def _own_pad_token(path: str, config: PreTrainedConfig, hub: dict) -> int | None:
+    """The pad token of the tokenizer in an adapter's folder, with which TRL trains, or `None`."""
+    if _cached_file(path, "tokenizer_config.json", hub) is None:
+        return None
+    return AutoTokenizer.from_pretrained(path, config=config, **hub).pad_token_id
 
 
 def load_adapter(path: str | os.PathLike, **kwargs) -> RewardModel:
@@ -843,6 +996,8 @@ def save_adapter(
         **kwargs,
     )
     if is_main_process:
+        if peft_model.get_base_model().config.head_bias:
+            logger.warning("the head has a bias, which plain PEFT drops when it loads: scores there are off by it")
         for name in selected_adapters or peft_model.peft_config:  # PEFT's folders
             _write_side_file(peft_model, save_directory if name == "default" else Path(save_directory, name))
 
@@ -852,7 +1007,6 @@ def _write_side_file(peft_model, folder: str | os.PathLike) -> None:
     model = peft_model.get_base_model()
     side = dict(model.config.extras)
     side["dtype"] = str(model.dtype).removeprefix("torch.")
-    side["pad_token_id"] = model.config.pad_token_id
     side["vocab_size"] = num_embeddings(model)
     quantization = getattr(model.config, "quantization_config", None)
     if quantization is not None:
@@ -1059,8 +1213,104 @@ def _sequence_classifier(config: PreTrainedConfig) -> tuple[type[PreTrainedModel
     return (standard_class, standard_class.base_model_prefix) if _HAS_LINEAR_HEAD[standard_class] else (None, None)
 
 
-def _has_trained_head(config: PreTrainedConfig) -> bool:
-    return (config.architectures or [""])[0].endswith("ForSequenceClassification")
+@dataclass
+class FoundHead:
+    """The trained head of a checkpoint: its name there, or the file beside it that holds it."""
+
+    name: str = "score"
+    has_bias: bool = False
+    reads_last_token: bool = False  # whatever the pad token, as those do that pool by the attention mask
+    file: str | None = None
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """`weight` (1, H), and `bias` (1,) where the file has one."""
+        if self.file.endswith(".safetensors"):
+            tensors = load_file(self.file)
+        else:
+            tensors = torch.load(self.file, map_location="cpu", weights_only=True)
+        parts = [name.rpartition(".")[2] for name in sorted(tensors)]
+        if parts not in (["weight"], ["bias", "weight"]):
+            raise ValueError(
+                f"{self.file} holds {', '.join(sorted(tensors)) or 'nothing'}, a linear head has a weight and a bias; "
+                "fold other layers into one, or train the head anew without this file"
+            )
+        return {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
+
+
+def find_head(path: str, config: PreTrainedConfig, **kwargs) -> FoundHead | None:
+    """
+    The trained reward head of a full checkpoint, whoever wrote it; `None` where it has none.
+
+    Args:
+        path (`str`): folder or hub id.
+        config (`PreTrainedConfig`): its config.
+        kwargs: `revision`, `token`, `cache_dir`, …; others are not read.
+    """
+    if isinstance(config, RewardModelConfig):
+        return FoundHead(has_bias=config.head_bias)
+    hub, architecture = _hub_arguments(kwargs), (config.architectures or [""])[0]
+    weights = _weight_names(path, hub)
+    for name in _head_names(config):
+        if f"{name}.weight" in weights:
+            reads_last_token = name != "score" or architecture in POOLS_BY_MASK
+            return FoundHead(name, f"{name}.bias" in weights, reads_last_token)
+    if (head := _find_value_head_file(path, hub)) is not None:
+        return head
+    return FoundHead() if architecture.endswith("ForSequenceClassification") else None
+
+
+def _head_names(config: PreTrainedConfig) -> list[str]:
+    own = getattr(config, "value_head_prefix", None)  # OpenRLHF's option
+    return list(dict.fromkeys([*HEAD_NAMES, *([own] if own else [])]))
+
+
+def _find_value_head_file(path: str, hub: dict) -> FoundHead | None:
+    for file_name in VALUE_HEAD_FILES:
+        if file := _cached_file(path, file_name, hub):
+            head = FoundHead(file_name, reads_last_token=True, file=file)
+            head.has_bias = "bias" in head.tensors()
+            return head
+    return None
+
+
+def _weight_names(path: str, hub: dict) -> set[str]:
+    """Names of the tensors of a checkpoint; none of a pickle, which only loading reads."""
+    for file_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if file := _cached_file(path, file_name, hub):
+            return set(json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"])
+    if file := _cached_file(path, "model.safetensors", hub):
+        with safe_open(file, framework="pt") as weights:
+            return set(weights.keys())
+    return set()
+
+
+def _cached_file(path: str, file_name: str, hub: dict) -> str | None:
+    """A file of a folder or hub id, or `None` where there is none."""
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    return cached_file(path, file_name, **quiet, **hub)
+
+
+def _check_all_is_read(path: str, config: PreTrainedConfig, unexpected: set[str]) -> None:
+    """Raise where a checkpoint holds weights that its own class neither has nor ignores: scores would be others."""
+    unexpected = {name for name in unexpected if not HARMLESS.search(name)}
+    own_class = getattr(transformers, (config.architectures or [""])[0], None)
+    own_class = own_class or MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if unexpected and own_class is not None:  # a language head is read by its own class
+        with torch.device("meta"), no_init_weights():
+            own = own_class(copy.deepcopy(config))
+        ignored = [re.compile(pattern) for pattern in own._keys_to_ignore_on_load_unexpected or ()]
+        known = own.state_dict().keys()
+        unexpected = {name for name in unexpected - known if not any(pattern.search(name) for pattern in ignored)}
+    if unexpected:
+        raise ValueError(
+            f"{path} holds weights that nothing reads ({_first(unexpected)}), so its scores would not be those that "
+            "it was trained to give; correct config.json (architectures, number of layers), or remove these weights"
+        )
+
+
+def _first(names: set[str]) -> str:
+    more = f", … {len(names)} in all" if len(names) > 3 else ""
+    return ", ".join(sorted(names)[:3]) + more
 
 
 def _check_headless_decoder(path: str, name: str, config: PreTrainedConfig, has_head: bool) -> None:
@@ -1076,26 +1326,23 @@ def _check_headless_decoder(path: str, name: str, config: PreTrainedConfig, has_
         )
 
 
-def _check_trained_head(path: str, config: PreTrainedConfig) -> None:
-    is_native = isinstance(config, RewardModelConfig)
-    if not is_native and not _has_trained_head(config):
+def _check_trained_head(path: str, config: PreTrainedConfig, head: FoundHead | None) -> None:
+    architecture = (config.architectures or [config.model_type])[0]
+    if head is None:
         raise ValueError(
-            f"{path} is a {(config.architectures or [config.model_type])[0]}, which has no trained reward head; "
+            f"{path} is a {architecture}, which has no trained reward head; "
             "RewardModel.from_backbone puts a fresh one on it, to be trained"
         )
-    if config.num_labels != 1:
+    is_classifier = architecture.endswith("ForSequenceClassification")
+    if not isinstance(config, RewardModelConfig) and is_classifier and _sequence_classifier(config)[0] is None:
         raise ValueError(
-            f"{path}: num_labels={config.num_labels}, a reward model has 1; choose a one-label checkpoint"
-        )
-    if not is_native and _sequence_classifier(config)[0] is None:
-        raise ValueError(
-            f"{path} is a {config.architectures[0]}, not a decoder with a linear head `score`; "
+            f"{path} is a {architecture}, not a decoder with a linear head `score`; "
             "RewardScorer takes it as it is (AutoModelForSequenceClassification)"
         )
 
 
 def _read_side_file(path: str, hub: dict) -> dict:
-    file = cached_file(path, SIDE_FILE, _raise_exceptions_for_missing_entries=False, **hub)
+    file = _cached_file(path, SIDE_FILE, hub)
     return json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
 
 

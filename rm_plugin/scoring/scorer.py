@@ -42,6 +42,7 @@ from ..data.encoding import (
     common_prefix_length,
     encode,
     template_hash,
+    without_trailing_pads,
 )
 from ..data.sources import HUB_ID
 from ..messages import check_choice
@@ -451,7 +452,10 @@ class RewardScorer:
 
     def _encode(self, comparison: Comparison) -> EncodedGroup:
         options = {"max_length": self.max_length, "truncation_mode": self.truncation_mode, "reasoning": self.reasoning}
-        return encode(comparison, self.processing_class, pairs=not isinstance(self.model, RewardModel), **options)
+        if not isinstance(self.model, RewardModel):
+            return encode(comparison, self.processing_class, pairs=True, **options)
+        group = encode(comparison, self.processing_class, **options)
+        return without_trailing_pads(group, self.model.config.trailing_pad_id)
 
     def _split_group(self, sequences: list[list[int]]) -> Iterator[EncodedGroup]:
         """A group as it is, or cut where one call could not hold it; each part then computes the prefix."""
@@ -526,16 +530,23 @@ def _load(name: str, model_kwargs: dict[str, Any]) -> PreTrainedModel:
     else:
         config = AutoConfig.from_pretrained(name, **hub)
     if config is not None and _is_encoder(config):
-        if config.num_labels != 1:
-            raise ValueError(
-                f"{name}: num_labels={config.num_labels}, a reward model has 1; choose a one-label checkpoint"
-            )
-        model = AutoModelForSequenceClassification.from_pretrained(name, **model_kwargs)
+        model = _load_encoder(name, {"num_labels": 1, **model_kwargs})
     else:
         model = RewardModel.from_pretrained(name, **model_kwargs)
     quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
     if not quantized and "device_map" not in model_kwargs and torch.accelerator.is_available():
         model = model.to(torch.accelerator.current_accelerator())
+    return model
+
+
+def _load_encoder(name: str, model_kwargs: dict[str, Any]) -> PreTrainedModel:
+    """A classifier that is no `RewardModel`; its weights say how many labels it has, not its config."""
+    model_kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, info = AutoModelForSequenceClassification.from_pretrained(name, **model_kwargs)
+    for _, shape, _ in info["mismatched_keys"]:
+        raise ValueError(f"{name}: num_labels={shape[0]}, a reward model has 1; choose a one-label checkpoint")
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{name}: no weights for {', '.join(missing[:3])}, so it is no trained reward model")
     return model
 
 
@@ -557,7 +568,8 @@ def _as_reward_model(model: PreTrainedModel) -> RewardModel:
     if not hasattr(wrapper, "modules_to_save"):
         return RewardModel.from_sequence_classifier(model)
     backbone, head = getattr(model, model.base_model_prefix), wrapper.modules_to_save[wrapper.active_adapters[0]]
-    return RewardModel._around(backbone, RewardModelConfig.from_backbone_config(model.config), head)
+    config = RewardModelConfig.from_backbone_config(model.config, has_trained_head=True)
+    return RewardModel._around(backbone, config, head)
 
 
 def _is_encoder(config: PreTrainedConfig) -> bool:

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data import comparison, encoding
 from ..data.comparison import BadRow, to_comparison
-from ..data.encoding import EncodedGroup, common_prefix_length, cut_start, encode
+from ..data.encoding import EncodedGroup, common_prefix_length, cut_start, encode, without_trailing_pads
 from ..model.packing import collate, cost, packed_tokens, split_by_tokens
 from .losses import ranked_pairs
 
@@ -69,6 +69,7 @@ class RowEncoder:
         reasoning (`str`): `"keep"`, `"strip"` or `"error"`.
         ties (`bool`): whether a row of completions of one rank is of use.
         on_bad_row (`str`): `"error"`, or `"skip"` to mark the row unusable.
+        trailing_pad_id (`int`, *optional*): `RewardModelConfig.trailing_pad_id`, cut from the end of every text.
         code (`str`): identity of this code for the cache of `datasets`.
     """
 
@@ -78,6 +79,7 @@ class RowEncoder:
     reasoning: str = "keep"
     ties: bool = False
     on_bad_row: str = "error"
+    trailing_pad_id: int | None = None
     code: str = ""
 
     def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
@@ -88,6 +90,7 @@ class RowEncoder:
             if self.on_bad_row == "error":
                 raise
             return _encoded_row(index, EncodedGroup([], 0, ranks=[]), f"{bad_row.cause}; {bad_row.fix}")
+        group = without_trailing_pads(group, self.trailing_pad_id)
         ranks = group.ranks or []
         if len(ranks) > 1 and (self.ties or len(set(ranks)) > 1):
             return _encoded_row(index, group, "")

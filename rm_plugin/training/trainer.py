@@ -58,9 +58,8 @@ from ..model.modeling import (
     WHERE_ON_HUB,
     RewardHead,
     RewardModel,
-    RewardModelConfig,
-    _has_trained_head,
     adapters_to_float32,
+    find_head,
     load_peft_model,
     load_tokenizer,
     with_side_file,
@@ -331,6 +330,12 @@ class PairwiseRewardTrainer(RewardTrainer):
                 hub |= {name: value for name, value in (args.model_init_kwargs or {}).items() if name in WHERE_ON_HUB}
             processing_class = load_tokenizer(given, config, **hub)
         ensure_pad_token(processing_class, reward_model)
+        self._trailing_pad_id = config.trailing_pad_id
+        if args.pad_token is not None and self._trailing_pad_id is not None:
+            logger.warning(
+                "pad_token=%s has no effect: the model keeps the pad token %s that it was trained with",
+                *(args.pad_token, processing_class.pad_token),
+            )
         if peft_config is not None:
             peft_config = reward_peft_config(peft_config, config.backbone_config.model_type)
         if args.learning_rate is None:
@@ -438,6 +443,7 @@ class PairwiseRewardTrainer(RewardTrainer):
             args.reasoning,
             ties=args.tie_threshold is not None,
             on_bad_row=args.on_bad_row,
+            trailing_pad_id=self._trailing_pad_id,
             code=code_version(),
         )
         if isinstance(dataset, IterableDataset):
@@ -733,6 +739,8 @@ class PairwiseRewardTrainer(RewardTrainer):
         loss = "Bradley-Terry, −log σ(r_chosen − r_rejected − margin)"
         if args.tie_threshold is not None:
             loss = f"Rao-Kupper (ties), η = {config.tie_threshold:.4g}"
+        if args.label_smoothing_factor:
+            loss += f", label smoothing {args.label_smoothing_factor:g}"
         return model_card(
             self.hub_model_id or model_name,
             library="peft" if is_adapter else "transformers",
@@ -757,7 +765,8 @@ class _TrainedValues:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad] if quantized else []
         self.values = {parameter: parameter.detach().clone() for parameter in trained}
         reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
-        self.head = _trained_linear(reward_model.score).weight.detach().clone()  # which PEFT may copy
+        head = _trained_linear(reward_model.score)  # which PEFT may copy
+        self.head = {name: value.detach().clone() for name, value in head.named_parameters()}
 
     def restore(self, model: RewardModel | PeftModel) -> None:
         for parameter, value in self.values.items():
@@ -765,7 +774,8 @@ class _TrainedValues:
         if isinstance(model, PeftModel):
             adapters_to_float32(model)
             head = _trained_linear(model.get_base_model().score)
-            head.weight.data = self.head.to(head.weight.device)
+            for name, parameter in head.named_parameters():
+                parameter.data = self.head[name].to(parameter.device)
 
 
 class _Window:
@@ -889,8 +899,8 @@ def _load_model(path: str, args: PairwiseRewardConfig, quantization_config) -> R
         return load_peft_model(path, is_trainable=True, **kwargs)
     kwargs.setdefault("dtype", torch.float32)
     config = AutoConfig.from_pretrained(path, trust_remote_code=args.trust_remote_code, **hub)
-    trained = isinstance(config, RewardModelConfig) or (_has_trained_head(config) and config.num_labels == 1)
-    return (RewardModel.from_pretrained if trained else RewardModel.from_backbone)(path, **kwargs)
+    load = RewardModel.from_backbone if find_head(path, config, **kwargs) is None else RewardModel.from_pretrained
+    return load(path, **kwargs)
 
 
 def _as_reward_model(model: PreTrainedModel | PeftModel) -> RewardModel | PeftModel:

@@ -1037,10 +1037,10 @@ def test_a_template_that_refuses_a_row_names_it(tmp_path):
         make_trainer(tmp_path, classifier(), [parts], tokenizer=tiny_tokenizer("chatml"))
 
 
-def test_the_saved_pad_token_is_not_eos(tmp_path):
+def test_the_saved_pad_token_of_a_fresh_head_is_not_eos(tmp_path):
     trainer = make_trainer(
         tmp_path,
-        classifier(),
+        RewardModel.from_backbone(classifier().model),
         [CONVERSATION],
         tokenizer=tiny_tokenizer("chatml"),
         eos_token="<|endoftext|>",
