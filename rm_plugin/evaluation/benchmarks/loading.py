@@ -210,4 +210,4 @@ def _origin_of(file: Path) -> str:
 
 def _digest(prompt: Text) -> str:
     """Equal prompts, equal digest."""
-    return hashlib.blake2b(json.dumps(prompt, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps(same_text(prompt), sort_keys=True).encode(), digest_size=8).hexdigest()
