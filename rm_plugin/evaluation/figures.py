@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..messages import printable, shorten
-from ..metrics.preference import margin_distribution, reliability_curve
+from ..metrics.calibration import reliability_curve
+from ..metrics.preference import margin_distribution
 from ..metrics.statistics import finite_array
 
 if TYPE_CHECKING:

@@ -392,10 +392,8 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
     credits_a, credits_b = (np.asarray(run.items["credits"]["model"]) for run in (a, b))
     result = compare_models(credits_a[keep], credits_b[keep], **arguments, num_samples=num_samples)
     names = run_names([a, b], model_names([a, b]))
-    detectable = None
-    if "aggregate" not in arguments:
-        discordant = float(np.mean(credits_a[keep] != credits_b[keep]))
-        detectable = minimum_detectable_difference(result["num_clusters"], discordant_rate=discordant)
+    error = result.pop("standard_error")
+    detectable = minimum_detectable_difference(error, result["num_clusters"]) if error else None
     subsets = {}
     levels = [benchmark.level(group) for group in groups]
     for level in dict.fromkeys(filter(None, levels)):

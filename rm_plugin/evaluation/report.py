@@ -287,12 +287,16 @@ def _summary(report: Report, found: Mapping[str, Row]) -> Section:
         known = f"0.693 knows nothing; temperature {found['temperature'].text}"
         cards.append(Card("NLL of σ(Δ)", found["nll"].text, known))
     official, notes = report["metrics"]["official"], report["benchmark"]["notes"]
-    detectable = percent(official["minimum_detectable_difference"])
+    samples, difference = report["metrics"]["bootstrap"]["num_samples"], official["minimum_detectable_difference"]
     size = (
         f"{f'Official score: {notes}. ' if notes else ''}Intervals are bootstrapped over {official['num_clusters']:,} "
-        f"prompts. Between two models measured on different prompts, a difference of {detectable} points is found "
-        "significant with 80 % power at this size; on the same prompts a smaller one is, see `rm-plugin compare`."
+        f"prompts with {samples:,} samples."
     )
+    if difference is not None:
+        size += (
+            f" Between two models measured on different prompts, a difference of {percent(difference)} points is found "
+            "significant with 80 % power at this size; on the same prompts a smaller one is, see `rm-plugin compare`."
+        )
     warnings = [Paragraph(sentence, "warning") for sentence in remarks(report)]
     return Section(cards=cards, paragraphs=[Paragraph(verdict(report)), *warnings, Paragraph(size, "soft")])
 

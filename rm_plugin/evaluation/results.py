@@ -1,40 +1,46 @@
-"""Scores of a benchmark's completions ► every figure of the report. No model, no files, no clock: equal in, equal out.
+"""Scores of a benchmark's completions ► every metric of the report. No model, no files, no clock: equal in, equal out.
 
-    results = measure(load_benchmark("llmbar", source), scores)   # scores: one array (K,) a comparison, NaN = unscored
+    results = measure(load_benchmark("llmbar", source), scores)   # an array (K,) per comparison, NaN = unscored
     results.metrics["official"]["score"], results.metrics["official"]["interval"]
 
 A comparison with an unscored completion counts as wrong, in the official score and in the pairwise accuracy; margins,
-calibration and length figures are over the scored pairs, and the counts say how many were not. A pair is two
+calibration and length metrics are over the scored pairs, and the counts say how many were not. A pair is two
 completions of one comparison with different ranks; its margin is Δ = r(better) − r(worse).
+
+The bootstrap is drawn twice: over the items of the official score, with the model, the baselines, and what else has
+one value per comparison (τ_b, the best-of-n curve); and over the pairs. All intervals and differences are read from
+these two draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..data.comparison import Comparison, text_length
+from ..metrics.calibration import calibration, cross_fitted_calibration
 from ..metrics.preference import (
     accuracy_by_length_difference,
-    best_of_n_curve,
-    calibration,
-    cross_fitted_calibration,
-    kendall_tau_b,
     length_bias,
     margin_distribution,
     pairwise_correctness,
 )
-from ..metrics.statistics import bootstrap_interval, compare_models, minimum_detectable_difference, wilson_interval
+from ..metrics.ranking import best_of_n_curve, kendall_tau_b
+from ..metrics.statistics import Bootstrap, Estimate, minimum_detectable_difference, wilson_interval
 from .benchmarks import Benchmark, LoadedBenchmark
 from .benchmarks.base import Items, cluster_of, mark_unscored
 
 NUM_MISTAKES = 10
 BASELINES = ("random", "length", "constant")
-LENGTH_UNIT = "characters"  # so that every figure can be recomputed without a tokenizer
+LENGTH_UNIT = "characters"  # so that every metric can be recomputed without a tokenizer
 CONFIDENCE = 0.95
+SCORE, TAU = ("section", "score"), ("τ_b",)  # metrics of the draw over items, whose groups are named by strings
+
+Scored = tuple[Comparison, np.ndarray]
 
 
 @dataclass
@@ -44,7 +50,7 @@ class Results:
 
     Args:
         counts (`dict`): rows, comparisons, completions, pairs, and what was left out or not scored.
-        metrics (`dict`): the figures of the model; `json.dumps` takes it.
+        metrics (`dict`): the metrics of the model; `json.dumps` takes it.
         baselines (`dict`): official score, pairwise accuracy and difference from the model, of each of `BASELINES`.
         mistakes (`list[dict]`): the pairs ranked wrong with the largest margins: id, better, worse, margin.
         margins (`np.ndarray`): (number of scored pairs,) float64.
@@ -63,7 +69,7 @@ def measure(
     data: LoadedBenchmark, scores: Sequence[np.ndarray], *, num_samples: int = 10_000, seed: int = 0
 ) -> Results:
     """
-    Every figure of the report.
+    Every metric of the report.
 
     Args:
         data ([`LoadedBenchmark`]): the comparisons.
@@ -89,42 +95,53 @@ def measure(
     """
     if len(scores) != len(data.comparisons):
         raise ValueError(
-            f"{len(scores)} arrays of scores for {len(data.comparisons)} comparisons; give one a comparison"
+            f"{len(scores)} arrays of scores for {len(data.comparisons)} comparisons; give one per comparison"
         )
     scored = mark_unscored(list(zip(data.comparisons, scores, strict=True)))
     if any(np.isinf(values).any() for _, values in scored):
         raise ValueError("a score is infinite; scores are finite, or NaN where a text was not scored")
     benchmark, options = data.benchmark, {"num_samples": num_samples, "seed": seed}
-    items = benchmark.score_items(scored)
-    pairs = _Pairs.of(scored)
+    items, pairs = benchmark.score_items(scored), _Pairs.of(scored)
+    credits, pairwise = {"model": items.credits}, {}
+    for name in BASELINES:
+        credits[name], pairwise[name] = _baseline(name, benchmark, data.comparisons, seed)
+    ranking, taus = _ranking(scored)
+    best_of_n, curve = _best_of_n(benchmark, scored)
+    draw = _draw_items(benchmark, items, credits, {**taus, **curve}, options)
+    if ranking is not None:
+        ranking["interval"] = draw.estimate(TAU, subsets=[TAU]).interval(CONFIDENCE)
+    if best_of_n is not None:
+        intervals = [draw.estimate(n, subsets=[n]).interval(CONFIDENCE) for n in curve]
+        best_of_n["low"], best_of_n["high"] = map(list, zip(*intervals, strict=True))
+    accuracy, subsets = pairs.accuracies(options)
 
     metrics = {
-        "official": _official(benchmark, scored, items, options),
-        "pairwise": pairs.accuracy(options),
-        "subsets": pairs.by_subset(options),
+        "official": _official(benchmark, {comparison.subset for comparison, _ in scored}, items, draw),
+        "pairwise": accuracy,
+        "subsets": subsets,
         "margins": margin_distribution(pairs.scored_margins) if len(pairs.scored_margins) else None,
         "calibration": _calibration(pairs, seed),
         "length": _length(pairs),
-        "ranking": _ranking(scored, options),
-        "best_of_n": _best_of_n(benchmark, scored, options),
-        "bootstrap": {"confidence": CONFIDENCE, **options},
+        "ranking": ranking,
+        "best_of_n": best_of_n,
+        "bootstrap": {"confidence": CONFIDENCE, "num_samples": draw.num_samples, "seed": seed},
     }
-    baselines, credits = {}, {"model": items.credits.tolist()}
-    for name in BASELINES:
-        baselines[name], values = _baseline(name, benchmark, data.comparisons, items, options)
-        credits[name] = values.tolist()
-    num_completions = sum(len(values) for _, values in scored)
     counts = {
         "num_rows": data.num_rows,
         "num_comparisons": len(scored),
-        "num_completions": num_completions,
+        "num_completions": sum(len(values) for _, values in scored),
         "num_pairs": len(pairs.margins),
         "num_no_preference": len(data.no_preference),
         "num_bad_rows": len(data.bad_rows),
         "num_unscored_completions": int(sum(np.isnan(np.asarray(values, float)).sum() for values in scores)),
         "num_unscored_comparisons": sum(bool(np.isnan(values).any()) for _, values in scored),
     }
-    saved = {"groups": items.groups, "clusters": items.clusters, "credits": credits}
+    baselines = {name: _against(name, benchmark, draw, pairwise[name]) for name in BASELINES}
+    saved = {
+        "groups": items.groups,
+        "clusters": items.clusters,
+        "credits": {name: values.tolist() for name, values in credits.items()},
+    }
     return Results(counts, metrics, baselines, _mistakes(scored, pairs), pairs.scored_margins, saved)
 
 
@@ -164,126 +181,111 @@ def baseline_scores(name: str, comparisons: Sequence[Comparison], seed: int = 0)
 
 
 def _baseline(
-    name: str, benchmark: Benchmark, comparisons: Sequence[Comparison], model: Items, options: dict[str, int]
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Figures of a baseline, and its credits; those of `random` are means over draws, to be near what is expected."""
+    name: str, benchmark: Benchmark, comparisons: Sequence[Comparison], seed: int
+) -> tuple[np.ndarray, float]:
+    """Credits and pairwise accuracy of a baseline; those of `random` are means over draws, near what is expected."""
     num_draws = min(64, max(1, 10_000 // len(comparisons))) if name == "random" else 1
-    draws = []
+    credits, accuracies = [], []
     for draw in range(num_draws):
-        scores = baseline_scores(name, comparisons, options["seed"] + draw)
-        scored = list(zip(comparisons, scores, strict=True))
-        draws.append((benchmark.score_items(scored).credits, _pairwise_accuracy(scored)))
-    credits, accuracies = (np.mean(values, axis=0) for values in zip(*draws, strict=True))
-    keep, arguments = official_arguments(benchmark, model.groups, model.clusters)
-    interval = bootstrap_interval(credits[keep], **arguments, **options)
-    difference = compare_models(model.credits[keep], credits[keep], **arguments, **options)
+        scored = list(zip(comparisons, baseline_scores(name, comparisons, seed + draw), strict=True))
+        credits.append(benchmark.score_items(scored).credits)
+        accuracies.append(pairwise_correctness([s[i] - s[j] for c, s in scored for i, j in c.pairs()]).mean())
+    return np.mean(credits, axis=0), float(np.mean(accuracies))
+
+
+def _against(name: str, benchmark: Benchmark, draw: Bootstrap, pairwise_accuracy: float) -> dict[str, Any]:
+    """Metrics of a baseline, and the model's difference from it."""
+    model, groups = 1 + BASELINES.index(name), _score_groups(benchmark, draw)
+    estimate = draw.estimate(SCORE, model, groups)
+    difference = draw.compare(SCORE, 0, model, groups, confidence=CONFIDENCE, exact=benchmark.plain_mean)
     return {
-        "score": interval["estimate"],
-        "interval": [interval["low"], interval["high"]],
-        "pairwise_accuracy": float(accuracies),
+        "score": estimate.value,
+        "interval": estimate.interval(CONFIDENCE),
+        "pairwise_accuracy": pairwise_accuracy,
         "model_minus_baseline": {key: difference[key] for key in ("difference", "low", "high", "p_value", "method")},
-    }, credits
-
-
-def _pairwise_accuracy(scored: Sequence[tuple[Comparison, np.ndarray]]) -> float:
-    return float(np.mean(pairwise_correctness([s[i] - s[j] for c, s in scored for i, j in c.pairs()])))
+    }
 
 
 # --- official score
 
 
-def _official(benchmark: Benchmark, scored: list, items: Items, options: dict[str, int]) -> dict[str, Any]:
-    means = items.means()
+def _draw_items(
+    benchmark: Benchmark,
+    items: Items,
+    credits: Mapping[str, np.ndarray],
+    others: Mapping[Hashable, tuple[Sequence[float], Sequence[str]]],
+    options: dict[str, int],
+) -> Bootstrap:
+    """
+    The bootstrap over items, the model first and then the baselines: of each section of the official score
+    (`("section", name)`), each group of items (`name`), and each other column of values and clusters of the model.
+    """
+    values, groups, clusters = [np.stack(list(credits.values()))], list(items.groups), list(items.clusters)
+    for name, (column, its_clusters) in others.items():
+        values.append(np.stack([column, *[np.zeros(len(column))] * (len(credits) - 1)]))
+        groups += [name] * len(column)
+        clusters += its_clusters
+
+    def metrics(means: dict[Hashable, np.ndarray]) -> dict[Hashable, Any]:
+        official = {group: mean for group, mean in means.items() if group not in others}
+        return {**means, **{("section", name): value for name, value in benchmark.formula(official).items()}}
+
+    return Bootstrap(np.concatenate(values, axis=1), metrics, clusters=clusters, subsets=groups, **options)
+
+
+def _score_groups(benchmark: Benchmark, draw: Bootstrap) -> list[str]:
+    """The groups of items that the official score is made of."""
+    return ["all"] if benchmark.plain_mean else [group for group in draw.subsets if isinstance(group, str)]
+
+
+def _official(benchmark: Benchmark, present: set[str | None], items: Items, draw: Bootstrap) -> dict[str, Any]:
+    means, counts = items.means(), items.counts()
+    behind = _groups_behind(benchmark, means)
     values = {name: float(value) for name, value in benchmark.formula(means).items()}
-    score = values.pop("score")
-    present = {comparison.subset for comparison, _ in scored}
-    keep, arguments = official_arguments(benchmark, items.groups, items.clusters)
-    plain = bootstrap_interval(items.credits[keep], **arguments, **options)
-    counts, clusters = items.counts(), items.clusters_of_groups()
-
-    def figures(means: Mapping[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
-        sections = {("section", name): value for name, value in benchmark.formula(means).items()}
-        return {**sections, **{("group", name): value for name, value in means.items()}}
-
-    intervals = _intervals(items.credits, items.groups, items.clusters, figures, options)
+    value, groups = values.pop("score"), _score_groups(benchmark, draw)
+    score = draw.estimate(SCORE, subsets=groups)
     return {
-        "score": score,
-        "interval": _widened([plain["low"], plain["high"]], score, plain["num_clusters"]),
+        "score": value,
+        "interval": _interval(draw, SCORE, groups),
         "sections": {
-            name: {
-                "value": value,
-                "interval": _section_interval(intervals["section", name], name, benchmark, means, clusters),
-            }
+            name: {"value": value, "interval": _interval(draw, ("section", name), behind[name])}
             for name, value in values.items()
             if not np.isnan(value)
         },
         "subsets": {
-            name: {
-                "accuracy": mean,
-                "interval": _widened(intervals["group", name], mean, len(clusters[name])),
-                "num_items": counts[name],
-            }
+            name: {"accuracy": mean, "interval": _interval(draw, name, [name]), "num_items": counts[name]}
             for name, mean in means.items()
         },
         "missing": benchmark.missing(present, means),
-        "num_items": plain["num_items"],
-        "num_clusters": plain["num_clusters"],
-        "minimum_detectable_difference": minimum_detectable_difference(
-            plain["num_clusters"], accuracy=min(1.0, max(0.0, score))
-        ),
+        "num_items": sum(counts[group] for group in groups),
+        "num_clusters": score.num_clusters,
+        "minimum_detectable_difference": _detectable(score),
     }
 
 
-def _intervals(
-    values: np.ndarray,
-    groups: Sequence[str],
-    clusters: Sequence[str],
-    figures: Callable[[Mapping[str, Any]], dict],
-    options: dict[str, int],
-) -> dict[Any, list[float | None]]:
-    """
-    Intervals of many figures from one set of resamples: the means that `bootstrap_interval` hands to its aggregate
-    hold the estimate in row 0 and the resamples below.
-    """
-    captured: dict[Any, np.ndarray] = {}
-
-    def aggregate(means: Mapping[str, np.ndarray]) -> np.ndarray:
-        captured.update(figures(means))
-        return next(iter(means.values()))
-
-    interval = bootstrap_interval(values, subsets=groups, clusters=clusters, aggregate=aggregate, **options)
-    tail = (1 - CONFIDENCE) / 2
-    intervals: dict[Any, list[float | None]] = {}
-    for name, samples in captured.items():
-        samples = np.ravel(samples)[1:]
-        samples = samples[np.isfinite(samples)]
-        some = interval["num_clusters"] > 1 and len(samples)
-        intervals[name] = np.quantile(samples, [tail, 1 - tail]).tolist() if some else [None, None]
-    return intervals
+def _detectable(score: Estimate) -> float | None:
+    """Between two models on different prompts of this number; `None` where the items do not say how they spread."""
+    error = score.standard_error
+    return minimum_detectable_difference(math.sqrt(2) * error, score.num_clusters) if error else None
 
 
-def _section_interval(
-    interval: Sequence[float | None],
-    section: str,
-    benchmark: Benchmark,
-    means: Mapping[str, float],
-    clusters: Mapping[str, set[str]],
-) -> list[float | None]:
-    """As [`_widened`], over the clusters of all groups that a section of the official score moves with."""
-    if interval[0] is None or interval[0] != interval[1]:  # to find those groups takes a formula each
-        return list(interval)
-    value = float(benchmark.formula(means)[section])
-    behind = [
-        group for group, mean in means.items() if benchmark.formula({**means, group: mean - 0.5})[section] != value
-    ]
-    return _widened(interval, value, len(set().union(*(clusters[group] for group in behind))))
+def _groups_behind(benchmark: Benchmark, means: Mapping[str, float]) -> dict[str, list[str]]:
+    """For each section of the official score, the groups that it moves with."""
+    moved = {group: mean - 0.5 * np.eye(1 + len(means))[1 + g] for g, (group, mean) in enumerate(means.items())}
+    return {
+        section: [group for group, value in zip(means, values[1:], strict=True) if value != values[0]]
+        for section, values in benchmark.formula(moved).items()
+        if np.ndim(values)  # a single NaN: not in these data
+    }
 
 
-def _widened(interval: Sequence[float | None], estimate: float, num_clusters: int) -> list[float | None]:
-    """A bootstrap interval; Wilson's where all items are equal and the bootstrap's has no width."""
-    if interval[0] is not None and interval[0] == interval[1] and 0 <= estimate <= 1 and num_clusters:
-        return list(wilson_interval(estimate * num_clusters, num_clusters, CONFIDENCE))
-    return list(interval)
+def _interval(draw: Bootstrap, metric: Hashable, subsets: Sequence[Hashable]) -> list[float | None]:
+    """The bootstrap's interval; Wilson's where all items are equal and the bootstrap's has no width."""
+    estimate = draw.estimate(metric, subsets=subsets)
+    low, high = estimate.interval(CONFIDENCE)
+    if low is not None and low == high and 0 <= estimate.value <= 1:
+        return list(wilson_interval(estimate.value * estimate.num_clusters, estimate.num_clusters, CONFIDENCE))
+    return [low, high]
 
 
 # --- pairs
@@ -302,7 +304,7 @@ class _Pairs:
     clusters: list[str]
 
     @classmethod
-    def of(cls, scored: Sequence[tuple[Comparison, np.ndarray]]) -> _Pairs:
+    def of(cls, scored: Sequence[Scored]) -> _Pairs:
         rows, subsets, clusters = [], [], []
         for index, (comparison, scores) in enumerate(scored):
             lengths = [text_length(text) for text in comparison.completions]
@@ -334,28 +336,23 @@ class _Pairs:
             correct[self.is_scored] = pairwise_correctness(self.scored_margins)
         return correct
 
-    def accuracy(self, options: dict[str, int]) -> dict[str, Any]:
-        interval = bootstrap_interval(self.correct, clusters=self.clusters, **options)
-        widened = _widened([interval["low"], interval["high"]], interval["estimate"], interval["num_clusters"])
-        return {**_accuracy(self.margins, self.correct), "interval": widened}
-
-    def by_subset(self, options: dict[str, int]) -> dict[str, dict[str, Any]]:
-        if set(self.subsets) == {"all"}:
-            return {}
-        intervals = _intervals(self.correct, self.subsets, self.clusters, lambda means: dict(means), options)
-        clusters = Items(self.correct, self.subsets, self.clusters).clusters_of_groups()
-        names = np.array(self.subsets, dtype=object)
+    def accuracies(self, options: dict[str, int]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """Over all pairs, and in each subset where there are any."""
+        correct, names = self.correct, np.array(self.subsets, dtype=object)
+        subsets = {name: names == name for name in dict.fromkeys(self.subsets)}
+        subsets = {} if list(subsets) == ["all"] else subsets
+        groups = [None] * len(correct) + (self.subsets if subsets else [])
+        times = len(groups) // len(correct)
+        draw = Bootstrap(np.tile(correct, times), dict, clusters=self.clusters * times, subsets=groups, **options)
         table = {}
-        for name in dict.fromkeys(self.subsets):
-            inside = names == name
-            figures = _accuracy(self.margins[inside], self.correct[inside])
+        for name, inside in subsets.items():
             margins = self.margins[inside & self.is_scored]
             table[name] = {
-                **figures,
-                "interval": _widened(intervals[name], figures["accuracy"], len(clusters[name])),
+                **_accuracy(self.margins[inside], correct[inside]),
+                "interval": _interval(draw, name, [name]),
                 "mean_margin": float(margins.mean()) if len(margins) else None,
             }
-        return table
+        return {**_accuracy(self.margins, correct), "interval": _interval(draw, None, [None])}, table
 
 
 def _accuracy(margins: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
@@ -388,7 +385,7 @@ def _length(pairs: _Pairs) -> dict[str, Any] | None:
     }
 
 
-def _mistakes(scored: Sequence[tuple[Comparison, np.ndarray]], pairs: _Pairs) -> list[dict[str, Any]]:
+def _mistakes(scored: Sequence[Scored], pairs: _Pairs) -> list[dict[str, Any]]:
     """The worst pair of each comparison, the largest margins first."""
     mistakes: dict[int, dict[str, Any]] = {}
     for pair in np.argsort(pairs.margins, kind="stable"):  # NaN last
@@ -412,47 +409,42 @@ def _mistakes(scored: Sequence[tuple[Comparison, np.ndarray]], pairs: _Pairs) ->
 # --- lists
 
 
-def _ranking(scored: Sequence[tuple[Comparison, np.ndarray]], options: dict[str, int]) -> dict[str, Any] | None:
-    """Mean Kendall τ_b over the comparisons with three ranks or more."""
+def _ranking(scored: Sequence[Scored]) -> tuple[dict[str, Any] | None, dict]:
+    """Mean Kendall τ_b over the comparisons with three ranks or more, and its values and clusters for the draw."""
     lists = [(c, scores) for c, scores in scored if c.ranks is not None and len(set(c.ranks)) > 2]
     complete = [(c, scores) for c, scores in lists if not np.isnan(scores).any()]
-    taus = [(cluster_of(c), kendall_tau_b(scores, c.ranks)) for c, scores in complete]
-    defined = [(cluster, tau) for cluster, tau in taus if tau is not None]
+    taus = [(kendall_tau_b(scores, c.ranks), cluster_of(c)) for c, scores in complete]
+    defined = [(tau, cluster) for tau, cluster in taus if tau is not None]
     if not defined:
-        return None
-    clusters, values = zip(*defined, strict=True)
-    interval = bootstrap_interval(values, clusters=clusters, **options)
+        return None, {}
+    values, clusters = zip(*defined, strict=True)
     return {
-        "kendall_tau_b": interval["estimate"],
-        "interval": [interval["low"], interval["high"]],
+        "kendall_tau_b": float(np.mean(values)),
+        "interval": None,
         "num_comparisons": len(values),
         "num_left_out": len(lists) - len(values),
-    }
+    }, {TAU: (values, clusters)}
 
 
-def _best_of_n(
-    benchmark: Benchmark, scored: Sequence[tuple[Comparison, np.ndarray]], options: dict[str, int]
-) -> dict[str, Any] | None:
-    """The curve, for benchmarks whose completions are independent samples of one policy (PPE's best-of-k sets)."""
-    if not benchmark.best_of_k:
-        return None
-    complete = [(scores, np.array(c.ranks) == 0, cluster_of(c)) for c, scores in scored]
-    complete = [
-        (scores, right.astype(float), cluster) for scores, right, cluster in complete if np.isfinite(scores).all()
-    ]
-    if not complete:
-        return None
+def _best_of_n(benchmark: Benchmark, scored: Sequence[Scored]) -> tuple[dict[str, Any] | None, dict]:
+    """
+    The curve, for benchmarks whose completions are independent samples of one policy (PPE's best-of-k sets), and its
+    values and clusters for the draw.
+    """
+    scored_whole = [(c, scores) for c, scores in scored if benchmark.best_of_k and np.isfinite(scores).all()]
+    if not scored_whole:
+        return None, {}
+    complete = [(scores, np.equal(c.ranks, 0).astype(float), cluster_of(c)) for c, scores in scored_whole]
     proxy, gold, clusters = zip(*complete, strict=True)
     curve = best_of_n_curve(proxy, gold)
-    intervals = [bootstrap_interval(values, clusters=clusters, **options) for values in curve["per_prompt"]]
     return {
         "n": curve["n"],
         "value": curve["value"],
-        "low": [interval["low"] for interval in intervals],
-        "high": [interval["high"] for interval in intervals],
+        "low": [],
+        "high": [],
         "oracle": best_of_n_curve(gold, gold, curve["n"])["value"],
         "random": [float(np.mean([values.mean() for values in gold]))] * len(curve["n"]),
         "kl_bound": curve["kl_bound"],
         "num_prompts": len(complete),
         "num_left_out": len(scored) - len(complete),
-    }
+    }, {("best of", n): (values, clusters) for n, values in zip(curve["n"], curve["per_prompt"], strict=True)}

@@ -240,7 +240,7 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
 
     Source: Nakano et al. 2021 (WebGPT), appendix I; Beirami et al. 2024 for the bound.
     """
-    from ..metrics.preference import best_of_n_curve, best_of_n_kl_bound
+    from ..metrics.ranking import best_of_n_curve, best_of_n_kl_bound
     from ..metrics.statistics import bootstrap_interval, wilson_interval
 
     def interval(values: Sequence[float]) -> dict[str, float | None]:

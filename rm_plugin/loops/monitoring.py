@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from ..data.comparison import Text, text_length
 from ..messages import shorten
+from ..metrics.ranking import spearman
 
 logger = logging.getLogger(__name__)
 
@@ -145,13 +145,6 @@ def window_metrics(rows: np.ndarray) -> dict[str, float]:
     if not np.isnan(truncated).all():
         found["truncated_rate"] = np.nanmean(truncated)
     return {name: float(value) for name, value in found.items()} | {"num_scores": len(rows)}
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Spearman's rank correlation; None where one side is constant or there are fewer than three values."""
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    return float(spearmanr(a, b).statistic)
 
 
 class HackingWatch:

@@ -1,12 +1,15 @@
 """What a score is worth: intervals, comparisons of models, and the smallest difference that could have been seen.
 
-Everything here takes one value an item (1, ½ or 0 for a pair ranked right, tied or wrong; a margin; the credit of a
-comparison) and the cluster each item belongs to. Items of one prompt are not independent, so a bootstrap draws whole
-clusters with replacement. A score that is no plain mean is an `aggregate` of subset means:
+Everything here takes one value per item (1, ½ or 0 for a pair ranked right, tied or wrong; a margin; the credit of a
+comparison) and the cluster that each item belongs to. Items of one prompt are not independent, so the bootstrap draws
+whole clusters with replacement. A score that is no plain mean is an `aggregate` of subset means:
 
     estimate = aggregate({subset: mean of its items})       each resample: the same, on the clusters that were drawn
 
-Shapes: `n` items, `C` clusters, `M` models, `G` subsets, `S` bootstrap samples. Results are deterministic for a seed.
+Clusters are drawn once for all models and metrics (`Bootstrap`); every interval and p-value is read from those draws
+by one rule (`Estimate`). Results are deterministic for a seed.
+
+Shapes: `n` items, `C` clusters, `M` models, `G` subsets, `S` bootstrap samples, `R` of them at a time.
 
     >>> interval = bootstrap_interval([1.0, 0.0, 1.0, 1.0] * 25)
     >>> interval["estimate"], round(interval["low"], 2), round(interval["high"], 2)
@@ -16,15 +19,18 @@ Shapes: `n` items, `C` clusters, `M` models, `G` subsets, `S` bootstrap samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import bdtr, ndtr, ndtri
+from scipy.special import bdtr, ndtr, ndtri, stdtr, stdtrit
 
 __all__ = [
+    "Bootstrap",
+    "Estimate",
     "bootstrap_interval",
     "compare_by_subset",
     "compare_models",
@@ -37,6 +43,288 @@ __all__ = [
 
 # A function of subset means that works on numbers and, elementwise, on arrays: `lambda m: (m["chat"] + m["code"]) / 2`
 Aggregate = Callable[[dict[str, Any]], Any]
+
+MIN_CLUSTERS = 5  # with fewer, no interval is claimed
+MANY_CLUSTERS, FEWER_SAMPLES = 20_000, 2_000  # above so many clusters, so many samples at most
+TAIL_SAMPLES = 10  # further out than the tenth sample the tail is that of a normal distribution
+# Up to so many clusters each is drawn by itself. So the draws depend on nothing but the seed, and two models have one
+# p-value, whichever others they are compared with.
+DRAWN_SINGLY = 5_000
+DRAWS_IN_CACHE = 400_000
+
+
+# --- inputs, shared with the other metrics
+
+
+def finite_array(values: ArrayLike, name: str, allow_empty: bool = False) -> np.ndarray:
+    """One-dimensional finite float64 array of a list, array or tensor (of any dtype and device)."""
+    if hasattr(values, "detach"):  # a torch tensor: numpy has no bfloat16
+        values = values.detach().cpu().double().numpy()
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"{name} has shape {values.shape}, it must be one-dimensional, (n,)")
+    if not len(values) and not allow_empty:
+        raise ValueError(f"{name} is empty, at least one value is needed")
+    bad = int(np.count_nonzero(~np.isfinite(values)))
+    if bad:
+        nan, plus, minus = (int(np.count_nonzero(c)) for c in (np.isnan(values), values == np.inf, values == -np.inf))
+        raise ValueError(
+            f"{name}: {bad} of {len(values)} values are not finite ({nan} NaN, {plus} +inf, {minus} -inf); leave them "
+            "out and report how many, or count them as wrong"
+        )
+    return values
+
+
+def label_codes(labels: Sequence[Hashable], num_items: int, name: str) -> tuple[np.ndarray, list]:
+    """Labels as integers 0, 1, … in order of first appearance, and the list of distinct labels in that order."""
+    if len(labels) != num_items:
+        raise ValueError(f"{len(labels)} {name} for {num_items} values, each value has one")
+    numbers: dict[Hashable, int] = {}
+    codes = np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
+    return codes, list(numbers)
+
+
+# --- the bootstrap
+
+
+class Bootstrap:
+    """
+    One draw of clusters with replacement, `num_samples` times, from which every interval and comparison is read.
+
+    Args:
+        values (array of shape `(n,)` or `(M, n)`):
+            One value per item, of one model or of several on the same items.
+        metrics (`Callable`):
+            The metrics of interest: a function from a dict of subset means, arrays (R, M), to a dict of arrays (R, M).
+            It is called on the data and on each chunk of resamples, and must work elementwise.
+        clusters (sequence of length n or `None`, *optional*):
+            Prompt of each item. `None`: every item is its own cluster.
+        subsets (sequence of length n or `None`, *optional*):
+            Subset of each item. `None`: all are in the subset `""`.
+        num_samples (`int`, *optional*, defaults to `10_000`):
+            Number of bootstrap samples; at most 2,000 with more than 20,000 clusters.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the draws.
+
+    Raises:
+        `ValueError`: If lengths differ, there are no samples, or `metrics` does not work elementwise.
+
+    Example:
+    ```python
+    >>> scores = Bootstrap([[1, 1, 0, 1] * 9, [0, 1, 0, 1] * 9], lambda means: {"accuracy": means[""]})
+    >>> scores.estimate("accuracy", model=1).value, scores.compare("accuracy", 0, 1)["difference"]
+    (0.5, 0.25)
+
+    ```
+    """
+
+    def __init__(
+        self,
+        values: ArrayLike,
+        metrics: Callable[[dict[Hashable, np.ndarray]], Mapping[Hashable, Any]],
+        *,
+        clusters: Sequence[Hashable] | None = None,
+        subsets: Sequence[Hashable] | None = None,
+        num_samples: int = 10_000,
+        seed: int = 0,
+    ):
+        if num_samples < 1:
+            raise ValueError(f"num_samples={num_samples}, it must be at least 1")
+        self.values_Mn = np.atleast_2d(np.asarray(values, dtype=np.float64))
+        self.num_models, num_items = self.values_Mn.shape
+        self.clusters_n = np.arange(num_items)
+        if clusters is not None:
+            self.clusters_n = label_codes(clusters, num_items, "clusters")[0]
+        self.subsets_n, self.subsets = np.zeros(num_items, int), [""]
+        if subsets is not None:
+            self.subsets_n, self.subsets = label_codes(subsets, num_items, "subsets")
+        self.num_clusters = int(self.clusters_n.max()) + 1
+        self.num_samples = min(num_samples, FEWER_SAMPLES) if self.num_clusters > MANY_CLUSTERS else num_samples
+        totals = self._cluster_totals()
+        self.is_in_CG = totals[:, -len(self.subsets) :] > 0
+        sums = [totals.sum(axis=0, keepdims=True), *_resampled_sums(totals, self.num_samples, seed)]
+        parts = [self._checked(metrics(self._means(one)), len(one)) for one in sums]
+        self.samples = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def estimate(self, metric: Hashable, model: int = 0, subsets: Sequence[Hashable] | None = None) -> Estimate:
+        """A metric of one model; `subsets` are those that it depends on, where these are not all."""
+        return Estimate(self.samples[metric][:, model], self.clusters_of(subsets))
+
+    def clusters_of(self, subsets: Sequence[Hashable] | None = None) -> int:
+        """Number of clusters that have an item in one of the subsets."""
+        columns = slice(None) if subsets is None else [self.subsets.index(subset) for subset in subsets]
+        return int(np.count_nonzero(self.is_in_CG[:, columns].any(axis=1)))
+
+    def compare(
+        self,
+        metric: Hashable,
+        a: int,
+        b: int,
+        subsets: Sequence[Hashable] | None = None,
+        *,
+        confidence: float = 0.95,
+        exact: bool = False,
+    ) -> dict[str, Any]:
+        """
+        Difference of two models, a − b, in a metric of these subsets: what [`compare_models`] returns.
+
+        `exact` says that the metric is the plain mean of the items, so that McNemar's test is the right one for items
+        of 0 and 1 that are each their own cluster.
+        """
+        items = self._items_of(subsets)
+        values_a, values_b, clusters = self.values_Mn[a, items], self.values_Mn[b, items], self.clusters_n[items]
+        differences = self.samples[metric][:, a] - self.samples[metric][:, b]
+        differences = np.where(np.abs(differences) < 1e-12, 0.0, differences)  # equal but for the order of a sum
+        difference = Estimate(differences, len(np.unique(clusters)))
+        if exact and difference.num_clusters == len(clusters) and _is_binary(values_a, values_b):
+            method, p_value = "mcnemar", mcnemar_exact(values_a, values_b)
+        else:
+            method = "paired bootstrap"
+            cells = clusters * len(self.subsets) + self.subsets_n[items]
+            gaps = np.bincount(cells, weights=values_a - values_b)
+            num_unequal = len(np.unique(np.flatnonzero(np.abs(gaps) > 1e-12) // len(self.subsets)))
+            p_value = min(1.0, max(difference.p_value(), 2.0 ** (1 - num_unequal)))
+        low, high = difference.interval(confidence)
+        if low is not None and p_value >= 1 - confidence:  # the exact test and few unequal clusters may know better
+            low, high = min(low, 0.0), max(high, 0.0)
+        return {
+            "difference": difference.value,
+            "low": low,
+            "high": high,
+            "p_value": p_value,
+            "method": method,
+            "standard_error": difference.standard_error,
+            "a_better": int(np.sum(values_a > values_b)),
+            "b_better": int(np.sum(values_b > values_a)),
+            "confidence": confidence,
+            "num_items": len(clusters),
+            "num_clusters": difference.num_clusters,
+        }
+
+    def _items_of(self, subsets: Sequence[Hashable] | None) -> np.ndarray:
+        """(n,) bool."""
+        if subsets is None:
+            return np.ones(len(self.subsets_n), dtype=bool)
+        return np.isin(self.subsets_n, [self.subsets.index(subset) for subset in subsets])
+
+    def _cluster_totals(self) -> np.ndarray:
+        """(C, (M + 1)·G): for each cluster, the sum of its values by model and subset; last, its number of items."""
+        cells = self.clusters_n * len(self.subsets) + self.subsets_n
+        shape = self.num_clusters, len(self.subsets)
+        columns = [
+            np.bincount(cells, weights=weights, minlength=shape[0] * shape[1]).reshape(shape)
+            for weights in [*self.values_Mn, np.ones(len(cells))]
+        ]
+        return np.concatenate(columns, axis=1)
+
+    def _means(self, sums: np.ndarray) -> dict[Hashable, np.ndarray]:
+        """Means by subset, each (R, M); NaN where a resample has nothing of a subset."""
+        sums = sums.reshape(len(sums), self.num_models + 1, len(self.subsets))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = sums[:, :-1] / sums[:, -1:]
+        return {subset: means[..., g] for g, subset in enumerate(self.subsets)}
+
+    def _checked(self, metrics: Mapping[Hashable, Any], num_rows: int) -> dict[Hashable, np.ndarray]:
+        """Metrics as arrays (R, M); a single NaN stands for a metric that these data do not have."""
+        shape, checked = (num_rows, self.num_models), {}
+        for name, values in metrics.items():
+            if np.shape(values) == () and np.isnan(values):
+                values = np.full(shape, np.nan)
+            if np.shape(values) != shape:
+                raise ValueError(
+                    f"aggregate made shape {np.shape(values)} of arrays of shape {shape}, it must work elementwise; "
+                    "use arithmetic and numpy functions without axis"
+                )
+            checked[name] = np.asarray(values)
+        return checked
+
+
+def _resampled_sums(totals: np.ndarray, num_samples: int, seed: int) -> Iterator[np.ndarray]:
+    """(R, K) at a time, S in all: sums of `totals` (C, K) over C clusters drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    num_clusters, sizes = len(totals), None
+    if num_clusters > DRAWN_SINGLY:
+        # Clusters of equal totals are interchangeable: draw how many of each kind instead. The distribution is the
+        # same, and of right or wrong items there are a few kinds only.
+        codes, kinds = label_codes([row.tobytes() for row in totals], num_clusters, "totals")
+        if 20 * len(kinds) <= num_clusters:
+            totals, sizes = totals[np.unique(codes, return_index=True)[1]], np.bincount(codes)
+    chunk = max(1, DRAWS_IN_CACHE // len(totals))
+    for start in range(0, num_samples, chunk):
+        rows = min(chunk, num_samples - start)
+        if sizes is not None:
+            weights = rng.multinomial(num_clusters, sizes / num_clusters, size=rows)
+        else:
+            draws = rng.integers(num_clusters, size=(rows, num_clusters), dtype=np.uint32)
+            draws = draws + num_clusters * np.arange(rows)[:, None]
+            weights = np.bincount(draws.ravel(), minlength=rows * num_clusters).reshape(rows, num_clusters)
+        yield weights.astype(np.float64) @ totals
+
+
+@dataclass
+class Estimate:
+    """
+    A metric on the data and on every bootstrap resample; interval and test come from one rule.
+
+    The interval is expanded percentiles: with C clusters its ends are the quantiles of the resamples at
+    Φ(∓√(C/(C − 1))·t), where t is Student's quantile at C − 1 degrees of freedom; plain percentiles are too narrow
+    where clusters are few. Beyond the tenth smallest and largest resample the tail is that of a normal distribution
+    with the resamples' standard deviation. The p-value is 1 minus the confidence whose interval just reaches zero.
+
+    Args:
+        samples (array of shape `(S + 1,)`): the metric on the data, then on each resample; NaN where it has none.
+        num_clusters (`int`): number of clusters C that it depends on.
+
+    Source: Efron 1979; Hesterberg 2015 (arXiv 1411.5279), section 5 (expanded percentiles).
+    """
+
+    samples: np.ndarray
+    num_clusters: int
+
+    @property
+    def value(self) -> float:
+        """The metric on the data."""
+        return float(self.samples[0])
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard deviation of the resamples; `None` where no interval is claimed."""
+        return float(np.std(self._draws())) if self._is_known() else None
+
+    def interval(self, confidence: float = 0.95) -> list[float | None]:
+        """`[low, high]`; `[None, None]` with fewer than five clusters."""
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence={confidence}, it must lie between 0 and 1, such as 0.95")
+        if not self._is_known():
+            return [None, None]
+        z = _expansion(self.num_clusters) * float(stdtrit(self.num_clusters - 1, (1 + confidence) / 2))
+        tail = float(ndtr(-min(z, self._reach())))
+        low, high = np.quantile(self._draws(), [tail, 1 - tail]).tolist()
+        if z > self._reach():
+            low, high = min(low, self.value - z * self.standard_error), max(high, self.value + z * self.standard_error)
+        return [low, high]
+
+    def p_value(self) -> float:
+        """Two-sided p-value that the metric is zero in truth; 1 with fewer than two clusters."""
+        draws = self._draws()
+        beyond = int(min(np.sum(draws <= 0), np.sum(draws >= 0)))
+        if self.num_clusters < 2 or not len(draws) or 2 * beyond >= len(draws):
+            return 1.0
+        z = -float(ndtri(beyond / len(draws))) if beyond >= TAIL_SAMPLES else self._reach()
+        if beyond < TAIL_SAMPLES:
+            error = float(np.std(draws))
+            z = max(z, abs(self.value) / error if error else math.inf)
+        return 2 * float(stdtr(self.num_clusters - 1, -z / _expansion(self.num_clusters)))
+
+    def _draws(self) -> np.ndarray:
+        return self.samples[1:][np.isfinite(self.samples[1:])]
+
+    def _is_known(self) -> bool:
+        return self.num_clusters >= MIN_CLUSTERS and bool(np.isfinite(self.samples[1:]).any())
+
+    def _reach(self) -> float:
+        """How many standard deviations out there are still resamples to read a quantile from."""
+        return -float(ndtri(min(0.5, TAIL_SAMPLES / len(self._draws()))))
 
 
 # --- one model
@@ -92,15 +380,15 @@ def bootstrap_interval(
     seed: int = 0,
 ) -> dict[str, Any]:
     """
-    Mean of the values, or an aggregate of subset means, with its percentile bootstrap interval clustered by prompt.
+    Mean of the values, or an aggregate of subset means, with its bootstrap interval clustered by prompt.
 
     Clusters are drawn with replacement, each with all its items, so the number of items varies between resamples. A
-    resample that leaves a subset empty is left out. With few clusters (some 20 or less) percentile intervals are too
-    narrow, and where all values are equal they have no width: use [`wilson_interval`] there.
+    resample that leaves a subset empty is left out. The interval is that of [`Estimate`]. Where all values are equal
+    it has no width: use [`wilson_interval`] there.
 
     Args:
         values (array of shape `(n,)`):
-            One value an item, such as `metrics.pairwise_correctness(margins)`, where a tie counts ½.
+            One value per item, such as `preference.pairwise_correctness(margins)`, where a tie counts ½.
         clusters (sequence of length n or `None`, *optional*):
             Prompt of each item. `None`: every item is its own cluster.
         subsets (sequence of `str` of length n or `None`, *optional*):
@@ -110,12 +398,12 @@ def bootstrap_interval(
         confidence (`float`, *optional*, defaults to `0.95`):
             Confidence level.
         num_samples (`int`, *optional*, defaults to `10_000`):
-            Number of bootstrap samples.
+            Number of bootstrap samples; at most 2,000 with more than 20,000 clusters.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the draws.
 
     Returns:
-        `dict`: `estimate`, `low`, `high` (`None` where there is one cluster only), `confidence`, `num_items`,
+        `dict`: `estimate`, `low`, `high` (`None` with fewer than five clusters), `confidence`, `num_items`,
         `num_clusters`.
 
     Raises:
@@ -132,77 +420,74 @@ def bootstrap_interval(
 
     ```
     """
-    values = finite_array(values, "values")
-    estimates, samples, clusters = _bootstrap(values[None], clusters, subsets, aggregate, num_samples, seed)
-    low, high = _percentiles(samples[:, 0], confidence) if clusters.max() else (None, None)
+    options = {"clusters": clusters, "num_samples": num_samples, "seed": seed}
+    estimate = _bootstrap(finite_array(values, "values"), subsets, aggregate, options).estimate("score")
+    low, high = estimate.interval(confidence)
     return {
-        "estimate": float(estimates[0]),
+        "estimate": estimate.value,
         "low": low,
         "high": high,
         "confidence": confidence,
         "num_items": len(values),
-        "num_clusters": int(clusters.max()) + 1,
+        "num_clusters": estimate.num_clusters,
     }
 
 
+def _bootstrap(
+    values: np.ndarray, subsets: Sequence[str] | None, aggregate: Aggregate | None, options: dict[str, Any]
+) -> Bootstrap:
+    """The bootstrap of one metric, `"score"`: the mean of all items, or an aggregate of subset means."""
+    if (subsets is None) != (aggregate is None):
+        raise ValueError("subsets and aggregate go together: give both for an aggregate of subset means, else neither")
+    score = aggregate or (lambda means: means[""])
+    return Bootstrap(values, lambda means: {"score": score(means)}, subsets=subsets, **options)
+
+
 def minimum_detectable_difference(
-    num_items: int,
-    *,
-    accuracy: float | None = None,
-    discordant_rate: float | None = None,
-    alpha: float = 0.05,
-    power: float = 0.8,
+    standard_error: float, num_clusters: int, *, alpha: float = 0.05, power: float = 0.8
 ) -> float:
     """
-    The smallest true difference in accuracy between two models that n items would show with the given power.
+    The smallest true difference between two models that would be found with the given power: z · standard error.
 
-    With z = z(1 − α/2) + z(power), 2.802 by default:
+    z = z(1 − α/2) + z(power), 2.802 by default, expanded for few clusters as the interval of [`Estimate`] is. The
+    standard error is the bootstrap's of the difference, so that it holds for whatever is measured: items of any kind,
+    clusters, aggregates.
 
-        paired, both models on the same items     z·√(d / n)              d = share of items on which just one is right
-        unpaired, n other items for each          z·√(2·p·(1 − p) / n)    p = accuracy
+        paired, both models on the same items     `compare_models(…)["standard_error"]`
+        unpaired, other items for each            √2 · `Estimate.standard_error` of one model
 
     Args:
-        num_items (`int`):
-            Number of independent items n (of clusters, where items of one prompt go together).
-        accuracy (`float` or `None`, *optional*):
-            Accuracy p, for the unpaired difference.
-        discordant_rate (`float` or `None`, *optional*):
-            Share of discordant items d, for the paired difference.
+        standard_error (`float`):
+            Standard error of the difference.
+        num_clusters (`int`):
+            Number of clusters that it was drawn from.
         alpha (`float`, *optional*, defaults to `0.05`):
             Two-sided significance level.
         power (`float`, *optional*, defaults to `0.8`):
             Probability of finding a true difference of that size.
 
     Returns:
-        `float`: a difference in accuracy. A paired one above `discordant_rate` says that n is too small for any.
+        `float`: a difference in the units of the metric.
 
     Raises:
-        `ValueError`: If not exactly one of `accuracy` and `discordant_rate` is given, or a number is out of range.
+        `ValueError`: If a number is out of range.
 
-    Source: normal approximation, as in Miller 2024 (arXiv 2411.00640); paired: Connor 1987, first-order term.
+    Source: normal approximation, as in Miller 2024 (arXiv 2411.00640); Student's t for few clusters.
 
     Example:
     ```python
-    >>> round(minimum_detectable_difference(350, accuracy=0.6), 4)
-    0.1038
-    >>> round(minimum_detectable_difference(350, discordant_rate=0.3), 4)
-    0.082
+    >>> round(minimum_detectable_difference(math.sqrt(2 * 0.6 * 0.4 / 350), 350), 3)  # accuracy 0.6, 350 items each
+    0.104
 
     ```
     """
-    if (accuracy is None) == (discordant_rate is None):
+    if not (standard_error >= 0 and num_clusters > 1 and 0 < alpha < 1 and 0 < power < 1):
         raise ValueError(
-            f"accuracy={accuracy}, discordant_rate={discordant_rate}: give accuracy for two sets of items, or "
-            "discordant_rate for two models on the same items"
+            f"standard_error={standard_error}, num_clusters={num_clusters}, alpha={alpha}, power={power}: the first "
+            "is at least 0, the second at least 2, the others lie between 0 and 1"
         )
-    share = accuracy if discordant_rate is None else discordant_rate
-    if num_items < 1 or not 0 <= share <= 1 or not 0 < alpha < 1 or not 0 < power < 1:
-        raise ValueError(
-            f"num_items={num_items}, share={share}, alpha={alpha}, power={power}: there must be at least 1 item, and "
-            "the others lie between 0 and 1"
-        )
-    variance = 2 * accuracy * (1 - accuracy) if discordant_rate is None else discordant_rate
-    return float((ndtri(1 - alpha / 2) + ndtri(power)) * math.sqrt(variance / num_items))
+    z = stdtrit(num_clusters - 1, 1 - alpha / 2) + stdtrit(num_clusters - 1, power)
+    return float(_expansion(num_clusters) * z * standard_error)
 
 
 # --- two models
@@ -254,30 +539,28 @@ def compare_models(
     """
     Is the difference between two models on the same items real? Difference a − b with interval and p-value.
 
-    The interval is the percentile interval of a paired bootstrap: each resample draws clusters and takes both models
-    on them. Where all values are 0 or 1, every item is its own cluster and there is no aggregate, the p-value is exact
-    McNemar's. Otherwise it is the bootstrap's: twice the share (1 + k)/(S + 1) of resamples on the other side of zero.
-    Below k = 10 of them it is the normal tail at the bootstrap's standard error where that is smaller, so that a
-    correction for many comparisons has digits to work on. It is never below 2^(1 − D), the least that a sign test can
-    show with D clusters on which the two models differ.
+    Each resample draws clusters and takes both models on them; interval and p-value are those of [`Estimate`]. Where
+    all values are 0 or 1, every item is its own cluster and there is no aggregate, the p-value is exact McNemar's. It
+    is never below 2^(1 − D), the least that a sign test can show with D clusters on which the two models differ. Where
+    it exceeds 1 − `confidence`, the interval includes zero.
 
     Args:
         values_a (array of shape `(n,)`):
-            One value an item of model a, such as `metrics.pairwise_correctness(margins)`, where a tie counts ½.
+            One value per item of model a, such as `preference.pairwise_correctness(margins)`, where a tie counts ½.
         values_b (array of shape `(n,)`):
             The same of model b, on the same items in the same order.
         clusters, subsets, aggregate, confidence, num_samples, seed:
             As in [`bootstrap_interval`].
 
     Returns:
-        `dict`: `difference`, `low`, `high` (`None` where there is one cluster only), `p_value`, `method` (`"mcnemar"`
-        or `"paired bootstrap"`), `a_better` and `b_better` (items on which one model has the higher value),
-        `confidence`, `num_items`, `num_clusters`.
+        `dict`: `difference`, `low`, `high` (`None` with fewer than five clusters), `p_value`, `method` (`"mcnemar"` or
+        `"paired bootstrap"`), `standard_error` (of the difference), `a_better` and `b_better` (items on which one
+        model has the higher value), `confidence`, `num_items`, `num_clusters`.
 
     Raises:
         `ValueError`: As in [`bootstrap_interval`], or if the two have different numbers of items.
 
-    Source: McNemar 1947; Efron & Tibshirani 1993, chapters 13 and 16; Miller 2024 (arXiv 2411.00640).
+    Source: McNemar 1947; Efron & Tibshirani 1993, chapter 13; Hesterberg 2015; Miller 2024 (arXiv 2411.00640).
 
     Example:
     ```python
@@ -287,27 +570,9 @@ def compare_models(
 
     ```
     """
-    a, b = _same_items(values_a, values_b)
-    estimates, samples, codes = _bootstrap(np.stack([a, b]), clusters, subsets, aggregate, num_samples, seed)
-    num_clusters = int(codes.max()) + 1
-    difference, differences = float(estimates[0] - estimates[1]), samples[:, 0] - samples[:, 1]
-    if _is_binary(a, b) and num_clusters == len(a) and aggregate is None:
-        method, p_value = "mcnemar", mcnemar_exact(a, b)
-    else:
-        method, p_value = "paired bootstrap", _bootstrap_p_value(difference, differences, a, b, codes, subsets)
-    low, high = _percentiles(differences, confidence) if num_clusters > 1 else (None, None)
-    return {
-        "difference": difference,
-        "low": low,
-        "high": high,
-        "p_value": p_value,
-        "method": method,
-        "a_better": int(np.sum(a > b)),
-        "b_better": int(np.sum(b > a)),
-        "confidence": confidence,
-        "num_items": len(a),
-        "num_clusters": num_clusters,
-    }
+    options = {"clusters": clusters, "num_samples": num_samples, "seed": seed}
+    both = _bootstrap(np.stack(_same_items(values_a, values_b)), subsets, aggregate, options)
+    return both.compare("score", 0, 1, confidence=confidence, exact=aggregate is None)
 
 
 def compare_by_subset(
@@ -325,9 +590,9 @@ def compare_by_subset(
 
     Args:
         values_a (array of shape `(n,)`):
-            One value an item of model a.
+            One value per item of model a.
         values_b (array of shape `(n,)`):
-            One value an item of model b, on the same items in the same order.
+            One value per item of model b, on the same items in the same order.
         subsets (sequence of `str` of length n):
             Subset of each item.
         clusters, confidence, num_samples, seed:
@@ -346,14 +611,9 @@ def compare_by_subset(
 
     ```
     """
-    a, b = _same_items(values_a, values_b)
-    codes, names = label_codes(subsets, len(a), "subsets")
-    clusters = np.arange(len(a)) if clusters is None else label_codes(clusters, len(a), "clusters")[0]
-    options = {"confidence": confidence, "num_samples": num_samples, "seed": seed}
-    results = {
-        name: compare_models(a[codes == index], b[codes == index], clusters=clusters[codes == index], **options)
-        for index, name in enumerate(names)
-    }
+    values = np.stack(_same_items(values_a, values_b))
+    both = Bootstrap(values, dict, clusters=clusters, subsets=subsets, num_samples=num_samples, seed=seed)
+    results = {name: both.compare(name, 0, 1, [name], confidence=confidence, exact=True) for name in both.subsets}
     corrected = holm_correction([result["p_value"] for result in results.values()])
     return {name: {**result, "p_holm": p} for (name, result), p in zip(results.items(), corrected, strict=True)}
 
@@ -408,13 +668,13 @@ def significance_tiers(
 
     All pairs of models are compared on the same items as [`compare_models`] does it, and the M·(M − 1)/2 p-values are
     corrected by Holm. Then, from the best model down: the first leads tier 1; a model joins the present tier unless it
-    differs from that tier's leader at level `alpha`; the first that does leads the next tier. So the models of a
-    tier are not told apart from its leader (they may still differ from each other), and a model's tier can depend on
+    differs from that tier's leader at level `alpha`; the first that does leads the next tier. So no model of a tier
+    differs significantly from its leader (they may still differ from each other), and a model's tier can depend on
     which others are there.
 
     Args:
         values (mapping from `str` to arrays of shape `(n,)`):
-            One value an item of each model, all on the same items in the same order.
+            One value per item of each model, all on the same items in the same order.
         clusters, subsets, aggregate, num_samples, seed:
             As in [`bootstrap_interval`].
         alpha (`float`, *optional*, defaults to `0.05`):
@@ -445,18 +705,15 @@ def significance_tiers(
     lengths = {name: len(array) for name, array in zip(names, arrays, strict=True)}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"the models have different numbers of items, {lengths}; give all the same items")
-    estimates, samples, codes = _bootstrap(np.stack(arrays), clusters, subsets, aggregate, num_samples, seed)
+    options = {"clusters": clusters, "num_samples": num_samples, "seed": seed}
+    scores = _bootstrap(np.stack(arrays), subsets, aggregate, options)
+    estimates = scores.samples["score"][0]
     order = np.argsort(-estimates, kind="stable").tolist()
 
     comparisons = []
     for i, j in combinations(order, 2):
-        a, b = arrays[i], arrays[j]
-        difference = float(estimates[i] - estimates[j])
-        if _is_binary(a, b) and codes.max() + 1 == len(a) and aggregate is None:
-            p_value = mcnemar_exact(a, b)
-        else:
-            p_value = _bootstrap_p_value(difference, samples[:, i] - samples[:, j], a, b, codes, subsets)
-        comparisons.append({"a": names[i], "b": names[j], "difference": difference, "p_value": p_value})
+        result = scores.compare("score", i, j, exact=aggregate is None)
+        comparisons.append({"a": names[i], "b": names[j], **{key: result[key] for key in ("difference", "p_value")}})
     corrected = holm_correction([c["p_value"] for c in comparisons]) if comparisons else []
     for comparison, p_holm in zip(comparisons, corrected, strict=True):
         comparison["p_holm"] = p_holm
@@ -470,131 +727,7 @@ def significance_tiers(
     return {"models": models, "comparisons": comparisons}
 
 
-# --- inputs, shared with metrics.py
-
-
-def finite_array(values: ArrayLike, name: str, allow_empty: bool = False) -> np.ndarray:
-    """One-dimensional finite float64 array of a list, array or tensor (of any dtype and device)."""
-    if hasattr(values, "detach"):  # a torch tensor: numpy has no bfloat16
-        values = values.detach().cpu().double().numpy()
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1:
-        raise ValueError(f"{name} has shape {values.shape}, it must be one-dimensional, (n,)")
-    if not len(values) and not allow_empty:
-        raise ValueError(f"{name} is empty, at least one value is needed")
-    bad = int(np.count_nonzero(~np.isfinite(values)))
-    if bad:
-        nan, plus, minus = (int(np.count_nonzero(c)) for c in (np.isnan(values), values == np.inf, values == -np.inf))
-        raise ValueError(
-            f"{name}: {bad} of {len(values)} values are not finite ({nan} NaN, {plus} +inf, {minus} -inf); leave them "
-            "out and report how many, or count them as wrong"
-        )
-    return values
-
-
-def label_codes(labels: Sequence[Hashable], num_items: int, name: str) -> tuple[np.ndarray, list]:
-    """Labels as integers 0, 1, … in order of first appearance, and the list of distinct labels in that order."""
-    if len(labels) != num_items:
-        raise ValueError(f"{len(labels)} {name} for {num_items} values, each value has one")
-    numbers: dict[Hashable, int] = {}
-    codes = np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
-    return codes, list(numbers)
-
-
-# --- the bootstrap
-
-
-def _bootstrap(
-    values_Mn: np.ndarray,
-    clusters: Sequence[Hashable] | None,
-    subsets: Sequence[str] | None,
-    aggregate: Aggregate | None,
-    num_samples: int,
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Estimates (M,), bootstrap samples (S, M) with all models on the same draws, and each item's cluster (n,)."""
-    if (subsets is None) != (aggregate is None):
-        raise ValueError("subsets and aggregate go together: give both for an aggregate of subset means, else neither")
-    num_models, num_items = values_Mn.shape
-    codes = np.arange(num_items) if clusters is None else label_codes(clusters, num_items, "clusters")[0]
-    subset_codes, names = (
-        (np.zeros(num_items, int), [""]) if subsets is None else label_codes(subsets, num_items, "subsets")
-    )
-
-    totals = _cluster_totals(values_Mn, codes, subset_codes, len(names))
-    sums = np.concatenate([totals.sum(axis=0, keepdims=True), _resample(totals, num_samples, seed)])
-    sums = sums.reshape(len(sums), num_models + 1, len(names))  # row 0: every cluster once
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = sums[:, :-1] / sums[:, -1:]  # NaN where a resample has nothing of a subset
-        scores = means[..., 0] if aggregate is None else aggregate({n: means[..., g] for g, n in enumerate(names)})
-    if np.shape(scores) != means.shape[:2]:
-        raise ValueError(
-            f"aggregate made shape {np.shape(scores)} of arrays of shape {means.shape[:2]}, it must work elementwise; "
-            "use arithmetic and numpy functions without axis"
-        )
-    return scores[0], scores[1:], codes
-
-
-def _cluster_totals(
-    values_Mn: np.ndarray, codes: np.ndarray, subset_codes: np.ndarray, num_subsets: int
-) -> np.ndarray:
-    """(C, (M + 1)·G): for each cluster, the sum of its values by model and subset, and last its number of items."""
-    num_clusters = int(codes.max()) + 1
-    cells = codes * num_subsets + subset_codes
-    columns = [
-        np.bincount(cells, weights=weights, minlength=num_clusters * num_subsets).reshape(num_clusters, num_subsets)
-        for weights in [*values_Mn, np.ones(len(codes))]
-    ]
-    return np.concatenate(columns, axis=1)
-
-
-def _resample(totals: np.ndarray, num_samples: int, seed: int) -> np.ndarray:
-    """(S, K) sums of `totals` (C, K) over C clusters drawn with replacement, S times."""
-    if num_samples < 1:
-        raise ValueError(f"num_samples={num_samples}, it must be at least 1")
-    rng = np.random.default_rng(seed)
-    num_clusters = len(totals)
-    # Clusters with equal totals are interchangeable: draw how many of each kind instead. The same distribution, and at
-    # once for right or wrong items, of which there are a few kinds only.
-    kinds, counts = np.unique(totals, axis=0, return_counts=True)
-    if 10 * len(kinds) <= num_clusters:
-        return rng.multinomial(num_clusters, counts / num_clusters, size=num_samples) @ kinds
-    chunk = max(1, 400_000 // num_clusters)  # the weights of a chunk stay in the processor's cache
-    sums = np.empty((num_samples, totals.shape[1]))
-    for start in range(0, num_samples, chunk):
-        draws = rng.integers(num_clusters, size=(min(chunk, num_samples - start), num_clusters), dtype=np.uint32)
-        weights = np.stack([np.bincount(row, minlength=num_clusters) for row in draws]).astype(np.float64)
-        sums[start : start + chunk] = weights @ totals
-    return sums
-
-
-def _percentiles(samples: np.ndarray, confidence: float) -> tuple[float, float]:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence}, it must lie between 0 and 1, such as 0.95")
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(samples, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _bootstrap_p_value(
-    difference: float,
-    differences: np.ndarray,
-    a: np.ndarray,
-    b: np.ndarray,
-    codes: np.ndarray,
-    subsets: Sequence[str] | None,
-) -> float:
-    """Two-sided p-value of a difference from its bootstrap samples; see `compare_models`."""
-    differences = differences[np.isfinite(differences)]
-    beyond = int(min(np.sum(differences <= 0), np.sum(differences >= 0)))
-    p_value = min(1.0, 2 * (1 + beyond) / (len(differences) + 1))
-    if beyond < 10 and (error := float(np.std(differences))) > 0:
-        p_value = min(p_value, 2 * float(ndtr(-abs(difference) / error)))
-    subset_codes = 0 if subsets is None else label_codes(subsets, len(a), "subsets")[0]
-    cells = codes + (codes.max() + 1) * subset_codes
-    unequal = np.bincount(cells, weights=a) != np.bincount(cells, weights=b)
-    num_unequal = len(np.unique(np.flatnonzero(unequal) % (codes.max() + 1)))  # clusters, not cluster × subset
-    return min(1.0, max(p_value, 2.0 ** (1 - num_unequal)))
+# --- helpers
 
 
 def _same_items(values_a: ArrayLike, values_b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -606,6 +739,11 @@ def _same_items(values_a: ArrayLike, values_b: ArrayLike) -> tuple[np.ndarray, n
 
 def _is_binary(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all())
+
+
+def _expansion(num_clusters: int) -> float:
+    """By how much the bootstrap's standard error is too small."""
+    return math.sqrt(num_clusters / (num_clusters - 1))
 
 
 def _two_sided_z(confidence: float) -> float:

