@@ -295,7 +295,8 @@ def _summary(report: Report, found: Mapping[str, Row]) -> Section:
     if difference is not None:
         size += (
             f" Between two models measured on different prompts, a difference of {percent(difference)} points is "
-            "found significant with 80 % power at this size; on the same prompts a smaller one is, see `rm-plugin compare`."
+            "found significant with 80 % power at this size; on the same prompts a smaller one is, see `rm-plugin "
+            "compare`."
         )
     warnings = [Paragraph(sentence, "warning") for sentence in remarks(report)]
     return Section(cards=cards, paragraphs=[Paragraph(verdict(report)), *warnings, Paragraph(size, "soft")])
