@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from jinja2 import TemplateError
 
 from ..messages import check_choice
 from .comparison import Comparison, Text
+from .control_tokens import CONTROL_TOKENS, ControlTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,6 +55,9 @@ class EncodedGroup:
         num_dropped (`int`): completions over `max_length` that `truncation_mode="drop"` left out.
         num_truncated (`int`): completions that `truncation_mode="keep_end"` cut.
         num_reasoning (`int`): completions that hold reasoning (`<think>…</think>`).
+        num_control_tokens (`int`):
+            Completions that spell a control token, of a conversation also those whose prompt does; `control_tokens`
+            decides how they are read.
     """
 
     input_ids: list[list[int]]
@@ -63,6 +68,7 @@ class EncodedGroup:
     num_dropped: int = 0
     num_truncated: int = 0
     num_reasoning: int = 0
+    num_control_tokens: int = 0
 
     def __post_init__(self):
         if self.prefix_length < 0:
@@ -91,6 +97,7 @@ def encode(
     truncation_mode: str = "error",
     reasoning: str = "keep",
     pairs: bool = False,
+    control_tokens: str = "parse",
 ) -> EncodedGroup:
     """Token ids of every completion of a comparison.
 
@@ -103,6 +110,8 @@ def encode(
             never by its company.
         reasoning (`str`): what happens to `<think>…</think>` in completions: `"keep"`, `"strip"` or `"error"`.
         pairs (`bool`): an encoder's form: prompt and completion as a pair of texts, where there is no chat template.
+        control_tokens (`str`): how special tokens and turn markers are read that a text spells: `"parse"` as tokens
+            (TRL's way), `"as_text"` as ordinary text. Of plain text that is the completion, but for an EOS at its end.
 
     Returns:
         `EncodedGroup`
@@ -113,7 +122,9 @@ def encode(
     """
     check_choice("truncation_mode", truncation_mode, TRUNCATION_MODES)
     check_choice("reasoning", reasoning, REASONING_MODES)
-    sequences, kept, num_dropped, num_truncated, num_reasoning = [], [], 0, 0, 0
+    check_choice("control_tokens", control_tokens, CONTROL_TOKENS)
+    control = ControlTokens.of(tokenizer)
+    sequences, kept, num_dropped, num_truncated, num_reasoning, num_control_tokens = [], [], 0, 0, 0, 0
     for i, completion in enumerate(comparison.completions):
         if has_reasoning(completion):
             num_reasoning += 1
@@ -124,12 +135,13 @@ def encode(
                 )
             if reasoning == "strip":
                 completion = strip_reasoning(completion)
-        if pairs and tokenizer.chat_template is None:
-            ids = pair_ids(comparison.prompt, completion, tokenizer)
+        untrusted, read = _untrusted(comparison, completion, tokenizer, pairs)
+        spelled = control.found_in(untrusted)
+        num_control_tokens += spelled
+        if spelled and control_tokens == "as_text":
+            ids = control.read_as_text(untrusted, tokenizer, read)
         else:
-            ids = token_ids(
-                comparison.prompt, completion, tokenizer, comparison.tools, comparison.chat_template_kwargs
-            )
+            ids = read(untrusted, tokenizer)
         if max_length is not None and len(ids) > max_length:
             if truncation_mode == "error":
                 raise ValueError(
@@ -152,6 +164,7 @@ def encode(
         num_dropped=num_dropped,
         num_truncated=num_truncated,
         num_reasoning=num_reasoning,
+        num_control_tokens=num_control_tokens,
     )
 
 
@@ -171,6 +184,27 @@ def without_trailing_pads(group: EncodedGroup, pad_token_id: int | None) -> Enco
             length -= 1
         sequences.append(ids[:length])
     return replace(group, input_ids=sequences, prefix_length=-1)
+
+
+def _untrusted(
+    comparison: Comparison, completion: Text, tokenizer: PreTrainedTokenizerBase, pairs: bool
+) -> tuple[Any, Callable[[Any, PreTrainedTokenizerBase], list[int]]]:
+    """What of a text is not to control anything, and the function that makes ids of it with a tokenizer.
+
+    Of a conversation that is all that its messages hold, and what else the template is given. A plain prompt may be
+    rendered already, so of plain text it is the completion, without the EOS that ends it.
+    """
+    to_ids = pair_ids if pairs and tokenizer.chat_template is None else token_ids
+    if isinstance(completion, str):
+        end = tokenizer.eos_token or ""
+        text = completion.removesuffix(end)
+        end = completion[len(text) :]
+        return text, lambda text, tokenizer: to_ids(comparison.prompt, text + end, tokenizer)
+    given = [comparison.prompt, completion]
+    if to_ids is pair_ids:
+        return given, lambda given, tokenizer: pair_ids(*given, tokenizer)
+    given += [comparison.tools, comparison.chat_template_kwargs]
+    return given, lambda given, tokenizer: token_ids(*given[:2], tokenizer, *given[2:])
 
 
 def cut_start(ids: list[int], max_length: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
