@@ -37,6 +37,7 @@ VARIABLES = {
     "MAX_NUM_BATCHED_TOKENS": int,
     "TRUNCATION_MODE": str,
     "REASONING": str,
+    "CONTROL_TOKENS": str,
     "NORMALIZE": _flag,
     "ON_NONFINITE": str,
 }

@@ -101,6 +101,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     one.add_argument("--output", required=True, metavar="FILE", help="the same lines with score or scores added")
     add_scorer_arguments(one)
+    _add_control_tokens(one)
 
     one = command(
         "best-of-n", _best_of_n, "sample n completions a prompt, or take ready ones, and choose by the reward"
@@ -130,6 +131,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     one.add_argument("--seed", type=int, help="seed of the samples (default 0)")
     one.add_argument("--batch-size", type=int, help="sequences generated at once (default 16)")
     add_scorer_arguments(one)
+    _add_control_tokens(one)
 
     one = command(
         "ppo",
@@ -218,6 +220,14 @@ def add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_control_tokens(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--control-tokens",
+        default="as_text",
+        help="special tokens and turn markers that a text spells: as_text, or parse as evaluate and training do",
+    )
+
+
 def load_scorer(args: argparse.Namespace, **kwargs) -> RewardScorer:
     """The scorer that [`add_scorer_arguments`]' options describe, with a progress bar on a terminal."""
     import torch
@@ -237,6 +247,7 @@ def load_scorer(args: argparse.Namespace, **kwargs) -> RewardScorer:
         "max_length": args.max_length,
         "max_num_batched_tokens": args.max_num_batched_tokens,
         "truncation_mode": args.truncation_mode,
+        "control_tokens": getattr(args, "control_tokens", "parse"),  # evaluate has no such option
         "progress": sys.stderr.isatty(),
     }
     return RewardScorer(args.model, **{**options, **kwargs}, **model_kwargs)

@@ -147,6 +147,7 @@ def evaluate(
             "num_processes": world.size,
             **counts,
             "num_at_length_limit": ruler.num_at_limit(plan),
+            "num_control_tokens": ruler.num_control_tokens,
             "scores_sha256": scores_checksum(data.comparisons, scores),
             "seconds": {key: round(value, 3) for key, value in seconds.items()},
             "versions": _versions(),

@@ -221,6 +221,9 @@ def remarks(report: Report) -> list[str]:
             f"{report['run']['num_at_length_limit']:,} completions were cut at the limit of {model['max_length']:,} "
             "tokens (the start of the prompt is removed)."
         )
+    if spelled := report["run"].get("num_control_tokens"):
+        read = {"parse": "tokens", "as_text": "text"}[report["model"]["control_tokens"]]
+        sentences.append(f"{spelled:,} completions spell a control token of the chat template, read as {read}.")
     if counts["num_no_preference"]:
         sentences.append(f"{counts['num_no_preference']:,} rows state no preference and are left out.")
     if tie_rate > 0:

@@ -59,6 +59,7 @@ class ModelRuler:
             "max_length": scorer.max_length,
             "truncation_mode": scorer.truncation_mode,
             "reasoning": scorer.reasoning,
+            "control_tokens": scorer.control_tokens,
             "normalize": scorer.normalize,
             "on_nonfinite": scorer.on_nonfinite,
             "max_num_batched_tokens": scorer.max_num_batched_tokens,
@@ -83,6 +84,11 @@ class ModelRuler:
 
         return sum(map(packed_tokens, batch.groups))
 
+    @property
+    def num_control_tokens(self) -> int:
+        """Completions of the plans made that spell a control token."""
+        return self.scorer.num_control_tokens
+
     def num_at_limit(self, plan: list[Any]) -> int:
         """Completions that fill the length limit to the last token: with `keep_end`, those that were cut."""
         limit = self.scorer.max_length
@@ -106,6 +112,7 @@ class FunctionRuler:
 
     template = None
     device = None
+    num_control_tokens = 0
 
     def __init__(self, function: Callable, name: str, dotted: str | None = None):
         self.function = function
@@ -168,12 +175,12 @@ def as_ruler(model: Any, name: str | None, scorer_kwargs: dict[str, Any]) -> Mod
     if isinstance(model, RewardScorer):
         if scorer_kwargs:
             raise ValueError(f"{', '.join(scorer_kwargs)} cannot be applied to a scorer; give it to RewardScorer")
-        scorer = model
+        scorer = copy.copy(model)  # the same model, with an evaluation's settings and counts of its own
+        scorer.control_tokens, scorer.num_control_tokens = "parse", 0
     else:
         name = name or (os.fspath(model) if isinstance(model, str | os.PathLike) else None)
-        scorer = RewardScorer(model, **{"truncation_mode": "drop", **scorer_kwargs})
+        scorer = RewardScorer(model, **{"control_tokens": "parse", **scorer_kwargs})  # an evaluation parses
     if scorer.truncation_mode == "error":
-        scorer = copy.copy(scorer)  # the same model
         scorer.truncation_mode = "drop"
     return ModelRuler(scorer, name)
 

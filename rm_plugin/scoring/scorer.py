@@ -35,6 +35,7 @@ from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text, template_arguments
+from ..data.control_tokens import CONTROL_TOKENS
 from ..data.encoding import (
     REASONING_MODES,
     TRUNCATION_MODES,
@@ -84,6 +85,10 @@ class RewardScorer:
             For texts over `max_length`: `"error"`, `"drop"` (NaN from `score`, None from a call) or `"keep_end"`.
         reasoning (`str`, *optional*):
             For `<think>…</think>`: `"keep"`, `"strip"` or `"error"`; as the model was trained if absent.
+        control_tokens (`str`, *optional*, defaults to `"as_text"`):
+            How special tokens and turn markers are read that a message or a plain completion spells: `"as_text"` as
+            ordinary text, so that no text can pretend to be another turn, or `"parse"` as tokens (TRL's way).
+            Reasoning and tool tags are always tokens. `num_control_tokens` counts the completions that spell one.
         normalize (`bool`, *optional*, defaults to `False`):
             Return (r − mean) / std with the figures that the model's config holds from its held-out data.
         on_nonfinite (`str`, *optional*, defaults to `"error"`):
@@ -112,6 +117,7 @@ class RewardScorer:
         max_num_batched_tokens: int = 16384,
         truncation_mode: str = "error",
         reasoning: str | None = None,
+        control_tokens: str = "as_text",
         normalize: bool = False,
         on_nonfinite: str = "error",
         shared_prefix: str = "auto",
@@ -122,6 +128,7 @@ class RewardScorer:
             if value is not None and value < 1:
                 raise ValueError(f"{option}={value} leaves no token; give at least 1")
         check_choice("truncation_mode", truncation_mode, TRUNCATION_MODES)
+        check_choice("control_tokens", control_tokens, CONTROL_TOKENS)
         check_choice("shared_prefix", shared_prefix, ("auto", "off"))
         check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE)
         if isinstance(model, (str, os.PathLike)):
@@ -166,7 +173,9 @@ class RewardScorer:
         self.progress = progress
         self.normalize = normalize
         self.on_nonfinite = on_nonfinite
+        self.control_tokens = control_tokens
         self.num_nonfinite = 0
+        self.num_control_tokens = 0
         if normalize and not getattr(config, "reward_std", None):
             raise ValueError(
                 f"normalize=True, but {name} has no reward_mean and reward_std; evaluate it on held-out data first "
@@ -285,14 +294,14 @@ class RewardScorer:
             completion_ids (`list[list[int]]`, *optional*): (N,) the policy's own tokens.
             log_metric (`Callable`, *optional*):
                 Takes shares of this batch under `rewards/<name>/`: `truncated` (cut at the policy's length limit),
-                `empty`, `over_max_length` (no reward), `nonfinite`.
+                `empty`, `over_max_length` (no reward), `nonfinite`, `control_tokens` (spell one).
             log_extra (`Callable`, *optional*): takes the column `truncated` of TRL's table of completions.
             kwargs: what TRL passes besides (data columns, state); all but the two columns is not read.
 
         Returns:
             `list[float | None]`: (N,) rewards; None for a text that `truncation_mode="drop"` left out.
         """
-        num_nonfinite = self.num_nonfinite
+        num_nonfinite, num_control_tokens = self.num_nonfinite, self.num_control_tokens
         columns = self._template_columns(prompts, kwargs, getattr(log_metric, "__self__", None))
         scores = self.score(prompts, completions, allow_empty=True, completion_ids=completion_ids, **columns)
         if log_metric is not None and len(scores):
@@ -300,6 +309,7 @@ class RewardScorer:
                 "empty": np.mean([_is_empty(text) for text in completions]),
                 "over_max_length": np.isnan(scores).mean(),
                 "nonfinite": (self.num_nonfinite - num_nonfinite) / len(scores),
+                "control_tokens": (self.num_control_tokens - num_control_tokens) / len(scores),
             }
             ends = _policy_end_tokens(log_metric)
             if completion_ids is not None and ends:
@@ -362,6 +372,7 @@ class RewardScorer:
                 if isinstance(error, TemplateError):
                     cause = f"the chat template refuses it: {cause}; mend the messages or the template"
                 raise ValueError(f"{comparison.id or f'comparison {c}'}: {cause}") from error
+            self.num_control_tokens += group.num_control_tokens
             prompt = _key(comparison.prompt, comparison.tools, comparison.chat_template_kwargs)
             for k, ids in zip(group.kept, map(tuple, group.input_ids), strict=True):
                 if ids not in texts:  # where nothing is shared, each text stands alone, among those of its length
@@ -451,11 +462,17 @@ class RewardScorer:
         )
 
     def _encode(self, comparison: Comparison) -> EncodedGroup:
-        options = {"max_length": self.max_length, "truncation_mode": self.truncation_mode, "reasoning": self.reasoning}
-        if not isinstance(self.model, RewardModel):
-            return encode(comparison, self.processing_class, pairs=True, **options)
-        group = encode(comparison, self.processing_class, **options)
-        return without_trailing_pads(group, self.model.config.trailing_pad_id)
+        is_reward_model = isinstance(self.model, RewardModel)
+        group = encode(
+            comparison,
+            self.processing_class,
+            max_length=self.max_length,
+            truncation_mode=self.truncation_mode,
+            reasoning=self.reasoning,
+            control_tokens=self.control_tokens,
+            pairs=not is_reward_model,
+        )
+        return without_trailing_pads(group, self.model.config.trailing_pad_id) if is_reward_model else group
 
     def _split_group(self, sequences: list[list[int]]) -> Iterator[EncodedGroup]:
         """A group as it is, or cut where one call could not hold it; each part then computes the prefix."""

@@ -23,7 +23,7 @@ from datasets import Dataset, Features, IterableDataset, Value
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from ..data import comparison, encoding
+from ..data import comparison, control_tokens, encoding
 from ..data.comparison import BadRow, to_comparison
 from ..data.encoding import EncodedGroup, common_prefix_length, cut_start, encode, without_trailing_pads
 from ..model.packing import collate, cost, packed_tokens, split_by_tokens
@@ -44,6 +44,7 @@ FEATURES = Features(  # given, not guessed from the first rows: those may lack a
         "num_dropped": Value("int32"),
         "num_truncated": Value("int32"),
         "num_reasoning": Value("int32"),
+        "num_control_tokens": Value("int32"),
         "num_equal": Value("int32"),  # completions whose ids another completion of the row has too
     }
 )
@@ -53,7 +54,8 @@ OVER_LENGTH, NO_PREFERENCE = "over max_length", "without a preference"
 @cache
 def code_version() -> str:
     """Hash of the source that makes token ids of rows, so that `datasets` does not serve what older code made."""
-    sources = (Path(module).read_bytes() for module in (comparison.__file__, encoding.__file__, __file__))
+    modules = (comparison.__file__, control_tokens.__file__, encoding.__file__, __file__)
+    sources = (Path(module).read_bytes() for module in modules)
     return hashlib.sha256(b"".join(sources)).hexdigest()[:16]
 
 
@@ -160,6 +162,7 @@ def _encoded_row(index: int, group: EncodedGroup, cause: str) -> dict[str, Any]:
         "num_dropped": group.num_dropped,
         "num_truncated": group.num_truncated,
         "num_reasoning": group.num_reasoning,
+        "num_control_tokens": group.num_control_tokens,
         "num_equal": len(group.input_ids) - len(set(map(tuple, group.input_ids))),
     }
 
@@ -201,6 +204,7 @@ def encode_dataset(dataset: Dataset, encoder: RowEncoder, name: str, num_proc: i
         "completions_dropped": sum(encoded["num_dropped"][:]),
         "completions_truncated": sum(encoded["num_truncated"][:]),
         "completions_with_reasoning": sum(encoded["num_reasoning"][:]),
+        "completions_with_control_tokens": sum(encoded["num_control_tokens"][:]),
         "completions_equal_to_another": sum(encoded["num_equal"][:]),
     }
     notable = {what: n for what, n in counts.items() if n and what not in ("rows", "rows_used")}
