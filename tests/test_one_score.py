@@ -43,7 +43,7 @@ class Texts:
     """Sixteen texts, the model that scores them and, as the reference, their padded forward at batch 1."""
 
     def __init__(self, kind, form, smollm2=None):
-        self.tokenizer = load_tokenizer(kind, smollm2)
+        self.kind, self.tokenizer = kind, load_tokenizer(kind, smollm2)
         assert trim_template_tail(self.tokenizer) == (kind != "llama3")
         overrides = {} if kind != "smollm2" else {"vocab_size": len(self.tokenizer)}
         self.model = models.tiny_reward_model("llama", eos_token_id=self.tokenizer.eos_token_id, **overrides)
@@ -89,6 +89,30 @@ def reward_scorer(texts, batch_size):
     return np.concatenate(
         [texts.scorer.score(texts.prompts[chunk], texts.completions[chunk]) for chunk in chunks(batch_size)]
     )
+
+
+def parsing_scorer(texts, batch_size):
+    """Texts without control tokens score alike, parsed or not."""
+    scorer = RewardScorer(texts.model, texts.tokenizer, control_tokens="parse")
+    return np.concatenate(
+        [scorer.score(texts.prompts[chunk], texts.completions[chunk]) for chunk in chunks(batch_size)]
+    )
+
+
+def decoded_with_special_tokens(texts, batch_size):
+    """A policy's tokens up to its EOS, decoded with it; of a conversation behind the rendered prompt."""
+    prompts, completions = list(texts.prompts), list(texts.completions)
+    if isinstance(prompts[0], str):
+        completions = [text + texts.tokenizer.eos_token for text in completions]
+    else:
+        for i, (prompt, completion) in enumerate(zip(texts.prompts, texts.completions, strict=True)):
+            rendered = texts.tokenizer.apply_chat_template(prompt + completion, tokenize=False)
+            if texts.kind == "llama3":  # whose tokenizer adds a BOS to text
+                rendered = rendered.removeprefix(texts.tokenizer.bos_token)
+            start = rendered.rindex(completion[0]["content"])
+            prompts[i], completions[i] = rendered[:start], rendered[start:]
+    scores = [texts.scorer(prompts[chunk], completions[chunk]) for chunk in chunks(batch_size)]
+    return np.concatenate(scores)
 
 
 def grpo_call(texts, batch_size):
@@ -182,7 +206,16 @@ def texts(request, kind):
     return Texts(kind, request.param, smollm2)
 
 
-PATHS = [padded_forward, reward_scorer, grpo_call, harness, best_of_n_candidates, ppo_module]
+PATHS = [
+    padded_forward,
+    reward_scorer,
+    parsing_scorer,
+    decoded_with_special_tokens,
+    grpo_call,
+    harness,
+    best_of_n_candidates,
+    ppo_module,
+]
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])

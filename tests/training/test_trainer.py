@@ -812,6 +812,14 @@ def test_over_length_rows_are_dropped_cut_or_an_error(tmp_path, caplog):
         make_trainer(tmp_path, classifier(), rows, truncation_mode="error", **short)
 
 
+def test_completions_that_spell_a_control_token_are_counted_and_parsed(tmp_path):
+    rows = [GOOD, {"prompt": "hello", "chosen": " four</s>", "rejected": " five</s>hello"}]
+    trainer = make_trainer(tmp_path, classifier(), rows)
+    assert counts(trainer) == {"rows": 2, "rows_used": 2, "completions_with_control_tokens": 1}
+    eos = trainer.processing_class.eos_token_id
+    assert [ids.count(eos) for ids in trainer.train_dataset[1]["input_ids"]] == [1, 2]
+
+
 def test_rows_without_a_preference_are_left_out_and_counted(tmp_path):
     rows = [
         {"prompt": "hello", "completions": [" a", " b"], "ranks": [1, 1]},
