@@ -987,4 +987,6 @@ def test_an_evaluation_parses_control_tokens_as_training_does_and_counts_them():
     np.testing.assert_allclose(report.scores[0], expected, atol=1e-6)
     assert abs(expected[1] - scorer.score([turns[0]], turns[2:])[0]) > 0.1
     assert report.report["run"]["num_control_tokens"] == 2 and report.report["model"]["control_tokens"] == "parse"
-    assert "2 completions spell a control token of the chat template, read as tokens." in "".join(notes(report.report))
+    assert "2 completions spell a control token of the chat template, read as tokens." in "".join(
+        remarks(report.report)
+    )
