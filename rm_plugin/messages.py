@@ -43,6 +43,17 @@ def located(where: str) -> Iterator[None]:
         raise ValueError(f"{where}: {one_line(error)}") from error
 
 
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Errors that a library means for developers become one `ValueError` that says `what` failed; ours pass."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError):
+        raise
+    except Exception as error:  # of torch, peft, safetensors, tokenizers, pickle, …
+        raise ValueError(f"{what} ({type(error).__name__}: {one_line(error)})") from error
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, in one printable line."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -207,13 +207,16 @@ def test_output_may_be_the_input(command, model, tmp_path):
         ),
         ("", " is empty; give one JSON object per line"),
         ("\n \n", " is empty; give one JSON object per line"),
-        ('{"prompt": "a", "answer": "b"}', ' line 1 has prompt, answer; it needs "prompt" and either "completion" or'),
+        (
+            '{"prompt": "a", "answer": "b"}',
+            ' line 1: it has prompt, answer; it needs "prompt" and either "completion" or',
+        ),
         (
             '{"prompt": "a", "completion": "b", "completions": ["c"]}',
-            " line 1 has prompt, completion, completions;",
+            " line 1: it has prompt, completion, completions;",
         ),
         ('["a", "b"]', " line 1 is of type list; give one object per line"),
-        ("{}", " line 1 has nothing; it needs"),
+        ("{}", " line 1: it has nothing; it needs"),
         ('{"prompt": "a", "completions": []}', " line 1: completions is empty or no list; give at least one"),
         ('{"prompt": "a", "completions": "b"}', " line 1: completions is empty or no list; give at least one"),
         ('{"prompt": "a", "completion": ""}', " line 1: a completion is empty; every completion needs text"),
@@ -223,7 +226,10 @@ def test_output_may_be_the_input(command, model, tmp_path):
         ),
         ('{"prompt": {"text": "a"}, "completion": "b"}', ' line 1: {"text": "a"} is neither text nor a list of'),
         ('{"prompt": "a", "completion": [{"text": "b"}]}', ' line 1: [{"text": "b"}] is neither text nor a list of'),
-        ('{"prompt": "a", "completion": "b", "score": 1}', " line 1 has a field 'score', which would be overwritten"),
+        (
+            '{"prompt": "a", "completion": "b", "score": 1}',
+            " line 1: it has a field 'score', which would be overwritten",
+        ),
         (b'{"prompt": "\xff"}', " line 1 is not UTF-8 text (invalid start byte); save it as UTF-8"),
     ],
 )
@@ -457,10 +463,50 @@ def test_train_help_shows_every_field(capsys):
         assert name in out
 
 
-def test_every_command_has_help(command, capsys):
-    from rm_plugin.commands.cli import _parser
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["best-of-n", "--candidates", "a", "--output", "o", "--to-sft", "./a"], "--candidates and --to-sft"),
+        (["best-of-n", "--candidates", "a", "--output", "a"], "--candidates and --output"),
+        (["best-of-n", "p", "--prompts", "sub/../a", "--output", "o", "--summary", "a"], "--prompts and --summary"),
+        (["best-of-n", "p", "--prompts", "a", "--output", "o", "--to-sft", "t", "--to-preferences", "t"], "--to-sft"),
+        (
+            ["leaderboard", ".", "--csv", "t", "--markdown", "link"],
+            "--csv and --markdown are the same file, link; name",
+        ),
+        (["leaderboard", ".", "--published", "a", "--csv", "a"], "--csv and --published"),
+    ],
+)
+def test_an_output_is_never_an_input_or_another_output(command, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").write_text("precious")
+    (tmp_path / "t").write_text("precious")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to("t")
+    if words[0] == "best-of-n":
+        words = [*words, "--reward-model", "none"]
+    code, _, error = command(*words)
+    assert code == 2 and "are the same file" in error and set(said.split()) & set(error.split())
+    assert (tmp_path / "a").read_text() == (tmp_path / "t").read_text() == "precious"
 
-    for name in _parser()[1]:
+
+@pytest.mark.parametrize(("name", "said"), [("score", "nothing was kept"), ("evaluate", "the same command resumes")])
+def test_ctrl_c_says_what_is_true_of_the_command(name, said, monkeypatch, capsys):
+    from rm_plugin.commands import cli
+
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.RUN, name, interrupted)
+    words = {"score": ["m", "--input", "a", "--output", "b"], "evaluate": ["m"]}[name]
+    assert main([name, *words]) == 130
+    assert said in capsys.readouterr().err
+
+
+def test_every_command_has_help(command, capsys):
+    from rm_plugin.commands.arguments import build_parser
+
+    for name in build_parser()[1]:
         if name != "train":  # above
             with pytest.raises(SystemExit) as stop:
                 main([name, "--help"])
