@@ -252,23 +252,19 @@ def _named_sources(benchmarks: list[str], sources: list[str]) -> list[tuple[str,
 
 
 def _benchmarks(args: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from ..evaluation.benchmarks import BENCHMARKS
+    from ..evaluation.page import Table
 
-    table = Table("name", "data set [split]", "rows", "licence", "revision", "score")
+    cells = []
     for name, one in BENCHMARKS.items():
+        source = f"{one.hub} [{one.split}]" if one.hub else f"--source is needed: {one.files}"
         if name == "preference":
-            place = "any preference data: --data FILE_OR_ID"
-        elif one.hub:
-            place = f"{one.hub} \\[{one.split}]"
-        else:
-            place = f"--source is needed: {one.files}"
+            source = "any preference data: --data FILE_OR_ID"
         rows = f"{one.num_rows:,}" if one.num_rows else "–"
         pinned = (one.revision or "unpinned")[:8] if one.hub else "–"
-        table.add_row(name, place, rows, one.licence, pinned, one.notes or "accuracy over pairs")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        cells.append([name, source, rows, one.licence, pinned, one.notes or "accuracy over pairs"])
+    columns = ["name", "data set [split]", "rows", "licence", "revision", "score"]
+    Table(columns, cells, num_text_columns=len(columns)).print()
 
 
 def _leaderboard(args: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from ..messages import printable, shorten
 from ..metrics.calibration import reliability_curve
 from ..metrics.preference import margin_distribution
-from ..metrics.statistics import finite_array
+from ..metrics.statistics import finite_array, wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,22 +90,18 @@ def margin_histogram(margins: ArrayLike) -> str:
     return _svg(draw, label)
 
 
-def reliability_diagram(margins: ArrayLike, num_bins: int = 10) -> str:
+def reliability_diagram(margins: ArrayLike) -> str:
     """
-    Predicted σ(|Δ|) against how often the preferred completion was right, with 95 % Wilson intervals by bin.
+    Predicted σ(|Δ|) against how often the preferred completion was right, with 95 % Wilson intervals, in ten bins.
 
     Args:
         margins (array of shape `(n,)`):
             Reward of the chosen minus reward of the rejected completion. The outcome of a tie is ½.
-        num_bins (`int`, *optional*, defaults to `10`):
-            Number of equal bins of confidence on [½, 1].
 
     Returns:
         `str`: SVG.
     """
-    from ..metrics.statistics import wilson_interval
-
-    curve = reliability_curve(margins, num_bins)
+    curve = reliability_curve(margins)
     bins = [
         (confidence, accuracy, count)
         for confidence, accuracy, count in zip(curve["confidence"], curve["accuracy"], curve["counts"], strict=True)
@@ -126,13 +122,9 @@ def reliability_diagram(margins: ArrayLike, num_bins: int = 10) -> str:
     return _svg(draw, f"Reliability curve of {int(counts.sum())} pairs: share right by confidence; area = pairs")
 
 
-def bradley_terry_curve(points: Sequence[float] = (0.0, 1.0, 2.0, 5.0)) -> str:
+def bradley_terry_curve() -> str:
     """
-    The Bradley-Terry loss −log σ(Δ) over the margin, with its value written at some margins.
-
-    Args:
-        points (sequence of `float`, *optional*, defaults to `(0, 1, 2, 5)`):
-            Margins to mark: 0 → 0.693, 1 → 0.313, 2 → 0.127, 5 → 0.007.
+    The Bradley-Terry loss −log σ(Δ) over the margin, with its value at the margins 0, 1, 2 and 5.
 
     Returns:
         `str`: SVG.
@@ -146,14 +138,13 @@ def bradley_terry_curve(points: Sequence[float] = (0.0, 1.0, 2.0, 5.0)) -> str:
 
     ```
     """
-    points = finite_array(points, "points")
-    margins = np.linspace(min(-3.0, points.min() - 1), max(6.0, points.max() + 1), 200)
+    margins = np.linspace(-3, 6, 200)
 
     def draw(axes: Axes) -> None:
         axes.plot(margins, np.logaddexp(0, -margins), color=ACCENT)
-        losses = np.logaddexp(0, -points)
-        axes.scatter(points, losses, s=22, color=WARM, linewidths=0, zorder=3)
-        for margin, loss in zip(points, losses, strict=True):
+        for margin in (0.0, 1.0, 2.0, 5.0):
+            loss = np.logaddexp(0, -margin)
+            axes.scatter(margin, loss, s=22, color=WARM, linewidths=0, zorder=3)
             axes.annotate(f"{loss:.3f}", (margin, loss), (4, 6), textcoords="offset points")
         axes.set(xlabel="margin Δ", ylabel="loss −log σ(Δ)", ylim=(-0.1, None))
 
@@ -161,10 +152,7 @@ def bradley_terry_curve(points: Sequence[float] = (0.0, 1.0, 2.0, 5.0)) -> str:
 
 
 def learning_curve(
-    steps: ArrayLike,
-    values: ArrayLike | Mapping[str, ArrayLike],
-    label: str = "pairwise accuracy",
-    reference: float | None = None,
+    steps: ArrayLike, values: ArrayLike, label: str = "pairwise accuracy", reference: float | None = None
 ) -> str:
     """
     Values over training steps.
@@ -172,8 +160,8 @@ def learning_curve(
     Args:
         steps (array of shape `(n,)`):
             Training steps.
-        values (array of shape `(n,)`, or a mapping from name to such arrays):
-            One curve, or up to three with their names.
+        values (array of shape `(n,)`):
+            One value per step.
         label (`str`, *optional*, defaults to `"pairwise accuracy"`):
             What the values are.
         reference (`float`, *optional*):
@@ -182,23 +170,14 @@ def learning_curve(
     Returns:
         `str`: SVG.
     """
-    steps = finite_array(steps, "steps")
-    curves = dict(values) if isinstance(values, Mapping) else {label: values}
-    curves = {name: finite_array(curve, name) for name, curve in curves.items()}
-    if not 1 <= len(curves) <= 3 or any(len(curve) != len(steps) for curve in curves.values()):
-        raise ValueError(
-            f"{len(steps)} steps and curves of {[len(c) for c in curves.values()]} values; give one to three curves "
-            "with a value for each step"
-        )
+    steps, values = finite_array(steps, "steps"), finite_array(values, label)
+    if len(values) != len(steps):
+        raise ValueError(f"{len(steps)} steps and {len(values)} values of {label}; give one value per step")
 
     def draw(axes: Axes) -> None:
-        marker = "o" if len(steps) <= 30 else None
-        for (name, curve), color in zip(curves.items(), (ACCENT, WARM, INK), strict=False):
-            axes.plot(steps, curve, color=color, marker=marker, markersize=3, label=name)
+        axes.plot(steps, values, color=ACCENT, marker="o" if len(steps) <= 30 else None, markersize=3)
         if reference is not None:
             axes.axhline(reference, color=FAINT, linestyle="--", linewidth=1)
-        if len(curves) > 1:
-            axes.legend()
         axes.set(xlabel="step", ylabel=label)
 
     return _svg(draw, f"{label} over {len(steps)} points of training")
@@ -230,11 +209,7 @@ def accuracy_by_length(table: Sequence[Mapping[str, Any]], unit: str = "characte
     return _svg(draw, f"Accuracy in {len(table)} bins of the difference in length")
 
 
-def accuracy_bars(
-    bars: Sequence[tuple[str, float, Sequence[float | None] | None]],
-    label: str = "accuracy",
-    reference: float | None = None,
-) -> str:
+def accuracy_bars(bars: Sequence[tuple[str, float, Sequence[float | None] | None]], label: str = "accuracy") -> str:
     """
     One bar per row with its interval, such as the subsets of a benchmark.
 
@@ -243,8 +218,6 @@ def accuracy_bars(
             The interval is `[low, high]`, or `None` where there is none.
         label (`str`, *optional*, defaults to `"accuracy"`):
             What the values are.
-        reference (`float`, *optional*):
-            A level to mark, such as that of chance.
 
     Returns:
         `str`: SVG, as high as it has rows.
@@ -257,8 +230,6 @@ def accuracy_bars(
         for position, interval in zip(positions, intervals, strict=True):
             if interval and interval[0] is not None:
                 axes.hlines(position, *interval, color=INK, linewidth=1.2)
-        if reference is not None:
-            axes.axvline(reference, color=FAINT, linestyle="--", linewidth=1)
         axes.set_yticks(positions, short_labels(names))
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
@@ -267,15 +238,13 @@ def accuracy_bars(
     return _svg(draw, f"Bars of {len(bars)} values of {label}", height=0.75 + 0.21 * len(bars))
 
 
-def best_of_n_plot(curve: Mapping[str, Sequence[float]], label: str = "share solved") -> str:
+def best_of_n_plot(curve: Mapping[str, Sequence[float]]) -> str:
     """
     Expected value of the best of n by the reward, over n.
 
     Args:
         curve (`dict`):
             What [`metrics.best_of_n_curve`] returns: `n`, `value`; and maybe `low`, `high`, `oracle`, `random`.
-        label (`str`, *optional*, defaults to `"share solved"`):
-            What the values are.
 
     Returns:
         `str`: SVG.
@@ -293,7 +262,7 @@ def best_of_n_plot(curve: Mapping[str, Sequence[float]], label: str = "share sol
         axes.set_xticks(n, [f"{int(value)}" for value in n])
         axes.minorticks_off()
         axes.legend()
-        axes.set(xlabel="n samples", ylabel=label)
+        axes.set(xlabel="n samples", ylabel="share solved")
 
     return _svg(draw, f"Best-of-n curve up to n = {curve['n'][-1]}")
 

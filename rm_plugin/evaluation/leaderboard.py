@@ -18,7 +18,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from .results import official_arguments
 
 __all__ = ["Leaderboard", "Run", "build_leaderboard", "compare_runs", "find_runs"]
 
+LENGTH_CONTROLLED, NLL = "length/length_controlled_accuracy", "calibration/nll"
+KINDS = ("model", "baseline", "published")
 MAX_SECTIONS, MAX_COMPARISONS = 8, 60  # what a table shows
 
 
@@ -67,10 +69,9 @@ class Run:
         """The run in a folder; a `ValueError` where there is none, or one of another version."""
         folder = Path(folder)
         if not (folder / "report.json").exists():
-            started = " (a run was started there: finish it with the same command)"
             raise ValueError(
-                f"{folder} holds no report.json{started if (folder / 'run.json').exists() else ''}; "
-                "give the --output folder of an evaluation"
+                f"{folder} holds no report.json; give the --output folder of an evaluation (one that was started "
+                "there: finish it with the same command)"
             )
         report = read_about(folder / "report.json", "name --output folders of this version's rm-plugin evaluate")
         return cls(folder, report, json.loads((folder / "items.json").read_text(encoding="utf-8")))
@@ -89,6 +90,27 @@ def find_runs(folders: Iterable[str | os.PathLike]) -> list[Run]:
     return [Run.read(path) for path in paths.values()]
 
 
+def by_data(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Runs that can be compared with each other."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.data, []).append(run)
+    return groups
+
+
+def model_names(runs: Iterable[Run]) -> dict[str, str]:
+    """Each model's name as it is shown: its last part, or the whole name where several models end alike."""
+    short = {name: Path(name).name or name for name in dict.fromkeys(run.model for run in runs)}
+    counts = Counter(short.values())
+    return {name: last if counts[last] == 1 else name for name, last in short.items()}
+
+
+def run_names(runs: Sequence[Run], models: Mapping[str, str]) -> list[str]:
+    """Names of runs on the same data: those of their models, with the folder where a model has several."""
+    counts = Counter(run.model for run in runs)
+    return [models[run.model] + (f" ({run.folder})" if counts[run.model] > 1 else "") for run in runs]
+
+
 # --- leaderboard
 
 
@@ -100,25 +122,26 @@ class Entry:
     Args:
         name (`str`): unique in the table; `model` and the folder where one model has several runs.
         kind (`str`): `"model"`, `"baseline"` or `"published"`.
-        score (`float`): official score, a fraction of 1.
-        interval (`list[float]`, *optional*): 95 %.
+        numbers (`dict[str, Row]`): `rows` of the report; at least `score`.
         tier (`int`, *optional*): of significance, 1 is the best.
         model (`str`): the name of the model on the whole board.
-        numbers (`dict[str, Row]`): `rows` of the report.
     """
 
     name: str
     kind: str
-    score: float
-    interval: Sequence[float | None] | None = None
+    numbers: Mapping[str, Row]
     tier: int | None = None
     model: str = ""
-    numbers: Mapping[str, Row] = field(default_factory=dict)
 
     @property
-    def value(self) -> float:
-        """The score, as plots name it."""
-        return self.score
+    def score(self) -> float:
+        """The official score, a fraction of 1."""
+        return self.numbers["score"].value
+
+    @property
+    def interval(self) -> Sequence[float | None] | None:
+        """Its 95 % interval."""
+        return self.numbers["score"].interval
 
     def text(self, key: str) -> str:
         """A number of the report as it is shown."""
@@ -136,20 +159,18 @@ class BenchmarkTable:
     remarks: list[str]
 
     def scores(self) -> Table:
-        """The table as it is shown: sections only where they say more than the score."""
+        """The table as it is shown, with the sections that say more than the score."""
         models = [entry for entry in self.rows if entry.kind == "model"]
-        keys = dict.fromkeys(key for entry in models for key in entry.numbers if key.startswith("section/"))
-        sections = [
-            key for key in keys if any(key not in e.numbers or e.numbers[key].value != e.score for e in models)
-        ][:MAX_SECTIONS]
-        shown = {"pairwise": "pairs, tie ½", "length_controlled": "length-controlled", "nll": "NLL"}
-        shown |= {key: key.removeprefix("section/") for key in sections}
+        keys = dict.fromkeys(key for entry in models for key, row in entry.numbers.items() if row.kind == "section")
+        sections = [key for key in keys if any(one.text(key) != one.text("score") for one in models)][:MAX_SECTIONS]
+        columns = ["model", "tier", "score, %", "95 % interval", "pairs, tie ½", "length-controlled", "NLL"]
         cells = [
-            [e.name, str(e.tier or "–"), percent(e.score), bounds(e.interval), *(e.text(key) for key in shown)]
-            for e in self.rows
+            [one.name, str(one.tier or "–"), one.text("score"), bounds(one.interval)]
+            + [one.text(key) for key in ("pairwise", LENGTH_CONTROLLED, NLL, *sections)]
+            for one in self.rows
         ]
-        columns = ["model", "tier", "score, %", "95 % interval", *shown.values()]
-        return Table(columns, cells, [entry.kind for entry in self.rows])
+        names = [key.removeprefix("section/") for key in sections]
+        return Table([*columns, *names], cells, [entry.kind for entry in self.rows])
 
     def sections(self) -> list[Section]:
         """Its parts of a page."""
@@ -161,12 +182,13 @@ class BenchmarkTable:
             for one in self.comparisons[:MAX_COMPARISONS]
         ]
         columns, title = ["better", "worse", "points", "p", "p (Holm)"], "Differences between models"
+        bars = [(one.name, one.score, one.interval) for one in self.rows]
         return [
             Section(self.title, paragraphs=[Paragraph(caption, "soft")], tables=[self.scores()]),
             Section(
                 paragraphs=[Paragraph(sentence, "warning") for sentence in self.remarks],
                 tables=[Table(columns, differences, title=title, num_text_columns=2)] if differences else (),
-                plots=[bars_plot(self.rows, "score", "Scores with 95 % intervals")],
+                plots=[bars_plot(bars, "score", "Scores with 95 % intervals")],
             ),
         ]
 
@@ -184,18 +206,16 @@ class Leaderboard:
 
     def overview(self) -> Table:
         """Models × benchmarks, one row per model; of several runs of a model each has its score in the cell."""
-        titles = [table.title for table in self.tables]
-        cells: dict[tuple[str, str], dict[str, list[str]]] = {}
+        cells: dict[tuple[int, str], dict[str, list[str]]] = {}
         for table in self.tables:
-            for entry in table.rows:
-                interval = "" if bounds(entry.interval) == "–" else f" {bounds(entry.interval)}"
-                tier = "" if entry.tier is None else f" ({entry.tier})"
-                found = cells.setdefault((entry.kind, entry.model or entry.name), {}).setdefault(table.title, [])
-                found.append(f"{percent(entry.score)}{interval}{tier}")
-        kinds = ["model", "baseline", "published"]
-        ordered = sorted(cells.items(), key=lambda one: kinds.index(one[0][0]))
-        lines = [[name, *("; ".join(found.get(t, ["–"])) for t in titles)] for (_, name), found in ordered]
-        return Table(["model", *titles], lines, [kind for (kind, _), _ in ordered])
+            for one in table.rows:
+                score = f"{one.text('score')} {bounds(one.interval)}".removesuffix(" –")
+                tier = "" if one.tier is None else f" ({one.tier})"
+                line = cells.setdefault((KINDS.index(one.kind), one.model or one.name), {})
+                line.setdefault(table.title, []).append(score + tier)
+        titles, ordered = [table.title for table in self.tables], sorted(cells, key=lambda key: key[0])
+        lines = [[key[1], *("; ".join(cells[key].get(title, ["–"])) for title in titles)] for key in ordered]
+        return Table(["model", *titles], lines, [KINDS[kind] for kind, _ in ordered])
 
     def to_html(self) -> str:
         """One self-contained page."""
@@ -223,12 +243,11 @@ class Leaderboard:
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(["benchmark", "model", "kind", "score", "low", "high", "tier", "pairwise_accuracy", "nll"])
         for table in self.tables:
-            for entry in table.rows:
-                numbers = (entry.numbers[key].value if key in entry.numbers else None for key in ("pairwise", "nll"))
-                values = (entry.score, *(entry.interval or (None, None)), entry.tier, *numbers)
+            for one in table.rows:
+                numbers = (one.numbers[key].value if key in one.numbers else None for key in ("pairwise", NLL))
                 # A spreadsheet would run what starts so.
-                names = [f"'{name}" if name[:1] in tuple("=+-@\t\r") else name for name in (table.title, entry.name)]
-                writer.writerow([*names, entry.kind, *("" if v is None else v for v in values)])
+                names = [f"'{name}" if name[:1] in tuple("=+-@\t\r") else name for name in (table.title, one.name)]
+                writer.writerow([*names, one.kind, one.score, *(one.interval or ("", "")), one.tier, *numbers])
         return buffer.getvalue()
 
 
@@ -252,70 +271,48 @@ def build_leaderboard(
         ValueError: where there are no runs; for a CSV without a column `model`, with a score that is no number, or
             with no benchmark of the runs.
     """
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in find_runs(folders):
-        groups.setdefault(run.data, []).append(run)
+    runs = find_runs(folders)
+    groups, models = by_data(runs), model_names(runs)
+    titles = [data_title(same[0].report) for same in groups.values()]
     known = [] if published is None else _read_published(published)
-    titles = [data_title(runs[0].report) for runs in groups.values()]
     if known and not {benchmark for _, benchmark, _ in known} & {*titles, *(name for name, _ in groups)}:
         listed = ", ".join(sorted({benchmark for _, benchmark, _ in known})[:5])
         raise ValueError(
             f"{published} has scores of {listed}, the runs are of {', '.join(titles)}; name the benchmark as "
             "rm-plugin benchmarks lists it"
         )
-    models = model_names(run for runs in groups.values() for run in runs)
     tables = []
-    for ((benchmark, fingerprint), runs), title in zip(groups.items(), titles, strict=True):
-        others = [
-            Entry(model, "published", _fraction(score, f"{published}: {model} on {name}"))
-            for model, name, score in known
-            if name in (title, benchmark) and (score or "").strip()
-        ]
+    for ((benchmark, fingerprint), same), title in zip(groups.items(), titles, strict=True):
+        entries = []
+        for model, name, score in known:
+            if name in (title, benchmark) and (score or "").strip():
+                value = _fraction(score, f"{published}: {model} on {name}")
+                entries.append(Entry(model, "published", {"score": Row(model, "published", value)}))
         if titles.count(title) > 1:  # the same benchmark on other data
-            title += f" ({runs[0].report['counts']['num_comparisons']:,} of {fingerprint[:6]})"
-        tables.append(_table(title, runs, models, others, num_samples))
+            title += f" ({same[0].report['counts']['num_comparisons']:,} of {fingerprint[:6]})"
+        tables.append(_table(title, same, models, entries, num_samples))
     return Leaderboard(tables)
 
 
 def _table(
-    title: str, runs: list[Run], models: Mapping[str, str], others: list[Entry], num_samples: int
+    title: str, runs: list[Run], models: Mapping[str, str], entries: list[Entry], num_samples: int
 ) -> BenchmarkTable:
-    first, names = runs[0], run_names(runs, models)
+    """The entries of these runs and of the baselines beside the published ones."""
+    first, names, sentences = runs[0], run_names(runs, models), []
     keep, arguments = official_arguments(get_benchmark(first.data[0]), first.items["groups"], first.items["clusters"])
-    credits = {name: np.asarray(run.items["credits"]["model"])[keep] for name, run in zip(names, runs, strict=True)}
-    compared = significance_tiers(credits, **arguments, alpha=ALPHA, num_samples=num_samples)
+    credits = [np.asarray(run.items["credits"]["model"])[keep] for run in runs]
+    values = dict(zip(names, credits, strict=True))
+    compared = significance_tiers(values, **arguments, alpha=ALPHA, num_samples=num_samples)
     tiers = {row["model"]: row["tier"] for row in compared["models"]}
-    entries = list(others)
     for name, run in zip(names, runs, strict=True):
-        numbers = rows(run.report)
-        score = numbers["score"]
-        entries.append(Entry(name, "model", score.value, score.interval, tiers[name], models[run.model], numbers))
+        entries.append(Entry(name, "model", rows(run.report), tiers[name], models[run.model]))
+        sentences += [one if len(runs) == 1 else f"{name}: {one}" for one in remarks(run.report)]
     for name, one in first.report["baselines"].items():
         score = rows(first.report)[f"baseline/{name}"]
-        pairwise = {"pairwise": Row(score.name, "baseline", one["pairwise_accuracy"])}
-        entries.append(Entry(score.name, "baseline", score.value, score.interval, numbers=pairwise))
+        pairwise = replace(score, value=one["pairwise_accuracy"], interval=None)
+        entries.append(Entry(score.name, "baseline", {"score": score, "pairwise": pairwise}))
     entries.sort(key=lambda entry: -entry.score)
-    sentences = [
-        one if len(runs) == 1 else f"{name}: {one}"
-        for name, run in zip(names, runs, strict=True)
-        for one in remarks(run.report)
-    ]
     return BenchmarkTable(title, first.report, entries, compared["comparisons"], list(dict.fromkeys(sentences)))
-
-
-def model_names(runs: Iterable[Run]) -> dict[str, str]:
-    """Each model's name as it is shown: its last part, or the whole name where several models end alike."""
-    short = {name: Path(name).name or name for name in dict.fromkeys(run.model for run in runs)}
-    counts = Counter(short.values())
-    return {name: last if counts[last] == 1 else name for name, last in short.items()}
-
-
-def run_names(runs: Sequence[Run], models: Mapping[str, str]) -> list[str]:
-    """Names of runs on the same data: those of their models, with the folder where a model has several."""
-    names = [models[run.model] for run in runs]
-    return [
-        name if names.count(name) == 1 else f"{name} ({run.folder})" for name, run in zip(names, runs, strict=True)
-    ]
 
 
 def _read_published(path: str | os.PathLike) -> list[tuple[str, str, str | None]]:
@@ -363,22 +360,20 @@ def compare_runs(a: str | os.PathLike, b: str | os.PathLike, *, num_samples: int
     Raises:
         ValueError: if the two have no benchmark on the same data in common, or one has several runs of it.
     """
-    runs_a, runs_b = {}, {}
-    for runs, folder in ((runs_a, a), (runs_b, b)):
-        for run in find_runs([folder]):
-            runs.setdefault(run.data, []).append(run)
+    runs_a, runs_b = by_data(find_runs([a])), by_data(find_runs([b]))
     common = [data for data in runs_a if data in runs_b]
     if not common:
         listed = ["; ".join(sorted(f"{n} ({f[:6]})" for n, f in runs)) for runs in (runs_a, runs_b)]
         raise ValueError(
             f"{a} has {listed[0]} and {b} has {listed[1]}; both need the same benchmark on the same data (and limit)"
         )
-    for runs, folder in ((runs_a, a), (runs_b, b)):
-        for data in common:
-            if len(runs[data]) > 1:
-                found = ", ".join(str(run.folder) for run in runs[data])
-                raise ValueError(f"{folder} has {len(runs[data])} runs of {data[0]} ({found}); name one of them")
-    pairs = [(runs_a[data][0], runs_b[data][0]) for data in common]
+    pairs = []
+    for data in common:
+        for folder, runs in ((a, runs_a[data]), (b, runs_b[data])):
+            if len(runs) > 1:
+                found = ", ".join(str(run.folder) for run in runs)
+                raise ValueError(f"{folder} has {len(runs)} runs of {data[0]} ({found}); name one of them")
+        pairs.append((runs_a[data][0], runs_b[data][0]))
     for run_a, run_b in pairs:
         if run_a.folder.resolve() == run_b.folder.resolve():
             raise ValueError(f"{a} and {b} are the same run ({run_a.folder}); name two runs")

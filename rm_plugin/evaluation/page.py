@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class Table:
         columns (`Sequence[str]`): headings.
         rows (`Sequence[Sequence[str]]`): cells.
         kinds (`Sequence[str]`, *optional*):
-            What each row is: `"official"`, `"section"`, `"subset"`, `"baseline"`, `"published"` or `""`.
+            What each row is, the kinds of `report.Row` and of leaderboards among them; some are styled.
         title (`str`, *optional*): stands above it.
         num_text_columns (`int`, *optional*, defaults to `1`): columns of text; the others are set to the right.
     """
@@ -57,8 +57,7 @@ class Table:
 
         table = RichTable(title=terminal_text(self.title) or None, title_justify="left")
         for number, name in enumerate(self.columns):
-            is_text = number < self.num_text_columns
-            table.add_column(terminal_text(name), justify="left" if is_text else "right", no_wrap=not is_text)
+            table.add_column(terminal_text(name), justify="left" if number < self.num_text_columns else "right")
         for kind, (name, *cells) in self.lines:
             indent = "  " if kind in INDENTED else ""
             table.add_row(indent + terminal_text(name), *map(terminal_text, cells), style=TERMINAL_STYLES.get(kind))
@@ -158,9 +157,9 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", "−")
 
 
-def bounds(interval: Sequence[float | None] | None) -> str:
+def bounds(interval: Sequence[float | None] | None, text: Callable[[float], str] = percent) -> str:
     """`[57.1, 67.4]`."""
-    return "–" if not interval or interval[0] is None else f"[{percent(interval[0])}, {percent(interval[1])}]"
+    return "–" if not interval or interval[0] is None else f"[{text(interval[0])}, {text(interval[1])}]"
 
 
 def number(value: float | None) -> str:

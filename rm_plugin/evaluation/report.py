@@ -88,6 +88,24 @@ class EvaluationReport:
 
 # --- the numbers of a report
 
+# What is no accuracy of the benchmark: part and field of the report's metrics, name, whether it is a share.
+METRICS = {
+    "margins/mean": ("margin Δ, mean", False),
+    "margins/std": ("margin Δ, standard deviation", False),
+    "margins/q50": ("margin Δ, median", False),
+    "margins/share_negative": ("pairs with a margin below zero", True),
+    "calibration/nll": ("NLL of σ(Δ) (0.693 knows nothing)", False),
+    "calibration/temperature": ("temperature (1 is calibrated)", False),
+    "cross_fitted/nll": ("NLL of σ(Δ / temperature), on held-out folds", False),
+    "calibration/brier": ("Brier score of σ(Δ)", False),
+    "calibration/ece": ("calibration error ECE", False),
+    "length/length_controlled_accuracy": ("length-controlled accuracy", True),
+    "length/accuracy_chosen_longer": ("accuracy where the chosen is longer", True),
+    "length/accuracy_chosen_shorter": ("accuracy where the chosen is shorter", True),
+    "length/spearman": ("Spearman(Δ reward, Δ length)", False),
+    "ranking/kendall_tau_b": ("Kendall τ_b", False),
+}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -100,7 +118,6 @@ class Row:
         value (`float`, *optional*): a fraction of 1 if `is_share`; `None` where it is not defined.
         interval (`list[float]`, *optional*): 95 %, low and high.
         n (`int`, *optional*): how many items it is over.
-        spread (`float`, *optional*): standard deviation, shown behind the value.
         is_share (`bool`, *optional*, defaults to `True`): shown in percent.
     """
 
@@ -109,20 +126,17 @@ class Row:
     value: float | None
     interval: Sequence[float | None] | None = None
     n: int | None = None
-    spread: float | None = None
     is_share: bool = True
 
     @property
     def text(self) -> str:
         """The value as it is shown."""
-        value = percent(self.value) if self.is_share else number(self.value)
-        return value if self.spread is None else f"{value} ± {number(self.spread)}"
+        return percent(self.value) if self.is_share else number(self.value)
 
     @property
     def bounds(self) -> str:
         """The interval as it is shown."""
-        low, high = self.interval or (None, None)
-        return bounds([low, high]) if self.is_share or low is None else f"[{number(low)}, {number(high)}]"
+        return bounds(self.interval, percent if self.is_share else number)
 
 
 def rows(report: Report) -> dict[str, Row]:
@@ -134,39 +148,26 @@ def rows(report: Report) -> dict[str, Row]:
 
     Returns:
         `dict[str, Row]`, in the order in which they are read: `score`, `section/NAME`…, `pairwise`, `subset/NAME`…,
-        `baseline/NAME`…, and of the metrics `margin`, `nll`, `ece`, `temperature`, `length_controlled`, `spearman` and
-        `kendall_tau_b` those that are defined for the data.
+        `baseline/NAME`…, and those of `METRICS` that are defined for the data.
     """
     metrics, counts = report["metrics"], report["counts"]
     official, pairwise = metrics["official"], metrics["pairwise"]
-    found = {
-        "score": Row("official score", "official", official["score"], official["interval"], counts["num_comparisons"])
-    }
+    n = counts["num_comparisons"]
+    found = {"score": Row("official score", "official", official["score"], official["interval"], n)}
     for name, one in official["sections"].items():
         found[f"section/{name}"] = Row(name, "section", one["value"], one["interval"])
-    for name, one in {"": pairwise, **metrics["subsets"]}.items():
-        key, label, kind = (
-            (f"subset/{name}", name, "subset") if name else ("pairwise", "pairwise accuracy, tie ½", "pairs")
-        )
-        found[key] = Row(label, kind, one["accuracy"], one["interval"], one["num_pairs"])
+    n = pairwise["num_pairs"]
+    found["pairwise"] = Row("pairwise accuracy, tie ½", "pairs", pairwise["accuracy"], pairwise["interval"], n)
+    for name, one in metrics["subsets"].items():
+        found[f"subset/{name}"] = Row(name, "subset", one["accuracy"], one["interval"], one["num_pairs"])
     for name, one in report["baselines"].items():
         found[f"baseline/{name}"] = Row(f"baseline: {BASELINE_NAMES[name]}", "baseline", one["score"], one["interval"])
-
-    def metric(key: str, name: str, value: float | None, is_share: bool = False, **more: Any) -> None:
-        found[key] = Row(name, "metric", value, is_share=is_share, **more)
-
-    if (margins := metrics["margins"]) is not None:
-        metric("margin", "margin Δ, mean ± sd", margins["mean"], n=margins["num_pairs"], spread=margins["std"])
-    if (fit := metrics["calibration"]) is not None:
-        metric("nll", "NLL of σ(Δ) (0.693 knows nothing)", fit["nll"])
-        metric("ece", "calibration error ECE", fit["ece"])
-        metric("temperature", "temperature (1 is calibrated)", fit["temperature"])
-    if (length := metrics["length"]) is not None:
-        metric("length_controlled", "length-controlled accuracy", length["length_controlled_accuracy"], is_share=True)
-        metric("spearman", "Spearman(Δ reward, Δ length)", length["spearman"])
-    if (ranking := metrics["ranking"]) is not None:
-        interval, n = ranking["interval"], ranking["num_comparisons"]
-        metric("kendall_tau_b", "Kendall τ_b", ranking["kendall_tau_b"], interval=interval, n=n)
+    parts = {**metrics, "cross_fitted": (metrics["calibration"] or {}).get("cross_fitted")}
+    for key, (name, is_share) in METRICS.items():
+        part, field = key.split("/")
+        if one := parts[part]:
+            n = one.get("num_pairs", one.get("num_comparisons"))
+            found[key] = Row(name, "metric", one[field], one.get("interval"), n, is_share)
     return found
 
 
@@ -271,7 +272,7 @@ def render_report(report: EvaluationReport) -> str:
     nothing = () if mistakes else [Paragraph("No pair is ranked wrong.")]
     sections = [
         _summary(content, found),
-        Section("Plots", plots=[*_pair_plots(content, report.results.margins), *_group_plots(content, found)]),
+        Section("Plots", plots=_plots(report, found)),
         Section("Scores in detail", tables=[number_table(content), _pairs_table(content)]),
         Section("The most confident mistakes", paragraphs=nothing, details=mistakes),
         Section("How it was measured", tables=_provenance(content)),
@@ -286,9 +287,9 @@ def _summary(report: Report, found: Mapping[str, Row]) -> Section:
         Card("Pairwise accuracy", f"{pairwise.text} %", f"{pairwise.n:,} pairs, a tie counts ½"),
         Card("Length-only baseline", f"{length.text} %", "the longer completion wins"),
     ]
-    if "nll" in found:
-        known = f"0.693 knows nothing; temperature {found['temperature'].text}"
-        cards.append(Card("NLL of σ(Δ)", found["nll"].text, known))
+    if "calibration/nll" in found:
+        known = f"0.693 knows nothing; temperature {found['calibration/temperature'].text}"
+        cards.append(Card("NLL of σ(Δ)", found["calibration/nll"].text, known))
     official, notes = report["metrics"]["official"], report["benchmark"]["notes"]
     samples, difference = report["metrics"]["bootstrap"]["num_samples"], official["minimum_detectable_difference"]
     size = (
@@ -305,46 +306,30 @@ def _summary(report: Report, found: Mapping[str, Row]) -> Section:
     return Section(cards=cards, paragraphs=[Paragraph(verdict(report)), *warnings, Paragraph(size, "soft")])
 
 
-def _pair_plots(report: Report, margins: np.ndarray) -> list[Plot]:
-    """Margins, calibration and length, where there are scored pairs."""
-    metrics = report["metrics"]
-    spread, fit, length = metrics["margins"], metrics["calibration"], metrics["length"]
-    if spread is None:
-        return []
-    rescaled = fit["cross_fitted"]
-    held_out = f": NLL {number(rescaled['nll'])} on held-out folds." if rescaled else "."
-    longer, shorter, mean = (
-        percent(length[key])
-        for key in ("accuracy_chosen_longer", "accuracy_chosen_shorter", "length_controlled_accuracy")
-    )
-    return [
-        Plot(
-            figures.margin_histogram(margins),
-            f"Margins of {spread['num_pairs']:,} pairs: mean {number(spread['mean'])}, sd {number(spread['std'])}, "
-            f"median {number(spread['q50'])}; {percent(spread['share_negative'])} % below zero are ranked wrong.",
-        ),
-        Plot(
-            figures.reliability_diagram(margins),
-            f"Is σ(Δ) a probability? ECE {number(fit['ece'])}, NLL {number(fit['nll'])}, Brier {number(fit['brier'])}."
-            f" Dividing Δ by {number(fit['temperature'])} fits best{held_out}",
-        ),
-        Plot(
-            figures.accuracy_by_length(length["by_difference"], length["unit"]),
-            f"Does length decide? Spearman(Δ reward, Δ length) {number(length['spearman'])}; accuracy where the "
-            f"chosen is longer {longer} %, where it is shorter {shorter} %, mean of the two {mean} %.",
-        ),
-    ]
-
-
-def _group_plots(report: Report, found: Mapping[str, Row]) -> list[Plot]:
-    """Sections, subsets that are not sections too, and best of n."""
-    sections, subsets = ([row for row in found.values() if row.kind == kind] for kind in ("section", "subset"))
+def _plots(report: EvaluationReport, found: Mapping[str, Row]) -> list[Plot]:
+    """Those that the data allow."""
+    metrics, margins = report.metrics, report.results.margins
     plots = []
-    if sections:
-        plots.append(bars_plot(sections, "section", "Sections of the official score with 95 % intervals"))
-    if len(subsets) > 1 and not {row.name for row in subsets} <= {row.name for row in sections}:
-        plots.append(bars_plot(subsets, "pairwise accuracy", "Pairwise accuracy by subset with 95 % intervals"))
-    if (curve := report["metrics"]["best_of_n"]) is not None:
+    if len(margins):
+        length = metrics["length"]
+        plots += [
+            Plot(figures.margin_histogram(margins), "Margins Δ; pairs below zero are ranked wrong."),
+            Plot(figures.reliability_diagram(margins), "Is σ(Δ) a probability? 95 % intervals by bin."),
+            Plot(
+                figures.accuracy_by_length(length["by_difference"], length["unit"]),
+                "Does length decide? If not, the line is flat.",
+            ),
+        ]
+    bars = {
+        kind: [(row.name, row.value, row.interval) for row in found.values() if row.kind == kind]
+        for kind in ("section", "subset")
+    }
+    if bars["section"]:
+        plots.append(bars_plot(bars["section"], "section", "Sections of the official score with 95 % intervals"))
+    if len(bars["subset"]) > 1 and not set(metrics["subsets"]) <= set(metrics["official"]["sections"]):
+        caption = "Pairwise accuracy by subset with 95 % intervals"
+        plots.append(bars_plot(bars["subset"], "pairwise accuracy", caption))
+    if (curve := metrics["best_of_n"]) is not None:
         caption = (
             f"Best of n by this model over {curve['num_prompts']:,} prompts, 95 % band; the oracle knows the answers. "
             f"KL from the policy is at most {number(curve['kl_bound'][-1])} nats at n = {curve['n'][-1]}."
@@ -353,11 +338,10 @@ def _group_plots(report: Report, found: Mapping[str, Row]) -> list[Plot]:
     return plots
 
 
-def bars_plot(bars: Sequence[Any], label: str, caption: str) -> Plot:
-    """Bars of rows with a name, a value and an interval."""
+def bars_plot(bars: Sequence[tuple[str, float, Any]], label: str, caption: str) -> Plot:
+    """Bars of (name, value, interval), as many as can be read."""
     more = f"; the first {MAX_BARS} of {len(bars)}, all are in the table" if len(bars) > MAX_BARS else ""
-    drawn = [(bar.name, bar.value, bar.interval) for bar in bars[:MAX_BARS]]
-    return Plot(figures.accuracy_bars(drawn, label), f"{caption}{more}.")
+    return Plot(figures.accuracy_bars(bars[:MAX_BARS], label), f"{caption}{more}.")
 
 
 def _pairs_table(report: Report) -> Table:

@@ -76,7 +76,7 @@ def test_the_loss_curve_holds_its_known_values():
         margin_histogram(MARGINS),
         reliability_diagram(MARGINS),
         bradley_terry_curve(),
-        learning_curve([1, 2, 3], {"train": [0.5, 0.7, 0.8], "held out": [0.5, 0.6, 0.7]}, reference=0.5),
+        learning_curve([1, 2, 3], [0.5, 0.7, 0.8], reference=0.5),
         accuracy_by_length(accuracy_by_length_difference(MARGINS, np.arange(7.0) - 3)),
         accuracy_bars([("<b>$x$&", 0.5, [0.4, 0.6]), ("y", 1.0, None), ("z", 0.2, [None, None])]),
         best_of_n_plot({"n": [1, 2, 4], "value": [0.5, 0.6, 0.7], "low": [0.4] * 3, "high": [0.8] * 3}),
@@ -156,10 +156,11 @@ def test_rows_hold_every_number_once_with_its_name_and_interval(small):
         "baseline/constant",
     ]
     assert found["score"].bounds == "[{:.1f}, {:.1f}]".format(*(100 * bound for bound in small.interval))
-    margins = small.metrics["margins"]
-    assert found["margin"].text == f"{margins['mean']:.3f} ± {margins['std']:.3f}"
-    assert found["nll"].text == f"{small.metrics['calibration']['nll']:.3f}"
-    assert "kendall_tau_b" not in found  # pairs are no ranked lists
+    assert found["margins/mean"].text == f"{small.metrics['margins']['mean']:.3f}"
+    assert found["margins/share_negative"].text == "20.0" and found["margins/mean"].n == 10
+    assert found["calibration/nll"].text == f"{small.metrics['calibration']['nll']:.3f}"
+    assert found["cross_fitted/nll"].value == small.metrics["calibration"]["cross_fitted"]["nll"]
+    assert "ranking/kendall_tau_b" not in found  # pairs are no ranked lists
 
 
 def test_all_forms_show_the_same_rows(small, capsys):
@@ -178,7 +179,7 @@ def test_ranked_lists_show_their_correlation_with_its_interval():
     for row in data[:2]:
         row["completions"] = ["aa", "aaa", "a"]
     report = evaluate(lambda prompts, completions: [len(text) for text in completions], source=data, num_samples=200)
-    found = rows(report.report)["kendall_tau_b"]
+    found = rows(report.report)["ranking/kendall_tau_b"]
     assert found.value == pytest.approx((6 * 1 + 2 / 3) / 8) and found.n == 8
     low, high = report.metrics["ranking"]["interval"]
     assert found.bounds == f"[{low:.3f}, {high:.3f}]"
