@@ -21,10 +21,12 @@ def main() -> None:
     arguments.add_argument("--save", metavar="NAME", help="keep the line in benchmarks/results/NAME.json")
     args = arguments.parse_args()
     quiet()
+    from rm_plugin import RewardScorer
     from rm_plugin.loops.best_of_n import best_of_n
     from rm_plugin.loops.candidates import summarize
 
-    results = best_of_n(None, None, args.model, candidates=gsm8k_candidates()[: args.rows])
+    scorer = RewardScorer(args.model, truncation_mode="keep_end")
+    results = best_of_n(None, None, scorer, candidates=gsm8k_candidates()[: args.rows])
     summary = summarize(results)
     best = {key: round(value, 4) if isinstance(value, float) else value for key, value in summary["best_of"].items()}
     report(
