@@ -1,17 +1,16 @@
 """Bare TRL, where README says that this package differs: every test fails there, or its row and our lines can go."""
 
 import logging
-import math
 
 import pytest
 import torch
 import trl
 from datasets import Dataset
-from models import tiny_tokenizer
+from models import tiny_config, tiny_tokenizer
 from peft import AutoPeftModelForSequenceClassification, LoraConfig
 from safetensors.torch import load_file
-from training_runs import classifier, history, make_trainer, preference_rows
-from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
+from training_runs import classifier, make_trainer, preference_rows
+from transformers import AutoModel, AutoModelForSequenceClassification, BitsAndBytesConfig
 from upstream_faults import must_work, until_fixed
 
 LORA = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
@@ -26,7 +25,7 @@ def head(model):
     return {name: parameter for name, parameter in model.named_parameters() if "score" in name}
 
 
-@until_fixed("RewardTrainer pads its batches and repeats the prompt", "model/packing.py: pack")
+@until_fixed("RewardTrainer pads its batches and repeats the prompt", "model: pack")
 def test_a_batch_of_pairs_holds_each_prompt_once_and_no_padding(tmp_path):
     prompt = "Which country owns Antarctica? " * 8
     rows = [{"prompt": prompt, "chosen": "None.", "rejected": "The penguins, all of them, for ever and ever."}]
@@ -36,7 +35,7 @@ def test_a_batch_of_pairs_holds_each_prompt_once_and_no_padding(tmp_path):
     assert batch["input_ids"].numel() < len(row["chosen_ids"]) + len(row["rejected_ids"])
 
 
-@until_fixed("LoraConfig() leaves the head frozen at its random start", "training/trainer.py: reward_peft_config")
+@until_fixed("LoraConfig() leaves the head frozen at its random start", "training: reward_peft_config")
 def test_the_head_is_trained_and_saved_under_any_lora_config(tmp_path):
     trainer = trl_trainer(tmp_path, peft_config=LoraConfig(**LORA))
     trained = any(parameter.requires_grad for parameter in head(trainer.model).values())
@@ -45,28 +44,24 @@ def test_the_head_is_trained_and_saved_under_any_lora_config(tmp_path):
     assert trained and saved
 
 
-@until_fixed("task_type='CAUSAL_LM', the default of TRL's own command line, crashes", "training/trainer.py: SEQ_CLS")
+@until_fixed("task_type='CAUSAL_LM', the default of TRL's own command line, crashes", "training: SEQ_CLS")
 def test_a_lora_config_for_causal_models_trains(tmp_path):
     with must_work():
         trl_trainer(tmp_path, peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA), max_steps=1).train()
 
 
-@until_fixed("an adapter of one label is loaded with two", "model/cards.py: num_labels=1")
+@until_fixed("an adapter of one label is loaded with two", "model: num_labels=1")
 def test_an_adapter_folder_says_that_it_has_one_label(tmp_path):
-    classifier().save_pretrained(tmp_path / "base")
+    AutoModel.from_config(tiny_config()).save_pretrained(tmp_path / "base")  # a base model has no labels
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1)
     trainer = trl_trainer(tmp_path, model=model, peft_config=LoraConfig(task_type="SEQ_CLS", **LORA))
     trainer.save_model(tmp_path / "adapter")
-    config = tmp_path / "base" / "config.json"  # a base model on the hub has no labels
-    config.write_text("".join(line for line in config.read_text().splitlines(True) if "LABEL_0" not in line))
     with must_work():
         loaded = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter")
     assert loaded.config.num_labels == 1
 
 
-@until_fixed(
-    "under QLoRA every trained tensor becomes bf16, the head included", "training/trainer.py: _trained_linear"
-)
+@until_fixed("under QLoRA every trained tensor becomes bf16, the head included", "training: _trained_linear")
 def test_the_head_stays_float32_under_qlora(tmp_path):
     classifier().save_pretrained(tmp_path / "base")
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=["score"])
@@ -80,22 +75,20 @@ def evaluated(folder, batch_size, model=None):
     return trl_trainer(folder, rows, model, eval_dataset=rows, per_device_eval_batch_size=batch_size).evaluate()
 
 
-@until_fixed(
-    "the accuracy of an evaluation is a mean of the means of its batches", "training/trainer.py: evaluation_loop"
-)
+@until_fixed("the accuracy of an evaluation is a mean of the means of its batches", "training: evaluation_loop")
 def test_accuracy_does_not_depend_on_the_batch_size(tmp_path):
     one, four = (evaluated(tmp_path, size)["eval_accuracy"] for size in (1, 4))
     assert four == pytest.approx(one)
 
 
-@until_fixed("equal scores count as wrong", "metrics/preference.py: pairwise_correctness")
+@until_fixed("equal scores count as wrong", "metrics: pairwise_correctness")
 def test_a_tie_counts_one_half(tmp_path):
     model = classifier()
     torch.nn.init.zeros_(model.score.weight)
     assert evaluated(tmp_path, 1, model)["eval_accuracy"] == 0.5
 
 
-@until_fixed("without a pad token EOS becomes it, and is never pooled", "data/encoding.py: ensure_pad_token")
+@until_fixed("without a pad token EOS becomes it, and is never pooled", "data: ensure_pad_token")
 def test_eos_is_scored_by_a_model_whose_tokenizer_has_no_pad(tmp_path):
     tokenizer, model = tiny_tokenizer("plain"), classifier(pad_token_id=None)
     tokenizer.pad_token = None
@@ -115,13 +108,13 @@ def test_eos_is_scored_by_a_model_whose_tokenizer_has_no_pad(tmp_path):
     ],
     ids=["ranks", "several chosen"],
 )
-@until_fixed("a row is one pair", "training/losses.py: comparison_loss")
+@until_fixed("a row is one pair", "training: comparison_loss")
 def test_rows_with_several_completions_train(tmp_path, row):
     with must_work():
         trl_trainer(tmp_path, [row] * 8, max_steps=1).train()
 
 
-@until_fixed("rows over max_length go without a word, in evaluation too", "training/trainer.py: _data_counts")
+@until_fixed("rows over max_length go without a word, in evaluation too", "training: _data_counts")
 def test_what_the_length_limit_drops_is_said(tmp_path, caplog):
     rows = Dataset.from_list(preference_rows(8))
     with caplog.at_level(logging.INFO):
@@ -130,41 +123,20 @@ def test_what_the_length_limit_drops_is_said(tmp_path, caplog):
     assert any("max_length" in record.getMessage() for record in caplog.records)
 
 
-@until_fixed(
-    "batches by length have no lengths: the columns are stripped before", "training/trainer.py: length_column_name"
-)
+@until_fixed("batches by length have no lengths: the columns are stripped before", "training: length_column_name")
 def test_batches_can_be_sampled_by_length(tmp_path):
     with must_work():
         trl_trainer(tmp_path, max_steps=1, train_sampling_strategy="group_by_length").train()
 
 
-@until_fixed("dropout that a decoder keeps as a number stays on", "training/trainer.py: _disable_attention_dropout")
+@until_fixed("dropout that a decoder keeps as a number stays on", "training: _disable_attention_dropout")
 def test_disable_dropout_reaches_attention(tmp_path):
     trainer = trl_trainer(tmp_path, model=classifier(attention_dropout=0.5))
     assert trainer.args.disable_dropout
     assert {m.attention_dropout for m in trainer.model.modules() if hasattr(m, "attention_dropout")} == {0.0}
 
 
-@until_fixed("num_tokens begins at 0 again after a resume", "training/trainer.py: num_tokens")
-def test_num_tokens_continues_after_a_resume(tmp_path):
-    saving = {"save_strategy": "steps", "save_steps": 1}
-    trl_trainer(tmp_path, max_steps=1, **saving).train()
-    resumed = trl_trainer(tmp_path, max_steps=2, **saving)
-    resumed.train(resume_from_checkpoint=True)
-    first, second = history(resumed, "num_tokens")
-    assert second > 1.5 * first
-
-
-@until_fixed("a NaN loss is logged as 0", "training/trainer.py: logging_nan_inf_filter")
-def test_a_diverged_loss_is_logged_as_it_is(tmp_path):
-    model = classifier()
-    torch.nn.init.constant_(model.score.weight, math.nan)
-    trainer = trl_trainer(tmp_path, model=model, max_steps=1)
-    trainer.train()
-    assert math.isnan(history(trainer)[0])
-
-
-@until_fixed("a checkpoint of the last step is trained one step further", "training/trainer.py: _run_epoch")
+@until_fixed("a checkpoint of the last step is trained one step further", "training: _run_epoch")
 def test_a_finished_run_is_not_trained_further(tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
     trl_trainer(tmp_path, **saving).train()

@@ -4,16 +4,18 @@ import contextlib
 
 import pytest
 
-OURS: list[str] = []  # "module.py: name" of every piece of this package that only works around upstream
+OURS: list[str] = []  # "folder: name" of what in this package is there for a fault of upstream alone
 
 
 def until_fixed(fault: str, ours: str):
     """
     The test fails on bare upstream because of `fault`, and it must: once it passes the suite turns red (strict), and
-    `ours`, the file and the name in it that work around the fault, can go.
+    `ours`, the folder and the name in it that work around the fault, can go.
     """
     OURS.append(ours)
-    return pytest.mark.xfail(raises=AssertionError, strict=True, reason=f"{fault}; when this passes delete {ours}")
+    return pytest.mark.xfail(
+        raises=AssertionError, strict=True, reason=f"{fault}; when this passes, what works around it can go ({ours})"
+    )
 
 
 @contextlib.contextmanager
