@@ -21,10 +21,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from .sources import load_rows
@@ -40,6 +42,11 @@ MAX_LISTED_ROWS = 1000  # skipped rows that are listed; all of them are counted
 SCORE_COLUMNS = ("scores", "rewards", "rating")  # larger is better, unlike `ranks`
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # for the chat template
 QUESTION_COLUMNS = ("question", "instruction", "query")  # names other projects give to the prompt
+SYSTEM_COLUMNS = ("system", "system_prompt")
+PROMPT_PARTS = (*SYSTEM_COLUMNS, "input", "context", "history", "documents")  # what other projects keep beside it
+MEDIA_COLUMNS = ("image", "images", "video", "videos", "audio", "audios")
+TEXT_PARTS = (None, "text", "input_text", "output_text")  # types of those parts of a content that are text
+SAY_ENOUGH = {"tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"}  # without a content
 SHAREGPT_ROLES = {
     "human": "user",
     "user": "user",
@@ -60,6 +67,8 @@ class Comparison:
     One prompt, several completions, and which of them people prefer.
 
     The usual two-level case is given as `chosen` and `rejected`; anything else as `completions` with `ranks`.
+    Equal conversations become equal, in whatever form they are given: messages as [`read_messages`] has them,
+    completions without the prompt's messages if they repeat those.
 
     Args:
         prompt (`str` or `list[dict]`):
@@ -79,7 +88,7 @@ class Comparison:
         tools (`list`, *optional*):
             JSON schemas of the tools, for the chat template.
         chat_template_kwargs (`dict`, *optional*):
-            More arguments for the chat template, such as `{"enable_thinking": False}`.
+            Variables of the chat template, such as `{"enable_thinking": False}`.
         id (`str`, *optional*):
             Name of the comparison in its data set.
         subset (`str`, *optional*):
@@ -89,7 +98,8 @@ class Comparison:
 
     Raises:
         ValueError: if neither or both ways of giving completions are used, if the number of ranks differs from that
-            of completions, or if plain text and messages are mixed.
+            of completions, if plain text and messages are mixed, or if messages, tools or template variables cannot
+            be read.
 
     Example:
     ```python
@@ -142,12 +152,16 @@ class Comparison:
         if kinds not in ({str}, {list}):
             names = ", ".join(sorted(kind.__name__ for kind in kinds))
             raise ValueError(f"prompt and completions are {names}; make all of them str or all of them message lists")
+        if kinds == {list}:
+            prompt = read_messages(prompt, "prompt") if prompt else []
+            completions = [read_messages(text, f"completions[{i}]") for i, text in enumerate(completions)]
+            prompt, completions = _without_repeated_prompt(prompt, completions)
         self.prompt = prompt or kinds.pop()()
         self.completions = list(completions)
         self.ranks = None if ranks is None else list(ranks)
         self.margin = margin
-        self.tools = tools
-        self.chat_template_kwargs = chat_template_kwargs
+        self.tools = _read_tools(tools)
+        self.chat_template_kwargs = _read_chat_template_kwargs(chat_template_kwargs)
         self.id = id
         self.subset = subset
         self.metadata = metadata
@@ -354,6 +368,8 @@ def to_comparison(row: Mapping[str, Any], index: int | None = None) -> Compariso
         texts, ranks, names = _read_completions(row)
         prompt, completions = _read_prompt(row, texts, names)
         _check_completions(completions, ranks, names)
+        prompt, completions = _with_system(row, prompt, completions)
+        _check_other_columns(row, prompt, completions)
         id, subset, metadata = row.get("id"), row.get("subset"), row.get("metadata")
         return Comparison(
             prompt,
@@ -422,24 +438,37 @@ def _read_prompt(row: Mapping[str, Any], texts: list[Text], names: list[str]) ->
     if column is None:
         return _split_off_prompt(row, texts, names)
     prompt = _read_text(row[column], column) if row[column] else []  # "" and [] alike: no prompt
-    if column == "conversations" and row.get("system") and isinstance(prompt, list):
-        # LlamaFactory keeps the system message in a column of its own.
-        prompt = [{"role": "system", "content": row["system"]}, *prompt]
-    if prompt and type(prompt) is not type(texts[0]):
-        if isinstance(prompt, list):
-            texts = [[{"role": "assistant", "content": text}] for text in texts]
-        elif all(text[0]["role"] == "assistant" for text in texts):
-            prompt = [{"role": "user", "content": prompt}]
-        elif all(prompt in [message.get("content") for message in text] for text in texts):
-            return _split_off_prompt(row, texts, names)  # whole conversations beside the prompt: UltraFeedback
-        else:
-            raise BadRow(
-                f"`{column}` is text, which is not in the messages of `{names[0]}`",
-                "make the prompt a list of messages, or give the completions as text",
-            )
+    prompt, texts = match_kinds(prompt, texts, column, names)
     for name, text in zip(names, texts, strict=True):
         if isinstance(text, list):
             _check_assistant_end(text, name)
+        elif prompt.startswith(HH_HUMAN) and all(text.startswith(prompt) for text in texts):
+            return prompt, [text[len(prompt) :] for text in texts]  # transcripts that repeat the prompt
+    return prompt, texts
+
+
+def match_kinds(
+    prompt: Text, texts: list[Text], column: str = "prompt", names: Sequence[str] = ()
+) -> tuple[Text, list[Text]]:
+    """
+    Prompt and completions of one kind: beside messages, a plain prompt is the user's, a plain completion the
+    assistant's message.
+
+    Raises:
+        BadRow: messages that begin with the user's turn answer another prompt than the plain one beside them.
+    """
+    if not any(isinstance(text, list) for text in (prompt or "", *texts)):
+        return prompt or "", texts
+    texts = [[{"role": "assistant", "content": text}] if isinstance(text, str) else text for text in texts]
+    if not prompt or isinstance(prompt, list):
+        return prompt or [], texts
+    prompt = [{"role": "user", "content": prompt}]
+    for i, text in enumerate(map(read_messages, texts)):
+        if text and text[0]["role"] != "assistant" and prompt[0] not in text:
+            raise BadRow(
+                f"`{column}` is text, which is not in the messages of `{names[i] if names else f'completions[{i}]'}`",
+                "make the prompt a list of messages, or give the completions as text",
+            )
     return prompt, texts
 
 
@@ -477,6 +506,47 @@ def _check_no_question(row: Mapping[str, Any], text: Text) -> None:
             )
 
 
+def _with_system(row: Mapping[str, Any], prompt: Text, completions: list[Text]) -> tuple[Text, list[Text]]:
+    """A conversation with the system message that LLaMA-Factory keeps in a column of its own."""
+    system = next((row[name] for name in SYSTEM_COLUMNS if row.get(name)), None)
+    if not isinstance(system, str) or isinstance(completions[0], str):
+        return prompt, completions
+    message = {"role": "system", "content": system}
+    if any(turn["role"] == "system" for text in (prompt, *completions) for turn in text):
+        return prompt, completions
+    if prompt or completions[0][0]["role"] == "assistant":
+        return [message, *prompt], completions
+    return prompt, [[message, *text] for text in completions]
+
+
+def _check_other_columns(row: Mapping[str, Any], prompt: Text, completions: list[Text]) -> None:
+    """Refuse a column that looks like part of the prompt and is not in it: the texts would be read without it."""
+    for column in MEDIA_COLUMNS:
+        if any(True for _ in _leaves(row.get(column))):
+            raise BadRow(f"`{column}` is not text, which is all that is read", f"remove the rows or `{column}`")
+    texts = [[prompt]] if prompt else [[text] for text in completions]
+    read = ["\n".join(map(str, _leaves(text))) for text in texts]
+    columns = PROMPT_PARTS + QUESTION_COLUMNS * isinstance(prompt, str)  # messages have the question among them
+    for column in columns:
+        parts = [str(part).strip() for part in _leaves(row.get(column))]
+        if not all(part in text for part in parts for text in read):
+            raise BadRow(
+                f"`{column}` looks like a part of the prompt that would not be read",
+                f"join `{column}` to `prompt`, as text or as messages, or remove it",
+            )
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Everything in a nested value that says something: no nulls, no empty text."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    elif value is not None and (not isinstance(value, str) or value.strip()):
+        yield value
+
+
 def _check_completions(completions: list[Text], ranks: list[int] | None, names: list[str]) -> None:
     """No completion is empty, and none is preferred to its own copy."""
     for name, completion in zip(names, completions, strict=True):
@@ -489,14 +559,10 @@ def _check_completions(completions: list[Text], ranks: list[int] | None, names: 
 
 def _check_not_empty(completion: Text, name: str) -> None:
     """A completion says something; white space says nothing, a tool call does."""
-    said = completion
-    if isinstance(completion, list):
-        said = completion[-1].get("content") or ""
-        if completion[-1].get("tool_calls"):
+    last = completion if isinstance(completion, str) else completion[-1]
+    if not (last if isinstance(last, str) else last["content"]).strip():
+        if isinstance(last, dict) and last.get("tool_calls"):
             return
-    if isinstance(said, list):  # content in parts: anything but text counts as said
-        said = "".join(part.get("text", "(part)") if isinstance(part, dict) else str(part) for part in said)
-    if not said.strip():
         raise BadRow(f"`{name}` is empty", "every completion needs text; remove the row or write the reply")
 
 
@@ -525,27 +591,81 @@ def _read_text(value: Any, name: str) -> Text:
     messages = [value] if isinstance(value, dict) else value  # ShareGPT has the reply as a single message
     if not isinstance(messages, list) or not messages:
         raise BadRow(f"`{name}` is {_show(value)}", "it must be text or a list of messages")
+    read = read_messages(messages, name)
+    for i, message in enumerate(messages):
+        says = message.get("content") if message.get("from") is None else message.get("value")
+        if says is None and not read[i].get("tool_calls"):
+            raise BadRow(
+                f"message {i} of `{name}` has no `content`",
+                "every message has `role` and `content`, the content a string",
+            )
+    return read
+
+
+def read_messages(messages: list[Any], name: str = "messages") -> list[dict[str, Any]]:
+    """
+    Messages in the one form that everything behind reads.
+
+    `role` and `content` instead of ShareGPT's `from` and `value`; the content a string (parts of text joined, as
+    chat templates join them, null as `""`); arguments of tool calls a mapping, not JSON text; no key that is null
+    (Arrow gives each struct the keys of all the others) and no empty list of tool calls. The encoder gives a chat
+    template the form that it takes.
+
+    Raises:
+        BadRow: something is no message, or a content is not text.
+
+    Example:
+    ```python
+    >>> read_messages([{"from": "gpt", "value": "Yes."}])
+    [{'role': 'assistant', 'content': 'Yes.'}]
+    >>> read_messages([{"role": "user", "content": [{"type": "text", "text": "Hi"}], "tool_calls": None}])
+    [{'role': 'user', 'content': 'Hi'}]
+
+    ```
+    """
     return [_read_message(message, f"message {i} of `{name}`") for i, message in enumerate(messages)]
 
 
 def _read_message(message: Any, where: str) -> dict[str, Any]:
-    """One message in the `role`/`content` form, without the keys that Arrow filled with null."""
     if not isinstance(message, dict):
         raise BadRow(f"{where} is {_show(message)}", "a message is a dict with `role` and `content`")
     if message.get("role") is None and message.get("from") is not None:
         message = _from_sharegpt(message, where)
-    # A null content stays where there is a tool call: templates test `content is none`.
-    message = {key: value if key == "content" else _without_nulls(value) for key, value in message.items()}
-    message = {key: value for key, value in message.items() if value is not None or key == "content"}
-    role, content = message.get("role"), message.get("content")
-    if not isinstance(role, str) or not role:
+    message = _without_nulls(message)
+    if not isinstance(message.get("role"), str) or not message["role"]:
         raise BadRow(f"{where} has no `role`", "every message has `role` and `content`")
-    if isinstance(content, list):
-        message["content"] = _without_nulls(content)
-    elif not isinstance(content, str) and not (content is None and message.get("tool_calls")):
-        problem = "has no `content`" if content is None else f"has the content {_show(content)}"
-        raise BadRow(f"{where} {problem}", "every message has `role` and `content`, the content a string")
-    return message
+    if "content" not in message and message.keys() - {"role", "name"} and not message.keys() & SAY_ENOUGH:
+        raise BadRow(f"{where} has no `content`", "every message has `role` and `content`, the content a string")
+    message["content"] = _read_content(message.get("content", ""), where)
+    calls = _from_json(message.pop("tool_calls", []))
+    if "function_call" in message:  # OpenAI's older form of one tool call
+        calls = [{"type": "function", "function": message.pop("function_call")}]
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise BadRow(f"{where} has the tool_calls {_show(calls)}", "give a list of calls with a `function` each")
+    return {**message, "tool_calls": [_read_tool_call(call) for call in calls]} if calls else message
+
+
+def _read_content(content: Any, where: str) -> str:
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") in TEXT_PARTS else part for part in parts]
+    for part, text in zip(parts, texts, strict=True):
+        if not isinstance(text, str):
+            raise BadRow(
+                f"{where} has the content {_show(part)}",
+                "every message has `role` and `content`, the content a string or a list of parts of text",
+            )
+    return "".join(texts)
+
+
+def _read_tool_call(call: dict[str, Any]) -> dict[str, Any]:
+    if "function" not in call and "name" in call:
+        own = {key: value for key, value in call.items() if key not in ("name", "arguments")}
+        call = {"type": "function", **own, "function": {key: call[key] for key in call if key not in own}}
+    function = call.get("function")
+    if isinstance(function, dict) and isinstance(text := function.get("arguments"), str):
+        arguments = _without_nulls(_from_json(text)) if text.strip() else {}
+        call = {**call, "function": {**function, "arguments": arguments if isinstance(arguments, dict) else text}}
+    return call
 
 
 def _from_sharegpt(message: dict[str, Any], where: str) -> dict[str, Any]:
@@ -554,13 +674,37 @@ def _from_sharegpt(message: dict[str, Any], where: str) -> dict[str, Any]:
     if role is None:
         raise BadRow(f"{where} is from {message['from']!r}", f"the speakers are {', '.join(SHAREGPT_ROLES)}")
     if message["from"] == "function_call":
-        try:
-            call = json.loads(message.get("value") or "")
-        except ValueError:
-            call = None
-        if isinstance(call, dict) and "name" in call:
-            return {"role": role, "content": "", "tool_calls": [{"type": "function", "function": call}]}
+        calls = _from_json(message.get("value"))
+        calls = calls if isinstance(calls, list) else [calls]
+        if calls and all(isinstance(call, dict) and "name" in call for call in calls):
+            return {"role": role, "tool_calls": [{"type": "function", "function": call} for call in calls]}
     return {"role": role, "content": message.get("value")}
+
+
+def _without_repeated_prompt(prompt: list[dict], completions: list[list[dict]]) -> tuple[list, list[list[dict]]]:
+    """
+    Completions that are whole conversations lose the prompt's messages, and what stands before those (a system
+    message) goes to the prompt.
+    """
+    spans = [_find_prompt(prompt, text) for text in completions]
+    heads = [text[: span[0]] if span else [] for text, span in zip(completions, spans, strict=True)]
+    if all(head == heads[0] for head in heads):
+        cut = [text[span[1] :] if span else text for text, span in zip(completions, spans, strict=True)]
+        return heads[0] + prompt, cut
+    return [], [text if span else prompt + text for text, span in zip(completions, spans, strict=True)]
+
+
+def _find_prompt(prompt: list[dict], text: list[dict]) -> tuple[int, int] | None:
+    """Where the prompt's messages, or those after its system message, stand in a text that goes on behind them."""
+    if not prompt or not text:
+        return None
+    asked = prompt[1:] if len(prompt) > 1 and prompt[0]["role"] in ("system", "developer") else prompt
+    if text[0]["role"] == "assistant" != asked[0]["role"]:
+        return None
+    for start in range(len(text) - len(prompt)):
+        if text[start : start + len(prompt)] == prompt:
+            return start, start + len(prompt)
+    return (0, len(asked)) if len(text) > len(asked) and text[: len(asked)] == asked else None
 
 
 def _read_margin(value: Any) -> float | None:
@@ -584,32 +728,50 @@ def template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_tools(value: Any) -> list | None:
-    tools = _without_nulls(value)
-    if isinstance(value, str):  # TRL's way to keep schemas of different shape in one column
-        try:
-            tools = json.loads(value or "null")
-        except ValueError:
-            tools = value
+    tools = _from_json(value)  # TRL's way to keep schemas of different shape in one column
     if isinstance(tools, list) and any(map(callable, tools)):
         from transformers.utils import get_json_schema
 
         tools = [get_json_schema(tool) if callable(tool) else tool for tool in tools]
-    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+    if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)) or tools == {}:
         raise BadRow(f"`tools` is {_show(value)}", "give a list of tool schemas, or one written as JSON")
-    return tools
+    return _without_nulls(tools) or None
 
 
 def _read_chat_template_kwargs(value: Any) -> dict | None:
-    if isinstance(value, str):  # of a csv file
-        with contextlib.suppress(ValueError):
-            value = json.loads(value or "null")
+    variables = _from_json(value) or None  # of a csv file
     try:
-        json.dumps(value)
+        json.dumps(variables)
     except TypeError as error:
         raise BadRow(f"`chat_template_kwargs` is {_show(value)} ({error})", "give what JSON can hold") from None
-    if value is not None and not isinstance(value, dict):
+    if variables is not None and not isinstance(variables, dict):
         raise BadRow(f"`chat_template_kwargs` is {_show(value)}", "it must be a dict of arguments for the template")
-    return _without_nulls(value) or None
+    taken = [name for name in variables or () if name in _template_parameters() or name.endswith("_token")]
+    if taken:
+        raise BadRow(
+            f"`chat_template_kwargs` sets {', '.join(taken)}, which belongs to the tokenizer",
+            "only variables of the chat template stand there, such as enable_thinking; tools have a column `tools`",
+        )
+    return _without_nulls(variables) or None
+
+
+@cache
+def _template_parameters() -> frozenset[str]:
+    """What rendering takes besides the template's own variables: a row must not set it."""
+    from transformers import PreTrainedTokenizerBase
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    functions = (PreTrainedTokenizerBase.apply_chat_template, render_jinja_template)
+    names = {name for function in functions for name in inspect.signature(function).parameters}
+    return frozenset(names - {"kwargs"} | {"messages"})
+
+
+def _from_json(value: Any) -> Any:
+    """What JSON text stands for; any other value, and text that is no JSON, as it is."""
+    try:
+        return json.loads(value or "null") if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _without_nulls(value: Any) -> Any:

@@ -5,6 +5,11 @@ With the same tokenizer the ids equal those of TRL's `RewardTrainer._prepare_dat
     plain text    ids(prompt + completion + EOS)            joined as text, tokenised once, EOS unless it is there
     conversation  ids(template(prompt + completion))        rendered and tokenised by the chat template, no second BOS
 
+Equal conversations get equal ids, in whatever form they come. TRL's ids of them differ, and so do these from TRL's:
+text that the chat template has rendered gets no second BOS or end token; messages are in one form (see
+[`rm_plugin.data.comparison.read_messages`]), and a template gets contents and arguments of tool calls as it takes
+them (see [`TemplateForm`]).
+
 What completions of one prompt share is the longest common prefix of token *ids*, never of text, and every completion
 keeps at least one token of its own: `input_ids[i] = prefix + rest_i`.
 
@@ -20,6 +25,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
 
 TRUNCATION_MODES = ("drop", "keep_end", "error")
 REASONING_MODES = ("keep", "strip", "error")
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of a message; templates read one of them
 
 # Opened or prefilled by the template (then only the end is there), closed or cut off at the length limit.
 REASONING_SPAN = re.compile(r"^(?:(?!<think>).)*?</think>\s*|<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
@@ -221,29 +228,181 @@ def token_ids(
     tools: list | None = None,
     chat_template_kwargs: dict[str, Any] | None = None,
 ) -> list[int]:
-    """Ids of one prompt + completion, both plain text or both messages, as TRL's `RewardTrainer` makes them."""
+    """Ids of one prompt + completion, both plain text or both messages; `chat_template_kwargs` are variables only."""
     if isinstance(completion, str):
-        if tokenizer.eos_token is not None and not completion.endswith(tokenizer.eos_token):
-            completion += tokenizer.eos_token
-        text = prompt + completion
-        try:
-            return list(tokenizer(text=text)["input_ids"])
-        except TypeError:  # what tokenizers say of text that is none
-            surrogate = text.encode(errors="replace").decode() != text
-            if not surrogate:
-                raise
-            raise ValueError("half a character (a lone surrogate) is in the text; mend or leave it out") from None
+        return _completed_text_ids(prompt, completion, tokenizer)
     if tokenizer.chat_template is None:
         raise ValueError(
             f"{type(tokenizer).__name__} has no chat template, a conversation needs one; set chat_template_path to a "
             "tokenizer or a .jinja file, or give plain text"
         )
-    messages, options = list(prompt) + list(completion), {"tools": tools, **(chat_template_kwargs or {})}
+    messages = template_form(tokenizer, tools).fit([*prompt, *completion])
+    options = {"tools": tools, **(chat_template_kwargs or {})}
     try:
         rendered = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
-    except (TypeError, KeyError) as error:  # what a template says of a content that is no text
+    except (TypeError, KeyError) as error:  # what a template says of a value that it does not take
         raise TemplateError(f"{type(error).__name__}: {error}") from error
     return list(rendered["input_ids"])
+
+
+def _completed_text_ids(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of plain text that ends in EOS, or of text that the chat template has rendered and that ends as it does."""
+    form = template_form(tokenizer)
+    if form.rendered(prompt):
+        completion = completion.removeprefix(prompt)  # the whole conversation beside its prompt
+    text = prompt + completion
+    if form.rendered(text):
+        text = form.with_end(text)
+    elif tokenizer.eos_token is not None and not completion.endswith(tokenizer.eos_token):
+        text += tokenizer.eos_token
+    return text_ids(text, tokenizer)
+
+
+def text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a text, with one BOS where its tokenizer adds one, or where the chat template that rendered it does."""
+    form, options = template_form(tokenizer), {}
+    if form.rendered(text):
+        text, options = form.with_bos(text), {"add_special_tokens": False}
+    try:
+        ids = list(tokenizer(text=text, **options)["input_ids"])
+    except TypeError:  # what tokenizers say of text that is none
+        surrogate = text.encode(errors="replace").decode() != text
+        if not surrogate:
+            raise
+        raise ValueError("half a character (a lone surrogate) is in the text; fix it or leave it out") from None
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids[:2] == [bos, bos] and text.startswith(tokenizer.bos_token):
+        own = tokenizer(text=text, add_special_tokens=False)["input_ids"]
+        return ids[1:] if len(own) < len(ids) else ids  # the text has a BOS, and the tokenizer added one
+    return ids
+
+
+@dataclass(frozen=True)
+class TemplateForm:
+    """How a chat template takes and writes messages, as a rendered probe shows it.
+
+    Args:
+        part_roles (`frozenset[str]`): roles whose content it takes as a list of parts, and not as a string.
+        json_arguments (`bool`): whether it takes the arguments of tool calls as JSON text, and not as a mapping.
+        bos (`str`): the token that it begins with, where that is the tokenizer's BOS.
+        header (`str`): what it writes between the user's words and the assistant's reply.
+        tail (`str`): what it writes behind the assistant's last words.
+        ends (`tuple[str, ...]`): what text that it wrote may end with: `tail` or the beginning of it, and EOS.
+    """
+
+    part_roles: frozenset[str] = frozenset()
+    json_arguments: bool = False
+    bos: str = ""
+    header: str = ""
+    tail: str = ""
+    ends: tuple[str, ...] = ()
+
+    def fit(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Messages as this template takes them."""
+        fitted = []
+        for message in messages:
+            role, content = message["role"], message.get("content")
+            if isinstance(content, str) and (role if role in PROBED_ROLES else "user") in self.part_roles:
+                message = {**message, "content": [{"type": "text", "text": content}]}
+            if self.json_arguments and message.get("tool_calls"):
+                message = {**message, "tool_calls": list(map(_with_json_arguments, message["tool_calls"]))}
+            fitted.append(message)
+        return fitted
+
+    def rendered(self, text: str) -> bool:
+        """Whether this template wrote a text: the beginning of an assistant's turn is in it."""
+        return bool(self.header) and self.header in text
+
+    def with_end(self, text: str) -> str:
+        """A text that this template wrote, with one end, as it writes it."""
+        while end := next((end for end in self.ends if text.rstrip().endswith(end)), None):
+            text = text.rstrip().removesuffix(end)
+        return (text if self.tail.strip() else text.removesuffix(self.tail)) + self.tail
+
+    def with_bos(self, text: str) -> str:
+        """A text that this template wrote, with one BOS where it writes one."""
+        while self.bos and text.startswith(self.bos):
+            text = text.removeprefix(self.bos)
+        return self.bos + text
+
+
+def template_form(tokenizer: PreTrainedTokenizerBase, tools: list | None = None) -> TemplateForm:
+    """The form of the tokenizer's chat template; with tools, of the one that it has for them."""
+    if tokenizer.chat_template is None:
+        return TemplateForm()
+    tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)}
+    known = sorted({str(token) for token in tokenizer.added_tokens_decoder.values()})
+    return _probe_template(tokenizer.get_chat_template(tools=tools), json.dumps(tokens), tuple(known))
+
+
+PROBED_ROLES = ("system", "user", "assistant", "tool")
+
+
+@lru_cache(maxsize=256)
+def _probe_template(template: str, special_tokens: str, known_tokens: tuple[str, ...]) -> TemplateForm:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    tokens = json.loads(special_tokens)
+
+    def render(messages: list[dict[str, Any]], form: TemplateForm = TemplateForm(), **options: Any) -> str:
+        try:
+            chats = [form.fit(messages)]
+            return render_jinja_template(conversations=chats, chat_template=template, **tokens, **options)[0][0]
+        except Exception:  # whatever a template says of what it does not take
+            return ""
+
+    def message(role: str, **fields: Any) -> dict[str, Any]:
+        return {"role": role, "content": f"<{role}'s words>", **fields}
+
+    call = {"type": "function", "id": "123456789", "function": {"name": "f", "arguments": {"a": "<argument>"}}}
+    dialogue = [message("user"), message("assistant")]
+    with_tool = [
+        *[dialogue[0], message("assistant", content="", tool_calls=[call])],
+        *[message("tool", tool_call_id="123456789", name="f"), dialogue[1]],
+    ]
+
+    def takes(messages: list[dict[str, Any]], form: TemplateForm, *words: str) -> bool:
+        text = render(messages, form)
+        return all(word in text for word in words)
+
+    form = TemplateForm()
+    for parts in [(), ("user", "assistant"), ("user",), ("assistant",)]:
+        if takes(dialogue, TemplateForm(frozenset(parts)), *(turn["content"] for turn in dialogue)):
+            form = TemplateForm(frozenset(parts))
+            break
+    for role, messages in (("system", [message("system"), *dialogue]), ("tool", with_tool)):
+        more = TemplateForm(form.part_roles | {role})
+        if not takes(messages, form, message(role)["content"]) and takes(messages, more, message(role)["content"]):
+            form = more
+    as_json = TemplateForm(form.part_roles, json_arguments=True)
+    mapping = render(with_tool, form)
+    if (not mapping or repr({"a": "<argument>"}) in mapping) and takes(with_tool, as_json, "<argument>"):
+        form = as_json
+    whole, asked = render(dialogue, form), render(dialogue[:1], form)
+    user, assistant = (turn["content"] for turn in dialogue)
+    if user not in whole or assistant not in whole:
+        return form
+    between, tail = whole.split(user)[-1].split(assistant)[0], whole.split(assistant)[-1]
+    opened = render(dialogue[:1], form, add_generation_prompt=True)
+    if opened.rstrip() != asked.rstrip():  # what replies and generation have in common: a template may prefill both
+        between = os.path.commonprefix([between, opened.split(user)[-1]]) or between
+    cuts = [tail, *(tail[: tail.index(token) + len(token)] for token in known_tokens if token in tail)]
+    ends = {cut.rstrip() for cut in cuts} | {cut.strip() for cut in cuts} | {tokens.get("eos_token", "")}
+    return TemplateForm(
+        form.part_roles,
+        form.json_arguments,
+        bos=bos if (bos := tokens.get("bos_token")) and whole.startswith(bos) else "",
+        header=between if between.replace(tail.strip(), "").strip() else "",  # an end alone begins no reply
+        tail=tail,
+        ends=tuple(sorted(ends - {""}, key=len, reverse=True)),
+    )
+
+
+def _with_json_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
+        return call
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
 
 
 def pair_ids(prompt: Text, completion: Text, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -259,12 +418,11 @@ def pair_ids(prompt: Text, completion: Text, tokenizer: PreTrainedTokenizerBase)
 
 
 def has_reasoning(completion: Text) -> bool:
-    """Whether a completion holds `<think>` or `</think>`, or a message with `reasoning_content` or `thinking`."""
+    """Whether a completion holds `<think>` or `</think>`, or a message with one of `REASONING_FIELDS`."""
     if isinstance(completion, str):
         return "</think>" in completion or "<think>" in completion
     return any(
-        message.get("reasoning_content")
-        or message.get("thinking")
+        any(message.get(name) for name in REASONING_FIELDS)
         or (isinstance(message.get("content"), str) and has_reasoning(message["content"]))
         for message in completion
         if message.get("role") == "assistant"
@@ -283,7 +441,7 @@ def strip_reasoning(completion: Text) -> Text:
     stripped = []
     for message in completion:
         if message.get("role") == "assistant":
-            message = {k: v for k, v in message.items() if k not in ("reasoning_content", "thinking")}
+            message = {k: v for k, v in message.items() if k not in REASONING_FIELDS}
             if isinstance(message.get("content"), str):
                 message["content"] = REASONING_SPAN.sub("", message["content"])
         stripped.append(message)
@@ -307,7 +465,7 @@ def trim_template_tail(tokenizer: PreTrainedTokenizerBase) -> bool:
         return False
     probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
-        rendered = tokenizer.apply_chat_template(probe, tokenize=False)
+        rendered = tokenizer.apply_chat_template(template_form(tokenizer).fit(probe), tokenize=False)
     except Exception:  # a template that refuses this conversation (tool use only, …) is left alone
         return False
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}

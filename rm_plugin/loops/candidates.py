@@ -19,6 +19,7 @@ from ..messages import shorten
 from .generation import text_key
 
 PROMPT_COLUMNS = ("prompt", "messages", "question", "instruction", "query")
+PER_COMPLETION = ("gold", "systems", "truncated")  # metadata with one value per completion
 COMPLETION_COLUMNS = ("completions", "outputs", "choices", "responses")
 
 
@@ -71,7 +72,7 @@ def read_candidates(rows: Iterable[Comparison | Mapping[str, Any]]) -> list[Comp
 
             - `completions`, `outputs`, `choices` or `responses`: a list of texts, of message lists, or of what vLLM
               and OpenAI's protocol write (`{"text", "finish_reason"}`, `{"message": {"content"}, "finish_reason"}`);
-            - `completion`: one of them; rows of one prompt become one group;
+            - `completion`: one of them; rows of one prompt (and equal tools and template variables) become one group;
             - `chosen` and `rejected`: any preference row, whose chosen ones are worth 1 and rejected ones 0 (they are
               not samples of one policy: their systems are "chosen" and "rejected").
 
@@ -79,10 +80,11 @@ def read_candidates(rows: Iterable[Comparison | Mapping[str, Any]]) -> list[Comp
             `tools` and `chat_template_kwargs` (for the chat template).
 
     Returns:
-        `list[Comparison]`: in `metadata` what is known of `gold`, `answer`, `truncated` and `systems`.
+        `list[Comparison]`: in `metadata` what is known of `gold`, `answer`, `truncated` and `systems` (with None for
+            a completion of which it is not known).
 
     Raises:
-        ValueError: there are no rows, or one has no prompt or no completions.
+        ValueError: there are no rows, one has no prompt or no completions, or rows of one prompt differ in `answer`.
 
     Example:
         >>> read_candidates([{"prompt": "1 + 1 =", "completion": c} for c in ("2", "3")])[0].completions
@@ -95,27 +97,36 @@ def read_candidates(rows: Iterable[Comparison | Mapping[str, Any]]) -> list[Comp
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             cause = error.cause if isinstance(error, BadRow) else error
             raise ValueError(f"candidates, row {place}: {cause}") from None
-        key = text_key(group.prompt) if grows else place
+        key = text_key([group.prompt, group.template_arguments]) if grows else place
         if key in groups:
-            groups[key].completions += group.completions
-            for name, values in groups[key].metadata.items():
-                if isinstance(values, list):
-                    values += group.metadata.get(name) or [None] * len(group.completions)
+            _extend(groups[key], group)
         else:
             groups[key] = group
     if not groups:
         raise ValueError("there are no candidates; give at least one row with prompt and completions")
     for group in groups.values():
-        for name in ("gold", "systems", "truncated"):
+        for name in PER_COMPLETION:
             values = group.metadata.get(name)
             if values is not None and len(values) != len(group.completions):
                 raise ValueError(
                     f"candidates of {shorten(group.prompt, 40)!r}: {len(values)} {name} for {len(group.completions)} "
                     "completions; give one each"
                 )
-            if values is None or None in values:
-                group.metadata.pop(name, None)
     return list(groups.values())
+
+
+def _extend(group: Comparison, more: Comparison) -> None:
+    """Add the completions of a further row of the same prompt, and what it knows; None where a row does not know."""
+    for name in (group.metadata | more.metadata).keys() & set(PER_COMPLETION):
+        values = [one.metadata.get(name) or [None] * len(one.completions) for one in (group, more)]
+        group.metadata[name] = values[0] + values[1]
+    for name in more.metadata.keys() - set(PER_COMPLETION):
+        if group.metadata.setdefault(name, more.metadata[name]) != more.metadata[name]:
+            raise ValueError(
+                f"candidates of {shorten(group.prompt, 40)!r} have the {name} {group.metadata[name]!r} and "
+                f"{more.metadata[name]!r}; give one"
+            )
+    group.completions += more.completions
 
 
 def _read_candidate_row(row: Any) -> tuple[Comparison, bool]:
@@ -253,7 +264,7 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
 
     completions = [score for result in results for score in result.scores]
     duplicates = sum(len(r.completions) - len(set(map(text_key, r.completions))) for r in results)
-    truncated = [flag for result in results for flag in result.truncated or []]
+    truncated = [flag for result in results for flag in result.truncated or [] if flag is not None]
     summary: dict[str, Any] = {
         "num_prompts": len(results),
         "num_completions": len(completions),
@@ -262,9 +273,9 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
         "duplicate_rate": duplicates / max(len(completions), 1),
         "truncated_rate": sum(truncated) / len(truncated) if truncated else None,
     }
-    has_gold = any(r.gold is not None for r in results)
-    whole = [r for r in results if None not in r.scores and None not in (r.gold or [])]
-    whole = [r for r in whole if r.gold is not None or not has_gold]
+    with_gold = [r for r in results if r.gold is not None and None not in r.gold]
+    has_gold = bool(with_gold)
+    whole = [r for r in (with_gold if has_gold else results) if None not in r.scores]
     summary["num_prompts_left_out"] = len(results) - len(whole)
     if not whole:
         return summary

@@ -41,6 +41,7 @@ from transformers import (
 )
 
 from ..data.comparison import Text
+from ..data.encoding import template_form, text_ids
 from ..scoring.scorer import in_eval_mode
 
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -191,14 +192,14 @@ def prompt_ids(
     if not prompt:
         raise ValueError(f"prompt {place} is empty, a policy needs words to continue; give it text or leave it out")
     if isinstance(prompt, str):
-        return list(processing_class(text=prompt)["input_ids"])
+        return text_ids(prompt, processing_class)
     if processing_class.chat_template is None:
         raise ValueError(
             f"prompt {place} is a conversation and the policy's {type(processing_class).__name__} has no chat "
             "template; use a chat model, set its chat_template, or give plain text"
         )
     rendered = processing_class.apply_chat_template(
-        prompt,
+        template_form(processing_class, tools).fit(prompt),
         tokenize=True,
         return_dict=True,
         add_generation_prompt=not _continues(prompt),

@@ -34,7 +34,7 @@ from transformers import (
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text, template_arguments
+from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text, match_kinds, template_arguments
 from ..data.control_tokens import CONTROL_TOKENS
 from ..data.encoding import (
     REASONING_MODES,
@@ -431,12 +431,7 @@ class RewardScorer:
         """A plain completion of a conversation is the assistant's message, a plain prompt of messages the user's."""
         if not allow_empty and any(not text for text in completions):
             raise ValueError("a completion is empty; every completion needs text")
-        if any(isinstance(text, list) for text in [prompt, *completions]):
-            completions = [
-                [{"role": "assistant", "content": text}] if isinstance(text, str) else text for text in completions
-            ]
-            if prompt and isinstance(prompt, str):
-                prompt = [{"role": "user", "content": prompt}]
+        prompt, completions = match_kinds(prompt, completions)
         return Comparison(prompt, completions, **template_arguments)
 
     def _refuse_nonfinite(self, batch: ScoringBatch, scores: np.ndarray) -> None:

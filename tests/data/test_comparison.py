@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,15 @@ import datasets
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
-from rm_plugin.data.comparison import BadRow, Comparison, SkippedRows, load_rows, read_comparisons, to_comparison
+from rm_plugin.data.comparison import (
+    BadRow,
+    Comparison,
+    SkippedRows,
+    load_rows,
+    read_comparisons,
+    read_messages,
+    to_comparison,
+)
 from rm_plugin.data.sources import _to_table
 
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: 1+1?\n\nAssistant:"
@@ -255,16 +264,174 @@ def test_nulls_that_arrow_fills_in_are_dropped():
     assert table[0]["prompt"][0]["tool_calls"] is None
     assert table[0]["tools"][0]["parameters"]["y"] is None
     comparison = to_comparison(table[0])
-    assert comparison.prompt == turns
+    assert comparison.prompt == [turns[0], {**turns[1], "content": ""}, turns[2]]
     assert comparison.tools == row["tools"]
     assert comparison.chat_template_kwargs == {"a": 1}
     assert comparison.margin is None
 
 
-def test_content_in_parts_stays_in_parts():
-    parts = [{"type": "text", "text": "Blue.", "image": None}]
-    row = {"prompt": [user("Sky?")], "chosen": [assistant(parts)], "rejected": [assistant("Green.")]}
-    assert to_comparison(row).completions[0] == [assistant([{"type": "text", "text": "Blue."}])]
+def test_parts_of_text_are_one_text():
+    for parts in (["Bl", "ue."], [{"type": "text", "text": "Blue.", "image": None}], [{"text": "Blue."}, " "[:0]]):
+        row = {"prompt": [user("Sky?")], "chosen": [assistant(parts)], "rejected": [assistant("Green.")]}
+        assert to_comparison(row).completions[0] == [assistant("Blue.")]
+
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": [1, {"y": "z"}]}}}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "", "tool_calls": [CALL]},
+        {"tool_calls": [CALL]},
+        {"content": None, "tool_calls": [CALL], "name": None, "function_call": None},
+        {"content": [], "tool_calls": [{**CALL, "id": None}]},
+        {"tool_calls": json.dumps([CALL])},
+        {"tool_calls": [{**CALL, "function": {"name": "f", "arguments": '{"x": [1, {"y": "z", "n": null}]}'}}]},
+        {"tool_calls": [{"name": "f", "arguments": {"x": [1, {"y": "z"}], "n": None}}]},
+        {"function_call": {"name": "f", "arguments": '{"x":[1,{"y":"z"}]}'}},
+    ],
+)
+def test_a_tool_call_is_one_message_in_every_form(message):
+    assert read_messages([{"role": "assistant", **message}]) == [{**assistant(""), "tool_calls": [CALL]}]
+    as_sharegpt = {"from": "function_call", "value": json.dumps(CALL["function"])}
+    assert read_messages([as_sharegpt]) == [{**assistant(""), "tool_calls": [CALL]}]
+
+
+def test_no_tools_and_no_calls_are_the_same_as_none():
+    assert read_messages([{**assistant("a"), "tool_calls": []}]) == [assistant("a")]
+    for tools in (None, [], "", "[]", "null"):
+        assert Comparison("p", ["a"], tools=tools).tools is None
+    schema = [{"name": "f", "default": None}]
+    assert Comparison("p", ["a"], tools=schema).tools == Comparison("p", ["a"], tools=json.dumps(schema)).tools
+
+
+SYSTEM = {"role": "system", "content": "Be kind."}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before"),
+    [
+        ([user("q")], [user("q")]),
+        ("q", [user("q")]),
+        ([user("q")], [{"role": "user", "content": [{"type": "text", "text": "q"}], "name": None}]),
+        ([{"from": "human", "value": "q"}], [user("q")]),
+        ([user("q"), assistant("r"), user("s")], [user("q"), assistant("r"), user("s")]),
+        ([user("q")], [SYSTEM, user("q")]),
+        ([SYSTEM, user("q")], [user("q")]),
+        ([SYSTEM], [SYSTEM, user("q")]),
+    ],
+    ids=["messages", "text", "parts", "sharegpt", "turns", "system before", "system in the prompt alone", "system"],
+)
+def test_completions_that_repeat_the_prompt_lose_it(prompt, before):
+    whole = read_messages(max(before, prompt if isinstance(prompt, list) else [], key=len))
+    replies = [[assistant("a")], [assistant("b"), user("more?"), assistant("yes")]]
+    row = {"prompt": prompt, "chosen": before + replies[0], "rejected": before + replies[1]}
+    assert transcripts(to_comparison(row)) == [whole + reply for reply in replies]
+    one = {**row, "rejected": replies[1]}  # each completion alone
+    if before != [SYSTEM, user("q")]:
+        assert transcripts(to_comparison(one)) == [whole + reply for reply in replies]
+
+
+def test_a_completion_that_only_says_what_the_prompt_said_is_kept():
+    hello, more = assistant("Hello"), [assistant("Hi"), user("Hi"), assistant("Hi!")]
+    comparison = to_comparison({"prompt": [user("Hi")], "chosen": more, "rejected": [hello]})
+    assert transcripts(comparison) == [[user("Hi"), *more], [user("Hi"), hello]]
+    echo = to_comparison({"prompt": "Hello", "chosen": "Hello you", "rejected": "Hello!"})  # plain text is joined
+    assert transcripts(echo) == ["HelloHello you", "HelloHello!"]
+
+
+def test_hh_transcripts_beside_their_prompt_do_not_repeat_it():
+    row = {"prompt": HH, "chosen": HH + " Good", "rejected": HH + " Bad"}
+    assert transcripts(to_comparison(row)) == [HH + " Good", HH + " Bad"]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"input": "Two plus two"},
+        {"context": {"title": "Sums", "text": ["2 + 2 = 4"]}},
+        {"history": [["Hello?", "Hi."]]},
+        {"documents": ["2 + 2 = 4"]},
+        {"images": ["four.png"]},
+        {"image": b"\x89PNG"},
+        {"video": {"path": "a.mp4"}},
+        {"audios": [[0.1, 0.2]]},
+    ],
+    ids=lambda columns: next(iter(columns)),
+)
+@pytest.mark.parametrize("kind", ["text", "messages", "implicit"])
+def test_a_column_that_looks_like_part_of_the_prompt_is_refused_by_name(columns, kind):
+    row = {"prompt": "Add.", "chosen": "four", "rejected": "five"}
+    if kind == "messages":
+        row = {"prompt": [user("Add.")], "chosen": [assistant("four")], "rejected": [assistant("five")]}
+    elif kind == "implicit":
+        row = {"chosen": [user("Add."), assistant("four")], "rejected": [user("Add."), assistant("five")]}
+    (column,) = columns
+    assert re.match(f"`{column}` (looks like a part of the prompt|is not text)", cause_and_fix({**row, **columns}))
+    for nothing in (None, "", " ", [], {}, [None], [["", ""]], {"text": None}):
+        assert to_comparison({**row, column: nothing}) == to_comparison(row)
+    if column in ("input", "context", "history", "documents"):  # it is read already
+        read = {"text": "Add.", "messages": ["Add."], "implicit": {"turn": "Add."}}[kind]
+        assert to_comparison({**row, column: read}) == to_comparison(row)
+
+
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+def test_a_system_column_is_the_first_message_and_refused_beside_plain_text(column):
+    expected = [SYSTEM, user("q")]
+    for prompt in ([user("q")], [SYSTEM, user("q")]):
+        row = {"prompt": prompt, "chosen": [assistant("a")], "rejected": [assistant("b")], column: "Be kind."}
+        assert to_comparison(row).prompt == expected
+    implicit = {"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")], column: "Be kind."}
+    assert to_comparison(implicit).prompt == expected
+    apart = {**implicit, "rejected": [user("p"), assistant("b")]}
+    assert transcripts(to_comparison(apart)) == [[SYSTEM, *apart["chosen"]], [SYSTEM, *apart["rejected"]]]
+    other = {**implicit, "chosen": [{**SYSTEM, "content": "Be cruel."}, *implicit["chosen"]]}
+    assert cause_and_fix(other).startswith(f"`{column}` looks like a part of the prompt")
+    assert cause_and_fix({"prompt": "q", "chosen": "a", "rejected": "b", column: "Be kind."}).startswith(
+        f"`{column}` l"
+    )
+
+
+def test_an_alpaca_row_is_refused_until_its_input_is_joined():
+    row = {"instruction": "Translate.", "input": "Hola", "chosen": "Hello", "rejected": "Bye"}
+    assert cause_and_fix(row).startswith("there is no `prompt`, but `instruction` looks like one; rename")
+    renamed = {**row, "prompt": row["instruction"]}
+    assert cause_and_fix(renamed).startswith("`input` looks like a part of the prompt that would not be read; join")
+    assert to_comparison({**row, "prompt": "Translate.\nHola"}).prompt == "Translate.\nHola"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"chat_template": "hello"},
+        {"truncation": True, "max_length": 3},
+        {"padding": "max_length"},
+        {"continue_final_message": True},
+        {"add_generation_prompt": True},
+        {"tokenizer_kwargs": {"truncation": True}},
+        {"return_dict": False},
+        {"return_tensors": "pt"},
+        {"tokenize": False},
+        {"tools": []},
+        {"documents": [{"title": "a", "text": "b"}]},
+        {"conversation": []},
+        {"conversations": []},
+        {"messages": []},
+        {"self": 1},
+        {"bos_token": "x"},
+        {"image_token": "x"},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_a_row_sets_variables_of_the_template_only(arguments):
+    given = {"enable_thinking": False, **arguments}
+    row = {"prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]}
+    for value in (given, json.dumps(given)):
+        line = cause_and_fix({**row, "chat_template_kwargs": value})
+        assert line.startswith(f"`chat_template_kwargs` sets {', '.join(arguments)}, which belong")
+    with pytest.raises(ValueError, match="only variables of the chat template stand there"):
+        Comparison([user("q")], [[assistant("a")]], chat_template_kwargs=given)
 
 
 def test_the_row_is_left_as_it_was():
@@ -419,13 +586,12 @@ def test_a_long_value_is_shortened_in_the_error():
     assert line.startswith('`completions` is "' + "x" * 36 + "...;")
 
 
-def test_a_tool_call_or_parts_are_a_reply_and_equal_ranks_may_repeat_a_text():
+def test_a_tool_call_is_a_reply_and_equal_ranks_may_repeat_a_text():
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
-    image = assistant([{"type": "image"}])
-    assert to_comparison({"prompt": [user("q")], "chosen": [call], "rejected": [image]}).completions == [
-        [call],
-        [image],
-    ]
+    row = {"prompt": [user("q")], "chosen": [call], "rejected": [assistant("b")]}
+    assert to_comparison(row).completions == [[{**call, "content": ""}], [assistant("b")]]
+    image = {**row, "rejected": [assistant([{"type": "text", "text": "See:"}, {"type": "image"}])]}
+    assert cause_and_fix(image).startswith('message 0 of `rejected` has the content {"type": "image"} (dict); every')
     assert to_comparison({"prompt": "p", "completions": ["a", "a"], "ranks": [0, 0]}).pairs() == []
     assert to_comparison({"prompt": "p", "completions": ["a", "a"]}).ranks is None
 
@@ -557,7 +723,7 @@ def test_messages_of_different_keys_keep_their_nested_values(tmp_path):
     ]
     rows = [{"prompt": prompt, "chosen": [assistant("4")], "rejected": [assistant("5")]}]
     (comparison,), _ = read_comparisons(load_rows(write(tmp_path / "a.json", rows)))
-    assert comparison.prompt == prompt
+    assert comparison.prompt == [prompt[0], {**prompt[1], "content": ""}, prompt[2]]
 
 
 def test_a_changed_file_is_read_anew(tmp_path):

@@ -627,6 +627,54 @@ def test_finish_reasons_gold_and_systems_are_kept():
     assert labelled.metadata == {"gold": [1.0, 0.0, 0.0], "systems": ["chosen", "rejected", "rejected"]}
 
 
+@pytest.mark.parametrize("kind", ["chatml", "llama3"])
+def test_a_policy_continues_equal_prompts_alike(kind):
+    tokenizer = tiny_tokenizer(kind)
+    chat = [{"role": "user", "content": "2 + 2?"}]
+    expected = prompt_ids(chat, tokenizer)
+    rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert prompt_ids(rendered, tokenizer) == expected
+    template = tokenizer.chat_template
+    tokenizer.chat_template = template.replace("message['content']", "message['content'][0]['text']")
+    assert tokenizer.chat_template != template and prompt_ids(chat, tokenizer) == expected
+
+
+def test_rows_of_one_prompt_with_other_tools_or_variables_are_other_candidates():
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    chat = [{"role": "user", "content": "2 + 2?"}]
+    rows = [
+        {"prompt": chat, "completion": "a"},
+        {"prompt": chat, "completion": "b", "tools": tools},
+        {"prompt": chat, "completion": "c", "chat_template_kwargs": {"enable_thinking": False}},
+        {
+            "prompt": [{"role": "user", "content": [{"type": "text", "text": "2 + 2?"}], "name": None}],
+            "completion": "d",
+        },
+        {"prompt": chat, "completion": "e", "tools": json.dumps(tools)},
+    ]
+    groups = [[text[0]["content"] for text in group.completions] for group in read_candidates(rows)]
+    assert groups == [["a", "d"], ["b", "e"], ["c"]]
+
+
+def test_what_only_later_rows_of_a_prompt_know_is_kept():
+    rows = [
+        {"prompt": "p", "completion": "a"},
+        {"prompt": "p", "completion": {"text": "b", "finish_reason": "length"}, "gold": True, "answer": "b"},
+        {"prompt": "p", "completion": "c", "systems": "mine"},
+    ]
+    [group] = read_candidates(rows)
+    assert group.metadata == {
+        "gold": [None, 1.0, None],
+        "truncated": [None, True, None],
+        "systems": [None, None, "mine"],
+        "answer": "b",
+    }
+    summary = summarize(best_of_n(None, None, length_reward, candidates=rows[:2]), num_samples=10)
+    assert summary["truncated_rate"] == 1.0
+    with pytest.raises(ValueError, match="candidates of 'p' have the answer 'b' and 'c'; give one"):
+        read_candidates([*rows, {"prompt": "p", "completion": "d", "answer": "c"}])
+
+
 def test_a_conversations_candidates_become_messages(scorer):
     rows = [{"messages": CHAT[0], "outputs": [{"text": "4"}, {"text": "5"}]}]
     [r] = best_of_n(None, None, scorer, candidates=rows)

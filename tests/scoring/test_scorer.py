@@ -273,7 +273,7 @@ def test_error_names_the_comparison():
     named = Comparison(QUESTION, [" four" * 30], id="law/17")
     with pytest.raises(ValueError, match="^law/17: prompt"):
         one.score_comparisons([named])
-    with pytest.raises(ValueError, match="^comparison 0: .*content"):  # whatever the chat template says
+    with pytest.raises(ValueError, match="has no `content`"):
         scorer(tokenizer="chatml").score([user("Hi")], [[{"role": "assistant", "text": "Hello"}]])
 
 
@@ -626,11 +626,10 @@ def test_unknown_choice_lists_the_known_ones(option):
 
 def test_messages_that_the_chat_template_refuses_are_one_line_with_the_fix():
     one = RewardScorer(tiny_reward_model(), tiny_tokenizer("chatml"))
-    reply = [{"role": "assistant", "content": "four"}]
-    with pytest.raises(
-        ValueError, match="^comparison 1: the chat template refuses it: TypeError: .*; mend the messages"
-    ):
-        one.score([[{"role": "user", "content": "2 + 2 ="}], [{"role": "user", "content": ["2"]}]], [reply, reply])
+    one.processing_class.chat_template = "{{ raise_exception('no names') if messages[0].name }}a"
+    reply, question = [{"role": "assistant", "content": "four"}], {"role": "user", "content": "2 + 2 ="}
+    with pytest.raises(ValueError, match="^comparison 1: the chat template refuses it: no names; mend the messages"):
+        one.score([[question], [{**question, "name": "Ann"}]], [reply, reply])
 
 
 def test_conversation_without_a_chat_template_is_refused_with_the_fix():

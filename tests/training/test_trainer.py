@@ -1040,9 +1040,12 @@ def test_a_template_that_refuses_a_row_names_it(tmp_path):
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ValueError, match="row 0: the chat template refuses it: roles must alternate"):
         make_trainer(tmp_path, classifier(), [CONVERSATION], tokenizer=tokenizer)
-    parts = {**CONVERSATION, "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "world"}]}]}
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['content'] + (message['name'] or '') }}{% endfor %}"
+    )
+    named = {**CONVERSATION, "chosen": [{"role": "assistant", "content": "world", "name": 7}]}
     with pytest.raises(ValueError, match="row 0: the chat template refuses it: TypeError: can only concatenate str"):
-        make_trainer(tmp_path, classifier(), [parts], tokenizer=tiny_tokenizer("chatml"))
+        make_trainer(tmp_path, classifier(), [named], tokenizer=tokenizer)
 
 
 def test_the_saved_pad_token_of_a_fresh_head_is_not_eos(tmp_path):
