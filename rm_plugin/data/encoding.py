@@ -41,6 +41,19 @@ TRUNCATION_MODES = ("drop", "keep_end", "error")
 REASONING_MODES = ("keep", "strip", "error")
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of a message; templates read one of them
 
+# Conversations that show how a chat template takes and writes messages.
+ROLES = ("system", "user", "assistant", "tool")
+DIALOGUE = [{"role": role, "content": f"what the {role} says"} for role in ("user", "assistant")]
+WITH_SYSTEM = [{"role": "system", "content": "what the system says"}, *DIALOGUE]
+ARGUMENTS = {"name": "what the function gets"}
+CALL = {"id": "123456789", "type": "function", "function": {"name": "f", "arguments": ARGUMENTS}}
+WITH_TOOL = [
+    DIALOGUE[0],
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "what the tool says", "name": "f", "tool_call_id": "123456789"},
+    DIALOGUE[1],
+]
+
 # Opened or prefilled by the template (then only the end is there), closed or cut off at the length limit.
 REASONING_SPAN = re.compile(r"^(?:(?!<think>).)*?</think>\s*|<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
 
@@ -302,7 +315,7 @@ class TemplateForm:
         fitted = []
         for message in messages:
             role, content = message["role"], message.get("content")
-            if isinstance(content, str) and (role if role in PROBED_ROLES else "user") in self.part_roles:
+            if isinstance(content, str) and (role if role in ROLES else "user") in self.part_roles:
                 message = {**message, "content": [{"type": "text", "text": content}]}
             if self.json_arguments and message.get("tool_calls"):
                 message = {**message, "tool_calls": list(map(_with_json_arguments, message["tool_calls"]))}
@@ -328,74 +341,64 @@ class TemplateForm:
 
 def template_form(tokenizer: PreTrainedTokenizerBase, tools: list | None = None) -> TemplateForm:
     """The form of the tokenizer's chat template; with tools, of the one that it has for them."""
-    if tokenizer.chat_template is None:
+    try:
+        template = tokenizer.get_chat_template(tools=tools)
+    except ValueError:  # it has none, or several and no default
         return TemplateForm()
     tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)}
-    known = sorted({str(token) for token in tokenizer.added_tokens_decoder.values()})
-    return _probe_template(tokenizer.get_chat_template(tools=tools), json.dumps(tokens), tuple(known))
-
-
-PROBED_ROLES = ("system", "user", "assistant", "tool")
+    return _probe_template(template, json.dumps(tokens))
 
 
 @lru_cache(maxsize=256)
-def _probe_template(template: str, special_tokens: str, known_tokens: tuple[str, ...]) -> TemplateForm:
+def _probe_template(template: str, special_tokens: str) -> TemplateForm:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     tokens = json.loads(special_tokens)
 
-    def render(messages: list[dict[str, Any]], form: TemplateForm = TemplateForm(), **options: Any) -> str:
+    def render(messages: list[dict[str, Any]], form: TemplateForm, **options: Any) -> str:
         try:
             chats = [form.fit(messages)]
             return render_jinja_template(conversations=chats, chat_template=template, **tokens, **options)[0][0]
         except Exception:  # whatever a template says of what it does not take
             return ""
 
-    def message(role: str, **fields: Any) -> dict[str, Any]:
-        return {"role": role, "content": f"<{role}'s words>", **fields}
-
-    call = {"type": "function", "id": "123456789", "function": {"name": "f", "arguments": {"a": "<argument>"}}}
-    dialogue = [message("user"), message("assistant")]
-    with_tool = [
-        *[dialogue[0], message("assistant", content="", tool_calls=[call])],
-        *[message("tool", tool_call_id="123456789", name="f"), dialogue[1]],
-    ]
-
-    def takes(messages: list[dict[str, Any]], form: TemplateForm, *words: str) -> bool:
-        text = render(messages, form)
-        return all(word in text for word in words)
-
-    form = TemplateForm()
-    for parts in [(), ("user", "assistant"), ("user",), ("assistant",)]:
-        if takes(dialogue, TemplateForm(frozenset(parts)), *(turn["content"] for turn in dialogue)):
-            form = TemplateForm(frozenset(parts))
-            break
-    for role, messages in (("system", [message("system"), *dialogue]), ("tool", with_tool)):
-        more = TemplateForm(form.part_roles | {role})
-        if not takes(messages, form, message(role)["content"]) and takes(messages, more, message(role)["content"]):
-            form = more
-    as_json = TemplateForm(form.part_roles, json_arguments=True)
-    mapping = render(with_tool, form)
-    if (not mapping or repr({"a": "<argument>"}) in mapping) and takes(with_tool, as_json, "<argument>"):
-        form = as_json
-    whole, asked = render(dialogue, form), render(dialogue[:1], form)
-    user, assistant = (turn["content"] for turn in dialogue)
+    form = _accepted_form(render)
+    user, assistant = (turn["content"] for turn in DIALOGUE)
+    whole, asked = render(DIALOGUE, form), render(DIALOGUE[:1], form)
     if user not in whole or assistant not in whole:
         return form
     between, tail = whole.split(user)[-1].split(assistant)[0], whole.split(assistant)[-1]
-    opened = render(dialogue[:1], form, add_generation_prompt=True)
+    opened = render(DIALOGUE[:1], form, add_generation_prompt=True)
     if opened.rstrip() != asked.rstrip():  # what replies and generation have in common: a template may prefill both
         between = os.path.commonprefix([between, opened.split(user)[-1]]) or between
-    cuts = [tail, *(tail[: tail.index(token) + len(token)] for token in known_tokens if token in tail)]
+    cuts = [tail, *(tail[: token.end()] for token in re.finditer(">", tail))]
     ends = {cut.rstrip() for cut in cuts} | {cut.strip() for cut in cuts} | {tokens.get("eos_token", "")}
-    return TemplateForm(
-        form.part_roles,
-        form.json_arguments,
+    return replace(
+        form,
         bos=bos if (bos := tokens.get("bos_token")) and whole.startswith(bos) else "",
         header=between if between.replace(tail.strip(), "").strip() else "",  # an end alone begins no reply
         tail=tail,
         ends=tuple(sorted(ends - {""}, key=len, reverse=True)),
     )
+
+
+def _accepted_form(render: Callable[[list[dict[str, Any]], TemplateForm], str]) -> TemplateForm:
+    """The form in which the words of each role, and the arguments of a tool call, are in what a template renders."""
+
+    def takes(messages: list[dict[str, Any]], form: TemplateForm, *words: str) -> bool:
+        text = render(messages, form)
+        return all(word in text for word in words)
+
+    said = [turn["content"] for turn in DIALOGUE]
+    choices = [TemplateForm(frozenset(roles)) for roles in ((), ("user", "assistant"), ("user",), ("assistant",))]
+    form = next((choice for choice in choices if takes(DIALOGUE, choice, *said)), choices[0])
+    for messages, turn in ((WITH_SYSTEM, WITH_SYSTEM[0]), (WITH_TOOL, WITH_TOOL[2])):
+        in_parts = replace(form, part_roles=form.part_roles | {turn["role"]})
+        if not takes(messages, form, turn["content"]) and takes(messages, in_parts, turn["content"]):
+            form = in_parts
+    as_json, with_mapping = replace(form, json_arguments=True), render(WITH_TOOL, form)
+    printed = repr(ARGUMENTS) in with_mapping  # Python's way to write a mapping is no model's
+    return as_json if (printed or not with_mapping) and takes(WITH_TOOL, as_json, *ARGUMENTS.values()) else form
 
 
 def _with_json_arguments(call: dict[str, Any]) -> dict[str, Any]:

@@ -958,7 +958,7 @@ def test_a_function_that_takes_them_gets_tools(scorer):
 
 def test_lengths_are_of_the_words_in_a_list_of_parts():
     def message(text):
-        return [{"role": "assistant", "content": [{"type": "text", "text": text}, {"type": "image"}]}]
+        return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
 
     prompt = [{"role": "user", "content": "p"}]
     rows = [{"prompt": prompt, "chosen": message("a" * n), "rejected": message("b")} for n in range(2, 12)]
