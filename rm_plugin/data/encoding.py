@@ -212,12 +212,17 @@ def _untrusted(
     """What of a text is not to control anything, and the function that makes ids of it with a tokenizer.
 
     Of a conversation that is all that its messages hold, and what else the template is given. A plain prompt may be
-    rendered already, so of plain text it is the completion, without the EOS that ends it.
+    rendered already, so of plain text it is the completion, without the EOS that ends it. Of a completion beside a
+    rendered prompt, it is what neither repeats that prompt nor ends a reply as the template ends it.
     """
     to_ids = pair_ids if pairs and tokenizer.chat_template is None else token_ids
     if isinstance(completion, str):
-        end = tokenizer.eos_token or ""
-        text = completion.removesuffix(end)
+        form = template_form(tokenizer)
+        if form.rendered(comparison.prompt):
+            completion = completion.removeprefix(comparison.prompt)
+            text = form.without_end(completion)
+        else:
+            text = completion.removesuffix(tokenizer.eos_token or "")
         end = completion[len(text) :]
         return text, lambda text, tokenizer: to_ids(comparison.prompt, text + end, tokenizer)
     given = [comparison.prompt, completion]
@@ -261,11 +266,9 @@ def token_ids(
 def _completed_text_ids(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of plain text that ends in EOS, or of text that the chat template has rendered and that ends as it does."""
     form = template_form(tokenizer)
-    if form.rendered(prompt):
-        completion = completion.removeprefix(prompt)  # the whole conversation beside its prompt
     text = prompt + completion
     if form.rendered(text):
-        text = form.with_end(text)
+        text = form.without_end(text) + form.tail
     elif tokenizer.eos_token is not None and not completion.endswith(tokenizer.eos_token):
         text += tokenizer.eos_token
     return text_ids(text, tokenizer)
@@ -326,11 +329,11 @@ class TemplateForm:
         """Whether this template wrote a text: the beginning of an assistant's turn is in it."""
         return bool(self.header) and self.header in text
 
-    def with_end(self, text: str) -> str:
-        """A text that this template wrote, with one end, as it writes it."""
+    def without_end(self, text: str) -> str:
+        """A text that this template wrote, without what it writes behind the last words."""
         while end := next((end for end in self.ends if text.rstrip().endswith(end)), None):
             text = text.rstrip().removesuffix(end)
-        return (text if self.tail.strip() else text.removesuffix(self.tail)) + self.tail
+        return text if self.tail.strip() else text.removesuffix(self.tail)
 
     def with_bos(self, text: str) -> str:
         """A text that this template wrote, with one BOS where it writes one."""

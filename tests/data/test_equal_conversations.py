@@ -246,5 +246,8 @@ def test_equal_conversations_score_equal_as_grpo_hands_them_over():
         ([prompt[0]["content"]] * 2, REPLIES),
         ([rendered] * 2, texts),
         ([rendered] * 2, [text + "<|eot_id|>" for text in texts]),
+        ([rendered] * 2, [rendered + text + "<|eot_id|>" for text in texts]),
     ]:
-        assert scorer(prompts, completions) == pytest.approx(expected, abs=1e-5)
+        for control_tokens in ("as_text", "parse"):
+            scorer.control_tokens = control_tokens
+            assert scorer(prompts, completions) == pytest.approx(expected, abs=1e-5)
