@@ -21,7 +21,7 @@ _PUBLIC = {
     "to_comparison": "data.comparison",
     "encode": "data.encoding",
     "RewardModel": "model.modeling",
-    "RewardModelConfig": "model.modeling",
+    "RewardModelConfig": "model.config",
     "PairwiseRewardConfig": "training.trainer",
     "PairwiseRewardTrainer": "training.trainer",
     "lora_config": "training.trainer",

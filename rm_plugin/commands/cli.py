@@ -296,7 +296,8 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from ..model.modeling import RewardModel, load_tokenizer
+    from ..model.checkpoint import load_tokenizer
+    from ..model.modeling import RewardModel
     from ..scoring.scorer import check_model_exists
 
     kwargs = {"revision": args.revision} if args.revision else {}
@@ -307,7 +308,7 @@ def _export(args: argparse.Namespace) -> None:
     with explained(f"{args.model} cannot be loaded"):
         model = RewardModel.from_pretrained(args.model, **kwargs)
         tokenizer = load_tokenizer(args.model, model.config, **kwargs)
-    adapted = model._peft_model is not None
+    adapted = model.peft_model is not None
     model = model.export(args.out, tokenizer, dtype)
     name = str(model.dtype).removeprefix("torch.")
     if adapted and name in ("bfloat16", "float16"):

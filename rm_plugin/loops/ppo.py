@@ -322,9 +322,9 @@ def why_not_native(
             "tokenizer has, whose ids PPO shows it"
         )
     pad, eos = policy_tokenizer.pad_token_id, policy_tokenizer.eos_token_id
-    if getattr(model.config, "pooling", "last_token") == "last_non_pad":
-        if pad != model.config.pad_token_id:
-            return f"the reward model skips pad tokens {model.config.pad_token_id} at the end, PPO skips {pad}"
+    if (kept := model.config.trailing_pad_id) is not None:
+        if pad != kept:
+            return f"the reward model skips pad tokens {kept} at the end, PPO skips {pad}"
     elif pad is not None and pad == eos:
         return "the policy's pad token is its EOS, so PPO reads rewards at the token before it"
     ends = [] if ends is None or trained_with is not None else ends if isinstance(ends, list) else [ends]

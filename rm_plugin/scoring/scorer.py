@@ -47,8 +47,9 @@ from ..data.encoding import (
 )
 from ..data.sources import HUB_ID
 from ..messages import check_choice
-from ..model.modeling import HUB_ARGUMENTS, WHERE_ON_HUB, RewardModel, RewardModelConfig, load_tokenizer
-from ..model.modeling import _sequence_classifier as sequence_classifier
+from ..model.checkpoint import HUB_ARGUMENTS, WHERE_ON_HUB, load_tokenizer
+from ..model.config import RewardModelConfig, sequence_classifier
+from ..model.modeling import RewardModel
 from ..model.packing import collate, packed_tokens, split_by_tokens
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class RewardScorer:
                 model = model.get_base_model()
             if model.config.num_labels != 1:
                 raise ValueError(f"num_labels={model.config.num_labels}, a reward model has 1; load with num_labels=1")
-            if not isinstance(model, RewardModel) and sequence_classifier(model.config)[0] is not None:
+            if not isinstance(model, RewardModel) and sequence_classifier(model.config) is not None:
                 model = _as_reward_model(model)
             name = getattr(model.config, "_name_or_path", "") or type(model).__name__
             if processing_class is None:
@@ -581,13 +582,13 @@ def _as_reward_model(model: PreTrainedModel) -> RewardModel:
         return RewardModel.from_sequence_classifier(model)
     backbone, head = getattr(model, model.base_model_prefix), wrapper.modules_to_save[wrapper.active_adapters[0]]
     config = RewardModelConfig.from_backbone_config(model.config, has_trained_head=True)
-    return RewardModel._around(backbone, config, head)
+    return RewardModel.around(backbone, config, head)
 
 
 def _is_encoder(config: PreTrainedConfig) -> bool:
     """Whether a checkpoint is a sequence classifier that is not a decoder with a head named `score`."""
     architecture = (config.architectures or [""])[0]
-    return architecture.endswith("ForSequenceClassification") and sequence_classifier(config)[0] is None
+    return architecture.endswith("ForSequenceClassification") and sequence_classifier(config) is None
 
 
 def _is_empty(completion: Text) -> bool:

@@ -52,18 +52,10 @@ from ..data.encoding import (
 )
 from ..data.sources import load_rows
 from ..messages import check_choice
+from ..model.adapters import SIDE_FILE, adapters_to_float32, load_peft_model, with_side_file
 from ..model.cards import model_card
-from ..model.modeling import (
-    SIDE_FILE,
-    WHERE_ON_HUB,
-    RewardHead,
-    RewardModel,
-    adapters_to_float32,
-    find_head,
-    load_peft_model,
-    load_tokenizer,
-    with_side_file,
-)
+from ..model.checkpoint import WHERE_ON_HUB, find_head, load_tokenizer
+from ..model.modeling import RewardHead, RewardModel
 from .batches import COLUMNS, PackingCollator, RowEncoder, code_version, encode_dataset, encode_stream
 from .checkpoints import newest_complete_checkpoint
 from .losses import check_label_smoothing, comparison_loss, eta_from_raw, raw_from_eta
@@ -323,7 +315,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         model = _load_model(model, args, quantization_config) if isinstance(model, str) else _as_reward_model(model)
         reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
         config = reward_model.config
-        self._has_fresh_head = reward_model._has_fresh_head
+        self._has_fresh_head = reward_model.has_fresh_head
         if processing_class is None:
             hub = {"trust_remote_code": args.trust_remote_code}
             if isinstance(given, str):
@@ -664,7 +656,7 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """As transformers' `train`; `resume_from_checkpoint=True` takes the newest complete checkpoint, if any."""
-        self.reward_model._has_fresh_head = False
+        self.reward_model.has_fresh_head = False
         if resume_from_checkpoint is True:
             resume_from_checkpoint = newest_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
@@ -751,7 +743,7 @@ class PairwiseRewardTrainer(RewardTrainer):
                 "Loss": loss,
                 "Longest text": f"{args.max_length} tokens of prompt + completion",
             },
-            figures={name: value for _, metrics in self._held_out.values() for name, value in metrics.items()},
+            metrics={name: value for _, metrics in self._held_out.values() for name, value in metrics.items()},
             step=self._held_out_step,
             metadata=metadata,
         )
@@ -896,7 +888,7 @@ def _load_model(path: str, args: PairwiseRewardConfig, quantization_config) -> R
         kwargs.setdefault("device_map", {"": PartialState().local_process_index})
     hub = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if name in kwargs}
     if find_adapter_config_file(path, **hub):
-        return load_peft_model(path, is_trainable=True, **kwargs)
+        return load_peft_model(RewardModel, path, is_trainable=True, **kwargs)
     kwargs.setdefault("dtype", torch.float32)
     config = AutoConfig.from_pretrained(path, trust_remote_code=args.trust_remote_code, **hub)
     load = RewardModel.from_backbone if find_head(path, config, **kwargs) is None else RewardModel.from_pretrained
@@ -905,8 +897,8 @@ def _load_model(path: str, args: PairwiseRewardConfig, quantization_config) -> R
 
 def _as_reward_model(model: PreTrainedModel | PeftModel) -> RewardModel | PeftModel:
     """A model in memory as a `RewardModel`, or a `PeftModel` around one, ready to be trained."""
-    if isinstance(model, RewardModel) and model._peft_model is not None:
-        model = model._peft_model
+    if isinstance(model, RewardModel) and model.peft_model is not None:
+        model = model.peft_model
     if not isinstance(model, PeftModel):
         return RewardModel.from_sequence_classifier(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):  # loaded to score with

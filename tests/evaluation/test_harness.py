@@ -533,7 +533,7 @@ def test_an_adapter_and_a_4_bit_model_are_evaluated_by_their_own_scores(tmp_path
     from peft import LoraConfig, get_peft_model
 
     from rm_plugin import RewardModel, nf4_config
-    from rm_plugin.model.modeling import save_adapter
+    from rm_plugin.model.adapters import save_adapter
 
     tokenizer = tiny_tokenizer("plain")
     tiny_reward_model(hidden_size=64, head_dim=16, intermediate_size=64).save_pretrained(tmp_path / "base")
@@ -570,7 +570,7 @@ def test_an_adapter_on_a_causal_model_is_the_same_model_in_every_process(tmp_pat
     from transformers import AutoModelForCausalLM
 
     from rm_plugin import RewardModel, lora_config
-    from rm_plugin.model.modeling import save_adapter
+    from rm_plugin.model.adapters import save_adapter
 
     AutoModelForCausalLM.from_config(tiny_config("llama")).save_pretrained(tmp_path / "causal")
     model = get_peft_model(RewardModel.from_backbone(tmp_path / "causal"), lora_config(r=2))

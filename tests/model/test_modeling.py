@@ -30,16 +30,9 @@ from transformers import (
 )
 
 from rm_plugin.data.encoding import ensure_pad_token, token_ids
-from rm_plugin.model.modeling import (
-    RewardHead,
-    RewardModel,
-    RewardModelConfig,
-    adapters_to_float32,
-    load_adapter,
-    load_peft_model,
-    merge_adapter,
-    save_adapter,
-)
+from rm_plugin.model.adapters import adapters_to_float32, load_peft_model, merge_adapter, save_adapter
+from rm_plugin.model.config import RewardModelConfig
+from rm_plugin.model.modeling import RewardHead, RewardModel
 
 # peft 0.21 asks for an attribute that transformers 5.23 has renamed; goes with the next peft.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -806,7 +799,7 @@ def test_loaded_adapters_and_head_are_float32_and_frozen(name, saved):
 
 
 def test_adapter_is_loaded_trainable_on_request(saved):
-    peft_model = load_peft_model(saved["lora"].path, is_trainable=True)
+    peft_model = load_peft_model(RewardModel, saved["lora"].path, is_trainable=True)
     trainable = {n for n, p in peft_model.named_parameters() if p.requires_grad}
     assert len(trainable) == 2 * 14 + 1
     assert all("lora_" in n or "score.modules_to_save" in n for n in trainable)
@@ -870,7 +863,7 @@ def test_adapter_without_a_head_on_an_untrained_base_is_refused(target_modules, 
 
 
 def test_adapter_whose_weights_are_not_all_there_is_refused(saved, tmp_path):
-    peft_model = load_peft_model(saved["lora"].path)
+    peft_model = load_peft_model(RewardModel, saved["lora"].path)
     save_adapter(peft_model, tmp_path)
     weights = load_file(tmp_path / "adapter_model.safetensors")
     del weights["base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"]
@@ -978,7 +971,7 @@ def nf4_routes(saved, causal):
     as_in_a_recipe = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     yield "from_pretrained", RewardModel.from_pretrained(saved["merged"].path, quantization_config=as_in_a_recipe)
     yield "quantised folder", RewardModel.from_pretrained(saved["nf4"].path)
-    yield "adapter", load_adapter(saved["nf4-lora"].path)
+    yield "adapter", RewardModel.from_pretrained(saved["nf4-lora"].path)
     yield (
         "auto class",
         RewardModel.from_sequence_classifier(AutoModelForSequenceClassification.from_pretrained(saved["nf4"].path)),
@@ -995,7 +988,7 @@ def test_every_way_to_load_four_bits_leaves_kernels_that_can_train(saved, causal
 
 
 def test_gradients_under_nf4_are_the_same_after_an_evaluation(saved):
-    peft_model = load_peft_model(saved["nf4-lora"].path, is_trainable=True)
+    peft_model = load_peft_model(RewardModel, saved["nf4-lora"].path, is_trainable=True)
 
     def gradients():
         peft_model.train().zero_grad()
@@ -1029,7 +1022,7 @@ def test_merging_nf4_dequantises_first(compute_dtype, bound, causal, tmp_path):
     assert {p.dtype for p in merged.parameters()} == {torch.float32}
     assert_equal_scores(scores(merged), expected, tolerance=bound)
     with pytest.warns(UserWarning, match="Merge lora module to 4-bit"):
-        folded_into_nf4 = load_peft_model(tmp_path).merge_and_unload()
+        folded_into_nf4 = load_peft_model(RewardModel, tmp_path).merge_and_unload()
     assert (scores(folded_into_nf4) - expected).abs().max() > 4 * bound
 
 

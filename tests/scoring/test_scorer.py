@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rm_plugin import Comparison, RewardModel, RewardScorer, nf4_config
 from rm_plugin.data.encoding import template_hash, token_ids
-from rm_plugin.model.modeling import save_adapter
+from rm_plugin.model.adapters import save_adapter
 from rm_plugin.model.packing import MIN_TOKEN_RATIO, cost
 
 QUESTION = "Which country owns Antarctica?"

@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rm_plugin import RewardModel, RewardScorer
 from rm_plugin.data.sources import load_rows
-from rm_plugin.model.modeling import load_peft_model
+from rm_plugin.model.adapters import load_peft_model
 from rm_plugin.training import batches
 from rm_plugin.training.batches import PackingCollator, RowEncoder, code_version, encode_dataset
 from rm_plugin.training.trainer import (
@@ -354,7 +354,7 @@ def test_takes_a_model_by_name_in_memory_and_as_an_adapter_that_trains_on(base_f
     assert {n.split(".")[-2] for n in trained_weights(on)} == {n.split(".")[-2] for n in trained_weights(adapter)}
     trained(str(tmp_path / "adapter"))
     trained(RewardModel.from_pretrained(tmp_path / "adapter"))  # adapters injected, loaded for scoring
-    trained(load_peft_model(tmp_path / "adapter", is_trainable=True))
+    trained(load_peft_model(RewardModel, tmp_path / "adapter", is_trainable=True))
 
     theirs = classifier()
     wrapped = get_peft_model(classifier(), LoraConfig(r=4, task_type="SEQ_CLS", target_modules=["q_proj", "v_proj"]))
@@ -1014,7 +1014,7 @@ def test_an_adapter_is_whole_whoever_saves_it(base_folder, tmp_path, monkeypatch
     trainer.model.save_pretrained(tmp_path / "direct")
     copy.deepcopy(trainer.model).save_pretrained(tmp_path / "copied")
     pickle.loads(pickle.dumps(trainer.model)).save_pretrained(tmp_path / "pickled")
-    load_peft_model(tmp_path / "direct", is_trainable=True).save_pretrained(tmp_path / "again")
+    load_peft_model(RewardModel, tmp_path / "direct", is_trainable=True).save_pretrained(tmp_path / "again")
     for name in ("direct", "copied", "pickled", "again"):
         loaded = RewardModel.from_pretrained(tmp_path / name)
         assert loaded.is_loaded_in_4bit
@@ -1169,5 +1169,5 @@ def test_a_model_card_without_an_evaluation_says_so(tmp_path):
     trainer.create_model_card("me/my-model", dataset_name="some/data", tags="mine")
     card = (tmp_path / "README.md").read_text()
     assert "No evaluation was run." in card
-    assert 'datasets: ["some/data"]' in card
-    assert '"mine"' in card
+    assert "datasets:\n- some/data\n" in card
+    assert "- mine\n" in card

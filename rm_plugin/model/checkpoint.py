@@ -1,0 +1,246 @@
+"""What lies in a folder or on the hub: config, trained head (whoever wrote it), names of weights, tokenizer.
+
+config, kwargs = load_config(path, kwargs); head = find_head(path, config, **kwargs)
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.initialization import no_init_weights
+from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
+
+from ..data.encoding import template_hash, trim_template_tail
+from .config import RewardModelConfig, sequence_classifier
+
+WHERE_ON_HUB = ("revision", "token", "cache_dir", "local_files_only")
+HUB_ARGUMENTS = (*WHERE_ON_HUB, "force_download", "subfolder", "proxies")
+FOR_WEIGHTS = ("dtype", "torch_dtype", "quantization_config", "attn_implementation", "experts_implementation")
+VALUE_HEAD_FILES = ("value_head.safetensors", "value_head.bin")  # LLaMA-Factory's head, beside model or adapter
+HEAD_NAMES = ("score", "value_head", "v_head.summary")  # of transformers, of OpenRLHF, of TRL and LLaMA-Factory
+POOLS_BY_MASK = ("RewardModel", "CriticModel", "LLMForSequenceRegression")  # OpenRLHF's classes read the last token
+HARMLESS = re.compile(r"(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$")  # buffers of older checkpoints
+
+
+# ----------------------------------------------------------------------------------------------------- files, configs
+
+
+def hub_arguments(kwargs: dict, without: str = "") -> dict:
+    """Those of `kwargs` that say where a repository is and how to reach it."""
+    return {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None and name != without}
+
+
+def find_file(path: str, file_name: str, kwargs: dict) -> str | None:
+    """A file of a folder or hub id, or `None` where there is none."""
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    return cached_file(path, file_name, **quiet, **hub_arguments(kwargs))
+
+
+def load_config(path: str, kwargs: dict) -> tuple[PreTrainedConfig, dict]:
+    """The config of a folder or hub id, changed as `kwargs` ask, and what remains of `kwargs` for the weights."""
+    # A nested config forgets the implementation that it was given, so loading has to hand it on.
+    for_weights = {name: kwargs[name] for name in FOR_WEIGHTS if name in kwargs}
+    for_config = {name: value for name, value in kwargs.items() if name not in for_weights and value is not None}
+    config, unused = AutoConfig.from_pretrained(path, return_unused_kwargs=True, **for_config)
+    return config, {**hub_arguments(kwargs), **unused, **for_weights}
+
+
+def commit_of(path: str, kwargs: dict) -> str | None:
+    """The commit of a hub id that its config was read at; `None` for a folder."""
+    return extract_commit_hash(find_file(path, "config.json", kwargs), None)
+
+
+def load_tokenizer(model: Any, config: PreTrainedConfig, **kwargs) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer that belongs to a model.
+
+    Args:
+        model (`str` or `PreTrainedModel`): folder or hub id, or a model in memory.
+        config (`PreTrainedConfig`): the model's; it names where a model in memory, or an adapter's base, came from.
+        kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `trust_remote_code`.
+
+    Raises:
+        ValueError: the model was trained with another chat template or special tokens than what is found.
+    """
+    source = getattr(config, "_name_or_path", "")
+    if isinstance(model, str) and model != source and find_file(model, "tokenizer_config.json", kwargs):
+        source = model  # an adapter: most have a tokenizer of their own
+    if not source:
+        raise ValueError("the model does not say where its tokenizer is; give processing_class")
+    if source != model:  # `revision` is that of the adapter
+        kwargs["revision"] = config.base_revision if getattr(config, "base_model", None) == source else None
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    # The config is at hand; an adapter's repository has none.
+    tokenizer = AutoTokenizer.from_pretrained(source, config=getattr(config, "backbone_config", config), **kwargs)
+    wanted = getattr(config, "template_hash", None)
+    if source == model or wanted is None or getattr(model, "has_fresh_head", False):
+        return tokenizer
+    if template_hash(tokenizer) != wanted:
+        trim_template_tail(tokenizer)  # as training does by default
+    if template_hash(tokenizer) != wanted:
+        raise ValueError(
+            f"the tokenizer of {source} has another chat template or special tokens than the reward model was trained "
+            "with; give the one it was trained with as processing_class"
+        )
+    return tokenizer
+
+
+# ------------------------------------------------------------------------------------------------------ trained heads
+
+
+@dataclass
+class TrainedHead:
+    """The trained head of a checkpoint: its name there, or the file beside it that holds it."""
+
+    name: str = "score"
+    has_bias: bool = False
+    reads_last_token: bool = False  # whatever the pad token, as those do that pool by the attention mask
+    file: str | None = None
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What the file holds: `weight` (1, H), and `bias` (1,) where there is one."""
+        safe = self.file.endswith(".safetensors")
+        tensors = load_file(self.file) if safe else torch.load(self.file, map_location="cpu", weights_only=True)
+        parts = {name: name.rpartition(".")[2] for name in sorted(tensors)}
+        if list(parts.values()) not in (["weight"], ["bias", "weight"]):
+            raise ValueError(
+                f"{self.file} holds {', '.join(parts) or 'nothing'}, a linear head has a weight and a bias; "
+                "fold other layers into one, or train the head anew without this file"
+            )
+        return {part: tensors[name] for name, part in parts.items()}
+
+
+def find_head(path: str, config: PreTrainedConfig, **kwargs) -> TrainedHead | None:
+    """
+    The trained reward head of a full checkpoint, whoever wrote it; `None` where it has none.
+
+    Args:
+        path (`str`): folder or hub id.
+        config (`PreTrainedConfig`): its config.
+        kwargs: `revision`, `token`, `cache_dir`, …; others are not read.
+    """
+    if isinstance(config, RewardModelConfig):
+        return TrainedHead(has_bias=config.head_bias)
+    architecture, weights = (config.architectures or [""])[0], _weight_names(path, kwargs)
+    for name in head_names(config):
+        if f"{name}.weight" in weights:
+            return TrainedHead(name, f"{name}.bias" in weights, name != "score" or architecture in POOLS_BY_MASK)
+    is_classifier = architecture.endswith("ForSequenceClassification")
+    return find_value_head_file(path, kwargs) or (TrainedHead() if is_classifier else None)
+
+
+def head_names(config: PreTrainedConfig) -> list[str]:
+    """What checkpoints call a linear reward head, `score` first; OpenRLHF's config may name another."""
+    return list(dict.fromkeys([*HEAD_NAMES, getattr(config, "value_head_prefix", None) or "score"]))
+
+
+def find_value_head_file(path: str, kwargs: dict) -> TrainedHead | None:
+    """The head that LLaMA-Factory writes beside a model or an adapter."""
+    for file_name in VALUE_HEAD_FILES:
+        if file := find_file(path, file_name, kwargs):
+            head = TrainedHead(file_name, reads_last_token=True, file=file)
+            head.has_bias = "bias" in head.tensors()
+            return head
+    return None
+
+
+def _weight_names(path: str, kwargs: dict) -> set[str]:
+    """Names of the tensors of a checkpoint; none of a pickle, which only loading reads."""
+    for file_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if file := find_file(path, file_name, kwargs):
+            return set(json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"])
+    if file := find_file(path, "model.safetensors", kwargs):
+        with safe_open(file, framework="pt") as weights:
+            return set(weights.keys())
+    return set()
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def check_headless_decoder(path: str, name: str, config: PreTrainedConfig, has_head: bool) -> None:
+    """Raise unless a fresh head may be put on a model: it has none, and it is a decoder."""
+    if has_head:
+        raise ValueError(
+            f"{path} is a {name} with a head of its own; RewardModel.from_pretrained loads a one-label head, and "
+            "from_backbone(AutoModel.from_pretrained(…)) puts a fresh one on its backbone"
+        )
+    if config.is_encoder_decoder or type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+        raise ValueError(
+            f"{path} is a {name}, a RewardModel needs a decoder; RewardScorer takes trained encoder classifiers as "
+            "they are"
+        )
+
+
+def check_trained_head(path: str, config: PreTrainedConfig, head: TrainedHead | None) -> None:
+    """Raise unless a checkpoint is a decoder with a trained linear head."""
+    architecture = (config.architectures or [config.model_type])[0]
+    if head is None:
+        raise ValueError(
+            f"{path} is a {architecture}, which has no trained reward head; "
+            "RewardModel.from_backbone puts a fresh one on it, to be trained"
+        )
+    is_classifier = architecture.endswith("ForSequenceClassification")
+    if is_classifier and not isinstance(config, RewardModelConfig) and sequence_classifier(config) is None:
+        raise ValueError(
+            f"{path} is a {architecture}, not a decoder with a linear head `score`; "
+            "RewardScorer takes it as it is (AutoModelForSequenceClassification)"
+        )
+
+
+def check_all_is_read(path: str, config: PreTrainedConfig, unexpected: set[str]) -> None:
+    """Raise where a checkpoint holds weights that its own class neither has nor ignores: scores would be others."""
+    unexpected = {name for name in unexpected if not HARMLESS.search(name)}
+    own_class = getattr(transformers, (config.architectures or [""])[0], None)
+    own_class = own_class or MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if unexpected and own_class is not None:  # a language head is read by its own class
+        with torch.device("meta"), no_init_weights():
+            own = own_class(copy.deepcopy(config))
+        ignored = "|".join(own._keys_to_ignore_on_load_unexpected or ()) or "$^"
+        unexpected = {name for name in unexpected - own.state_dict().keys() if not re.search(ignored, name)}
+    if unexpected:
+        raise ValueError(
+            f"{path} holds weights that nothing reads ({first_names(unexpected)}), so its scores would not be those "
+            "that it was trained to give; correct config.json (architectures, number of layers), or remove them"
+        )
+
+
+def check_nothing_is_missing(path: str, info: dict, of_head: set[str] = frozenset()) -> None:
+    """Raise where transformers' report of loading lacks weights, but for those of a head that is set otherwise."""
+    for name, shape, _ in info["mismatched_keys"]:
+        if name == "score.weight" and shape[0] != 1:
+            raise ValueError(f"{path}: num_labels={shape[0]}, a reward model has 1; choose a one-label checkpoint")
+    if missing := missing_weights(info) - of_head:
+        raise ValueError(
+            f"{path}: no weights for {', '.join(sorted(missing, reverse=True)[:3])}, so it is no trained reward "
+            "model; RewardModel.from_backbone puts a fresh head on a causal or base model"
+        )
+
+
+def missing_weights(info: dict) -> set[str]:
+    """Names of weights that a checkpoint did not hold, or held in another shape."""
+    return set(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}
+
+
+def first_names(names: set[str]) -> str:
+    """A few of many names, and how many there are."""
+    more = f", … {len(names)} in all" if len(names) > 3 else ""
+    return ", ".join(sorted(names)[:3]) + more

@@ -1,0 +1,169 @@
+"""`RewardModelConfig`, and what can be read off a config alone: the standard class that fits, the pooling rule.
+
+config = RewardModelConfig.from_backbone_config(AutoConfig.from_pretrained("Qwen/Qwen3-0.6B"))
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.initialization import no_init_weights
+
+_HAS_LINEAR_HEAD: dict[type, bool] = {}  # by sequence classifier class: is its head a linear `score` without bias?
+
+
+class RewardModelConfig(PreTrainedConfig):
+    """
+    The backbone's own config, and what a reward model needs besides.
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`):
+            Config of the decoder without a head.
+        reasoning (`str`, *optional*, defaults to `"keep"`):
+            What happens to `<think>…</think>` in completions: `"keep"`, `"strip"` or `"error"`.
+        reward_mean (`float`, *optional*):
+            Mean score on held-out completions; used only where a caller asks for normalised scores.
+        reward_std (`float`, *optional*):
+            Their standard deviation, with `reward_mean`.
+        tie_threshold (`float`, *optional*):
+            η of a model trained with ties (Rao & Kupper 1967).
+        template_hash (`str`, *optional*):
+            Names the chat template and special tokens that the model was trained with.
+        base_model (`str`, *optional*):
+            The model that training started from.
+        base_revision (`str`, *optional*):
+            Its commit on the hub.
+        pooling (`str`, *optional*, defaults to `"last_token"`):
+            The token that the head reads: `"last_token"`, or `"last_non_pad"`, the last one other than
+            `pooling_pad_token_id`, as transformers' `*ForSequenceClassification` pool.
+        pooling_pad_token_id (`int`, *optional*):
+            The pad token of `"last_non_pad"`; `trailing_pad_id` reads it.
+        head_bias (`bool`, *optional*, defaults to `False`):
+            Whether the head has a bias, as that of a model trained elsewhere may.
+    """
+
+    model_type = "reward_model"
+    sub_configs = {"backbone_config": AutoConfig}
+    EXTRAS = {  # what the block `"reward_model"` of a standard config and `reward_model.json` hold, and the defaults
+        "reasoning": "keep",
+        "reward_mean": None,
+        "reward_std": None,
+        "tie_threshold": None,
+        "template_hash": None,
+        "base_model": None,
+        "base_revision": None,
+        "pooling": "last_token",
+    }
+
+    def __init__(self, backbone_config: PreTrainedConfig | dict | None = None, **kwargs):
+        if isinstance(backbone_config, dict):
+            backbone_config = AutoConfig.for_model(**backbone_config)
+        self.backbone_config = backbone_config
+        for name, default in {**self.EXTRAS, "pooling_pad_token_id": None, "head_bias": False}.items():
+            setattr(self, name, kwargs.pop(name, default))
+        if kwargs.setdefault("num_labels", 1) != 1:
+            raise ValueError(f"num_labels={kwargs['num_labels']}, a reward model has 1; load with num_labels=1")
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_backbone_config(cls, backbone_config: PreTrainedConfig, has_trained_head: bool = False):
+        """
+        Around a backbone's config, or around that of a standard checkpoint, whose extras it takes over.
+
+        A trained head keeps reading what it was trained on: without our block, or where the pad token is no longer the
+        block's, that is what transformers pools, the last token other than the pad token.
+        """
+        backbone_config = copy.deepcopy(backbone_config)
+        block = backbone_config.__dict__.pop("reward_model", None) or {}
+        extras = {name: block[name] for name in cls.EXTRAS if name in block} if has_trained_head else {}
+        config = cls(backbone_config, **extras)
+        if has_trained_head:
+            pad_token_id = config.pad_token_id
+            ours = bool(block) and block.get("pad_token_id", pad_token_id) == pad_token_id
+            config.set_pooling(config.pooling if ours else "last_non_pad", pad_token_id)
+        for name in ("quantization_config", "dtype", "_name_or_path"):
+            if getattr(backbone_config, name, None):
+                setattr(config, name, getattr(backbone_config, name))
+        backbone_config.__dict__.pop("quantization_config", None)
+        return config
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
+        """Also around a base model's config: PEFT reads the base's `config.json` with the class of what it saves."""
+        model_type = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)[0].get("model_type")
+        if model_type == cls.model_type:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        kwargs["return_unused_kwargs"], wants_unused = True, kwargs.get("return_unused_kwargs", False)
+        config, unused = AutoConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        config = cls.from_backbone_config(config)
+        return (config, unused) if wants_unused else config
+
+    def set_pooling(self, pooling: str, pad_token_id: int | None = None) -> None:
+        """Say which token the head reads; a pad token that no text can hold leaves the last one."""
+        readable = pad_token_id is not None and 0 <= pad_token_id < (self.vocab_size or math.inf)
+        self.pooling = pooling if readable else "last_token"
+        self.pooling_pad_token_id = pad_token_id if self.pooling == "last_non_pad" else None
+
+    @property
+    def trailing_pad_id(self) -> int | None:
+        """The id that is cut from the end of every text before the last token is read, or `None`."""
+        return self.pooling_pad_token_id if self.pooling == "last_non_pad" else None
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What the block `"reward_model"` of a saved standard config, or `reward_model.json`, holds."""
+        extras = {name: getattr(self, name) for name in self.EXTRAS if getattr(self, name) is not None}
+        pad_token_id = self.pad_token_id if self.trailing_pad_id is None else self.trailing_pad_id
+        return extras if pad_token_id is None else {**extras, "pad_token_id": pad_token_id}
+
+    def take_over(self, extras: dict[str, Any]) -> None:
+        """Set what an adapter's `reward_model.json` holds; before that said `pooling`, all read the last token."""
+        for name in self.EXTRAS.keys() & extras:
+            setattr(self, name, extras[name])
+        if extras.get("pad_token_id") is not None:
+            self.pad_token_id = extras["pad_token_id"]
+        self.set_pooling(extras.get("pooling", "last_token"), extras.get("pad_token_id"))
+
+
+def _of_text_backbone(name: str) -> property:
+    """An attribute that TRL, PEFT and DeepSpeed expect on the model's config and that belongs to the backbone's."""
+
+    def get(self):
+        return getattr(self.backbone_config.get_text_config(), name, None)
+
+    def set(self, value):
+        setattr(self.backbone_config.get_text_config(), name, value)
+
+    return property(get, set)
+
+
+for _name in ("hidden_size", "vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", "initializer_range"):
+    setattr(RewardModelConfig, _name, _of_text_backbone(_name))
+
+
+def sequence_classifier(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """transformers' one-label decoder classifier for a config, if its head is a linear `score` without bias."""
+    standard_class = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if standard_class is None or isinstance(config, RewardModelConfig):
+        return None
+    if standard_class not in _HAS_LINEAR_HEAD:  # seen from an instance without memory, which costs milliseconds
+        config = copy.deepcopy(config)
+        config.num_labels = 1
+        with torch.device("meta"), no_init_weights():
+            head = getattr(standard_class(config), "score", None)
+        _HAS_LINEAR_HEAD[standard_class] = isinstance(head, nn.Linear) and head.bias is None
+    return standard_class if _HAS_LINEAR_HEAD[standard_class] else None
+
+
+AutoConfig.register("reward_model", RewardModelConfig, exist_ok=True)  # known by name since `import rm_plugin`
