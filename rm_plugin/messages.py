@@ -36,10 +36,12 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 
 @contextmanager
 def located(where: str) -> Iterator[None]:
-    """Errors about the input that is read in this block become one `ValueError` that begins with `where`."""
+    """Errors of a block that reads input become one `ValueError` that begins with `where`, such as file and line."""
     try:
         yield
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+    except OSError:  # it names its file
+        raise
+    except Exception as error:
         raise ValueError(f"{where}: {one_line(error)}") from error
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import gc
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..data.sources import load_rows
+from ..messages import explained, located
 from .recipe import parse_fields
 
 QUICKSTART = "quickstart"  # as sft_model_path: the embedded policy
@@ -70,27 +70,13 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
     from accelerate import PartialState
     from datasets import Dataset
     from transformers import set_seed
-    from trl import ScriptArguments, get_peft_config
+    from trl import get_peft_config
     from trl.experimental.ppo import PPOTrainer
 
     from ..loops.ppo import as_ppo_reward_model
     from ..scoring.scorer import RewardScorer
 
-    for name in ("output_dir", "reward_model_path"):
-        path = getattr(training_args, name)
-        if not path or path == "EleutherAI/pythia-160m":  # TRL's defaults, neither of which is a reward model
-            raise ValueError(f"{name} is unset; name it in the recipe")
-    if not Path(training_args.reward_model_path).exists() and training_args.reward_model_path.count("/") != 1:
-        raise ValueError(
-            f"reward_model_path={training_args.reward_model_path!r} is not there; name a reward model's folder or hub "
-            "id (rm-plugin quickstart writes quickstart-reward-model)"
-        )
-    wants_eval = training_args.eval_strategy != "no"
-    if script_args.dataset_test_split != ScriptArguments.dataset_test_split and not wants_eval:
-        raise ValueError(
-            f"dataset_test_split={script_args.dataset_test_split!r} has no effect without an evaluation; set "
-            "eval_strategy, or leave it out"
-        )
+    wants_eval = _check_fields(script_args, training_args)
     set_seed(training_args.seed)
     policy, tokenizer = _load_policy(training_args, model_args)
     rows = prompt_rows(script_args, tokenizer, script_args.dataset_train_split)
@@ -125,8 +111,8 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
     gc.unfreeze()
     trainer.save_model(training_args.output_dir)
     tokenizer.save_pretrained(training_args.output_dir)
-    rewards = [entry["objective/scores"] for entry in trainer.state.log_history if "objective/scores" in entry]
     if trainer.is_world_process_zero():
+        rewards = [entry["objective/scores"] for entry in trainer.state.log_history if "objective/scores" in entry]
         tenth = max(1, len(rewards) // 10)
         first, last = (sum(part) / tenth for part in (rewards[:tenth], rewards[-tenth:]))
         print(
@@ -134,6 +120,29 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
             f"updates; policy saved to {training_args.output_dir}"
         )
     return trainer
+
+
+def _check_fields(script_args, training_args) -> bool:
+    """Refuse fields that TRL ignores or that have no effect; whether the run evaluates."""
+    from trl import ScriptArguments
+
+    from ..scoring.scorer import check_model_exists
+
+    for name in ("output_dir", "reward_model_path"):
+        path = getattr(training_args, name)
+        if not path or path == "EleutherAI/pythia-160m":  # TRL's defaults, neither of which is a reward model
+            raise ValueError(f"{name} is unset; name it in the recipe")
+    with located("reward_model_path"):
+        check_model_exists(training_args.reward_model_path)
+    if training_args.resume_from_checkpoint:
+        raise ValueError("resume_from_checkpoint is set, and TRL's PPOTrainer cannot resume; leave it out")
+    wants_eval = training_args.eval_strategy != "no"
+    if script_args.dataset_test_split != ScriptArguments.dataset_test_split and not wants_eval:
+        raise ValueError(
+            f"dataset_test_split={script_args.dataset_test_split!r} has no effect without an evaluation; set "
+            "eval_strategy, or leave it out"
+        )
+    return wants_eval
 
 
 def prompt_rows(script_args, tokenizer, split: str) -> list[dict[str, Any]]:
@@ -159,10 +168,11 @@ def prompt_rows(script_args, tokenizer, split: str) -> list[dict[str, Any]]:
 
 
 def _load_policy(training_args, model_args):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
     from trl import get_quantization_config
 
     from ..data.encoding import ensure_pad_token
+    from ..loops.generation import load_policy
 
     name, quantization = training_args.sft_model_path, get_quantization_config(model_args)
     if quantization is not None and (name == QUICKSTART or not model_args.use_peft):
@@ -173,8 +183,10 @@ def _load_policy(training_args, model_args):
         )
     if name == QUICKSTART:
         return quickstart_policy(training_args.seed)
-    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", revision=model_args.model_revision)
-    policy = AutoModelForCausalLM.from_pretrained(name, **_load_options(model_args), quantization_config=quantization)
+    with explained(f"sft_model_path={name!r} cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", revision=model_args.model_revision)
+        options = {**_load_options(model_args), "quantization_config": quantization}
+        policy = load_policy(name, **options)
     ensure_pad_token(tokenizer, policy)
     return policy, tokenizer
 

@@ -9,16 +9,18 @@ import argparse
 import dataclasses
 import functools
 import logging
+import math
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from ..data.sources import load_rows
-from ..messages import nearest
+from ..messages import explained, located, nearest, one_line
 from ..scoring.scorer import check_model_exists
 from ..training.trainer import PairwiseRewardConfig, PairwiseRewardTrainer
 
@@ -38,6 +40,7 @@ class RewardModelArguments(ModelConfig):
     )
 
 
+COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 SECTIONS = (ScriptArguments, PairwiseRewardConfig, RewardModelArguments, DatasetMixtureConfig)
 
 
@@ -66,30 +69,27 @@ def parse_fields(
     path: str | os.PathLike | None, arguments: list[str], sections: tuple[type, ...], prog: str
 ) -> tuple[tuple[Any, ...], list[str]]:
     """Instances of dataclasses from a recipe and `--field value` words, and the words for `accelerate launch`."""
-    types = {field.name: field.type for section in sections for field in dataclasses.fields(section)}
-    known = sorted(types)
-    recipe = _read_yaml(path) if path is not None else {}
-    environment = recipe.pop("env", None) or {}
-    if not isinstance(environment, dict):
-        raise ValueError(f"{path}: env is a {type(environment).__name__}; it is a mapping, `NAME: value` lines")
-    launch = {name: recipe.pop(name) for name in list(recipe) if name not in known and name in _launch_options()}
-    for name, value in recipe.items():
-        if name not in known:
-            raise ValueError(f"{path}: unknown field {name!r}{nearest(name, known)}; fields have the names of TRL's")
-        if isinstance(value, (list, dict)) and types[name] in (int, float, bool):  # argparse does not look at those
-            raise ValueError(f"{path}: {name} is a {type(value).__name__}; it takes one {types[name].__name__}")
-        if name.endswith("_strategy") and value is False:  # what YAML makes of a bare `no`
-            recipe[name] = "no"
-    os.environ.update({str(name): str(value) for name, value in environment.items()})
     parser = TrlParser(sections, prog=prog, allow_abbrev=False)
     parser.exit_on_error = False
     parser.error = _raise
-    unused = parser.set_defaults_with_config(**recipe)
-    assert not unused, unused
-    try:
+    actions = {action.dest: action for action in reversed(parser._actions)}  # `--no_x` comes behind `--x`
+    known = sorted({field.name for section in sections for field in dataclasses.fields(section)})
+    hints = {name: hint for section in sections for name, hint in get_type_hints(section).items()}
+    recipe = {} if path is None else _read_yaml(path)
+    with located(str(path)):
+        environment = recipe.pop("env", None) or {}
+        if not isinstance(environment, dict):
+            raise ValueError(f"env is of type {type(environment).__name__}; it is a mapping, `NAME: value` lines")
+        launch = {name: recipe.pop(name) for name in list(recipe) if name not in known and name in _launch_options()}
+        if unknown := [name for name in recipe if name not in known]:
+            close = nearest(unknown[0], known)
+            raise ValueError(f"unknown field {unknown[0]!r}{close}; fields have the names of TRL's")
+        defaults = {name: _default(value, actions[name], hints[name]) for name, value in recipe.items()}
+    os.environ.update({str(name): str(value) for name, value in environment.items()})
+    parser.set_defaults_with_config(**defaults)
+    with located(" ".join([*([] if path is None else [os.fspath(path)]), *arguments])):
         *parsed, rest = parser.parse_args_into_dataclasses(args=list(arguments), return_remaining_strings=True)
-    except (argparse.ArgumentError, TypeError) as error:
-        raise ValueError(f"{path}: {error}" if path is not None and not arguments else str(error)) from error
+        _check_numbers(parsed)
     launch_words = [word for name, value in launch.items() for word in _launch_words(name, value)]
     for word in rest:
         name = word.removeprefix("--").split("=")[0].replace("-", "_")
@@ -99,6 +99,32 @@ def parse_fields(
             raise ValueError(f"{word!r} follows no field; give --field value, see {prog} --help")
         launch_words.append(word)
     return tuple(parsed), launch_words
+
+
+def _default(value: Any, action: argparse.Action, hint: Any) -> Any:
+    """A recipe's value as argparse takes defaults: it checks strings only, so numbers are given as such."""
+    name, kinds = action.dest, get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    is_flag = bool in kinds
+    if name.endswith("_strategy") and value is False:  # what YAML makes of a bare `no`
+        return "no"
+    if value is None or isinstance(value, (list, dict)):
+        if not any(kind is Any or (get_origin(kind) or kind) is type(value) for kind in kinds):
+            needed = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+            found = "null" if value is None else f"a {type(value).__name__}"
+            raise ValueError(f"{name} is {found}; it takes one {needed}")
+        return value
+    if action.choices and str(value) not in map(str, action.choices):
+        close = nearest(str(value), [str(choice) for choice in action.choices])
+        raise ValueError(f"{name} is {value!r}{close}; it is one of {', '.join(map(str, action.choices))}")
+    return value if isinstance(value, bool) and is_flag else str(value)
+
+
+def _check_numbers(parsed: list[Any]) -> None:
+    for name, value in [item for section in parsed for item in vars(section).items()]:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}; it is a finite number")
+        if name in COUNTS and value < 1:
+            raise ValueError(f"{name} is {value}; it is at least 1")
 
 
 def run_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> int:
@@ -163,14 +189,15 @@ def train(script_args, training_args: PairwiseRewardConfig, model_args, dataset_
     }
     training_args.model_init_kwargs = model_init_kwargs
     train_rows, eval_rows = _load_data(script_args, dataset_args, wants_eval=training_args.eval_strategy != "no")
-    trainer = PairwiseRewardTrainer(
-        model_args.model_name_or_path,
-        training_args,
-        train_dataset=train_rows,
-        eval_dataset=eval_rows,
-        quantization_config=get_quantization_config(model_args),
-        peft_config=get_peft_config(model_args),
-    )
+    with explained(f"{model_args.model_name_or_path} cannot be trained as the recipe says"):
+        trainer = PairwiseRewardTrainer(
+            model_args.model_name_or_path,
+            training_args,
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
+            quantization_config=get_quantization_config(model_args),
+            peft_config=get_peft_config(model_args),
+        )
     resume = training_args.resume_from_checkpoint  # a folder, or "true" for the newest one
     words = {"true": True, "1": True, "false": None, "0": None, "none": None}
     trainer.train(resume_from_checkpoint=words.get(str(resume).lower(), resume))
@@ -225,14 +252,24 @@ def _launch_words(name: str, value: Any) -> list[str]:
     return [f"--{name}", str(value)]
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which no field stands twice; PyYAML takes the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        names = [str(key.value).replace("-", "_") for key, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.MarkedYAMLError(problem=f"{twice[0]} stands twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: str | os.PathLike) -> dict[str, Any]:
-    text = Path(path).read_text(encoding="utf-8")
-    try:
-        recipe = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())}); give `field: value` lines") from None
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} holds a {type(recipe).__name__}; a recipe is a mapping, `field: value` lines")
+    with located(str(path)):
+        try:
+            recipe = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
+        except yaml.YAMLError as error:
+            raise ValueError(f"it is not YAML ({one_line(error)}); give `field: value` lines") from None
+        if not isinstance(recipe, dict):
+            raise ValueError(f"it holds a {type(recipe).__name__}; a recipe is a mapping, `field: value` lines")
     return {str(name).replace("-", "_"): value for name, value in recipe.items()}
 
 

@@ -31,7 +31,6 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
@@ -40,6 +39,7 @@ from transformers import (
 
 from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text, template_arguments, text_length
 from ..files import Journal, atomic_writer, differences, parse_json, write_atomically
+from ..messages import explained
 from ..processes import Processes, open_journal, shares
 from ..scoring.rewards import FunctionRuler, ModelRuler, accepted, weights_digest
 from ..scoring.scorer import RewardScorer
@@ -53,7 +53,15 @@ from .candidates import (
     to_preferences,
     to_sft,
 )
-from .generation import asked, check_prompt, count_occurrences, sample_completions, sampling_config, text_key
+from .generation import (
+    asked,
+    check_prompt,
+    count_occurrences,
+    load_policy,
+    sample_completions,
+    sampling_config,
+    text_key,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +133,13 @@ class BestOfNSampler:
         if not callable(self.scorer):
             raise ValueError(f"scorer is a {type(scorer).__name__}; wrap a model: RewardScorer(model, tokenizer)")
         if isinstance(policy, (str, os.PathLike)):
-            policy, processing_class = _load_policy(os.fspath(policy), processing_class)
+            name = os.fspath(policy)
+            with explained(f"the policy {name} cannot be loaded"):
+                policy = load_policy(name)
+                if torch.accelerator.is_available():
+                    policy = policy.to(torch.accelerator.current_accelerator())
+                if processing_class is None:
+                    processing_class = AutoTokenizer.from_pretrained(name)
         if policy is not None and processing_class is None:
             raise ValueError("processing_class is missing, the policy needs its tokenizer; give it")
         self.policy = policy
@@ -543,11 +557,3 @@ def _identity(role: str, function: Any) -> dict[str, Any]:
     else:
         about = FunctionRuler(function, _name(function)).about
     return {f"{role}_{name}": value for name, value in about.items()}
-
-
-def _load_policy(name: str, processing_class: PreTrainedTokenizerBase | None) -> tuple[PreTrainedModel, Any]:
-    """A language model by name (an adapter folder too), on the machine's accelerator."""
-    model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-    if torch.accelerator.is_available():
-        model = model.to(torch.accelerator.current_accelerator())
-    return model, processing_class if processing_class is not None else AutoTokenizer.from_pretrained(name)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     EpsilonLogitsWarper,
     EtaLogitsWarper,
     GenerationConfig,
@@ -72,6 +73,17 @@ class Sample:
     completion: Text
     token_ids: list[int]
     truncated: bool
+
+
+def load_policy(name: str, **kwargs: Any) -> PreTrainedModel:
+    """A causal language model by name, an adapter folder too; one whose language head would be random is refused."""
+    kwargs = {"dtype": "auto", **kwargs}
+    model, loaded = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **kwargs)
+    missing, unexpected = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
+    if missing or any(key.startswith("score.") for key in unexpected):
+        what = f"lacks {missing[0]}" if missing else f"is a reward model (it has {unexpected[0]})"
+        raise ValueError(f"{name} {what}, so its language head is not trained; name a causal language model")
+    return model
 
 
 def sampling_config(policy: PreTrainedModel, config: GenerationConfig | dict | None = None) -> GenerationConfig:

@@ -276,3 +276,47 @@ def test_bare_no_of_yaml_means_no(tmp_path):
     (tmp_path / "r.yaml").write_text("use_cpu: true\neval_strategy: no\nsave_strategy: no\n")
     training_args = parse_recipe(tmp_path / "r.yaml")[1]
     assert (training_args.eval_strategy, training_args.save_strategy) == ("no", "no")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate: [1]", "learning_rate is a list; it takes one float"),
+        ("lora_r: {a: 1}", "lora_r is a dict; it takes one int"),
+        ("max_steps: 1.5", "argument --max_steps/--max-steps: invalid int value: '1.5'"),
+        ("max_steps: true", "argument --max_steps/--max-steps: invalid int value: 'True'"),
+        ("bf16: 3", "argument --bf16: Truthy value expected: got 3"),
+        ("seed: null", "seed is null; it takes one int"),
+        ("dtype: float8", "dtype is 'float8' (did you mean float32?); it is one of auto, bfloat16, float16, float32"),
+        ("eval_strategy: daily", "eval_strategy is 'daily'; it is one of no, steps, epoch"),
+        ("gradient_accumulation_steps: 0", "gradient_accumulation_steps is 0; it is at least 1"),
+        ("per_device_train_batch_size: -1", "per_device_train_batch_size is -1; it is at least 1"),
+        ("learning_rate: .nan", "learning_rate is nan; it is a finite number"),
+        ("center_rewards_coefficient: .inf", "center_rewards_coefficient is inf; it is a finite number"),
+        ("truncation_mode: cut", "truncation_mode='cut' is not known"),
+        ("max_steps: 1\nmax_steps: 2", "it is not YAML (max_steps stands twice"),
+        ("max-steps: 1\nmax_steps: 2", "it is not YAML (max_steps stands twice"),
+        ("model_init_kwargs: {a: 1, a: 2}", "it is not YAML (a stands twice"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_recipe_and_field(text, message, tmp_path):
+    (tmp_path / "r.yaml").write_text(f"{text}\nuse_cpu: true\n")
+    with pytest.raises(ValueError) as refused:
+        parse_recipe(tmp_path / "r.yaml")
+    assert str(refused.value).startswith(f"{tmp_path / 'r.yaml'}: {message}") and "\n" not in str(refused.value)
+    name, value = text.split("\n")[0].split(": ", 1)
+    if name != "seed" and not value.startswith(("{", "[")) and "twice" not in message:  # the same on the command line
+        with pytest.raises(ValueError):
+            parse_recipe(None, ["--use_cpu", "true", f"--{name}", value.removeprefix(".")])
+
+
+def test_values_of_every_kind_are_read_as_they_are_meant(tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        "use_cpu: true\nlearning_rate: 1e-4\nnum_train_epochs: 2\nmax_length: null\nlora_target_modules: [a, b]\n"
+        "model_init_kwargs: {a: 1}\nrun_name: 5\nlogging_steps: 0.1\ndataset_streaming: true\nreport_to: none\n"
+    )
+    script_args, training_args, model_args, _ = parse_recipe(tmp_path / "r.yaml", ["--seed", "3"])
+    assert (training_args.learning_rate, training_args.num_train_epochs, training_args.seed) == (1e-4, 2.0, 3)
+    assert (training_args.max_length, training_args.run_name, training_args.logging_steps) == (None, "5", 0.1)
+    assert training_args.model_init_kwargs == {"a": 1} and model_args.lora_target_modules == ["a", "b"]
+    assert training_args.report_to == [] and script_args.dataset_streaming is True

@@ -31,8 +31,9 @@ from rm_plugin.loops.best_of_n import (
     to_preferences,
     to_sft,
 )
-from rm_plugin.loops.generation import prompt_ids, sample_completions
+from rm_plugin.loops.generation import load_policy, prompt_ids, sample_completions
 from rm_plugin.metrics.statistics import wilson_interval
+from rm_plugin.model.modeling import RewardModel
 from rm_plugin.scoring.scorer import RewardScorer
 
 PLAIN = ["2 + 2 =", "Which country owns Antarctica?", "Hello world,", "2 + 2 ="]
@@ -931,6 +932,17 @@ def test_bad_settings_are_named(arguments, message, policy, tokenizer, scorer):
     good = {"policy": policy, "processing_class": tokenizer, "scorer": scorer, "n": 4}
     with pytest.raises(ValueError, match=message):
         BestOfNSampler(**{**good, **arguments})
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_policy_whose_language_head_would_be_random_is_refused(tied, tmp_path):
+    config = tiny_config("llama", tie_word_embeddings=tied)
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path / "policy")
+    assert torch.equal(load_policy(tmp_path / "policy").lm_head.weight, model.lm_head.weight)
+    RewardModel.from_backbone(tmp_path / "policy").save_pretrained(tmp_path / "reward-model")
+    with pytest.raises(ValueError, match="so its language head is not trained; name a causal language model"):
+        best_of_n(tmp_path / "reward-model", PLAIN, length_reward, processing_class=tiny_tokenizer("chatml"))
 
 
 @pytest.mark.parametrize(
