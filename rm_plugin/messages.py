@@ -30,7 +30,7 @@ def nearest(name: str, known: Collection[str]) -> str:
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Refuse an unknown word in one line: the value, the nearest known one, and all of them."""
     if value not in tuple(choices):  # a value that is not hashable is unknown too
-        close = nearest(value, choices) if isinstance(value, str) else ""
+        close = nearest(value, list(map(str, choices))) if isinstance(value, str) else ""
         raise ValueError(f"{name}={value!r} is not known{close}; use one of {', '.join(map(repr, choices))}")
 
 

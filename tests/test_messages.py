@@ -24,6 +24,8 @@ def test_an_unknown_choice_is_refused_with_the_known_ones(value, message):
         check_choice("reasoning", value, ("keep", "strip"))
     assert str(refused.value) == message
     check_choice("reasoning", "keep", ("keep", "strip"))
+    with pytest.raises(ValueError, match=r"^label='1' is not known \(did you mean 1\?\); use one of 0, 1$"):
+        check_choice("label", "1", (0, 1))
 
 
 @pytest.mark.parametrize(

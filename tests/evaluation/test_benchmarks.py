@@ -463,6 +463,15 @@ def test_unknown_name_lists_the_known_ones():
             {**SCHEMAS["rewardbench"][1][0], "subset": "x"},
             "row 0: subset='x' is not known; use one of 'alpacaeval-easy'",
         ),
+        ("rewardbench-2", {**SCHEMAS["rewardbench-2"][1][0], "num_correct": 4}, "num_correct is 4 of 4 completions"),
+        ("rewardbench-2", {**SCHEMAS["rewardbench-2"][1][0], "rejected": "abc"}, "'rejected' is no list of texts"),
+        ("rmb", {**SCHEMAS["rmb"][1][0], "category_path": "Helpfulness"}, "category_path is 'Helpfulness', RMB has"),
+        ("rmb", {**SCHEMAS["rmb"][1][0], "chosen": "a"}, "row 0: column 'chosen': "),
+        ("ppe-human-preference", {**VOTE, "winner": "A"}, "winner='A' is not known.* use one of 'model_a', 'model_b'"),
+        ("ppe-math", {**SCHEMAS["ppe-math"][1][0], "scores": ["True"] * 4}, "scores='True' is not known"),
+        ("shp", {**SCHEMAS["shp"][1][0], "labels": "1"}, "labels='1' is not known"),
+        ("pku-saferlhf-better", {**PKU, "better_response_id": "0", "safer_response_id": 1}, "better_response_id='0'"),
+        ("summarize-from-feedback", {"info": POST, "summaries": SUMMARIES, "choice": 2}, "choice=2 is not known"),
         (
             "rewardbench-2",
             {**SCHEMAS["rewardbench-2"][1][0], "subset": "x"},
@@ -586,6 +595,9 @@ def test_a_split_that_no_local_file_has_is_an_error(tmp_path):
         load_benchmark("hh-rlhf-helpful", tmp_path, split="dev")
     with pytest.raises(ValueError, match="split 'dev' is not in .*test.jsonl, which has train"):
         load_benchmark("hh-rlhf-helpful", file, split="dev")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty has no data file in it; it needs files of .jsonl, .json, .parquet"):
+        load_benchmark("hh-rlhf-helpful", tmp_path / "empty")
     assert load_benchmark("hh-rlhf-helpful", file, split="test").split == "test"
     assert load_benchmark("judgebench", SCHEMAS["judgebench"][1], split="train[:1]").num_rows == 1
     with pytest.raises(ValueError, match="split 'dev' is not in the Dataset, which has train"):

@@ -20,6 +20,7 @@ number, one HumanEvalPack problem in six languages, one translated prompt in all
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -72,22 +73,12 @@ class Items:
     groups: list[str]
     clusters: list[str]
 
-    def clusters_of_groups(self) -> dict[str, set[str]]:
-        """The clusters that each group has items of."""
-        clusters: dict[str, set[str]] = {}
-        for group, cluster in zip(self.groups, self.clusters, strict=True):
-            clusters.setdefault(group, set()).add(cluster)
-        return clusters
-
     def counts(self) -> dict[str, int]:
         """Number of items of each group, in the order in which they appear."""
-        numbers = dict.fromkeys(self.groups, 0)
-        for group in self.groups:
-            numbers[group] += 1
-        return numbers
+        return dict(Counter(self.groups))
 
     def means(self) -> dict[str, float]:
-        """Mean credit of each group."""
+        """Mean credit of each group, in the same order."""
         sums = dict.fromkeys(self.groups, 0.0)
         for group, credit in zip(self.groups, self.credits.tolist(), strict=True):
             sums[group] += credit
@@ -169,6 +160,14 @@ def reply(prompt: Text, text: str) -> Text:
 def plain_messages(turns: Any) -> list[dict[str, str]]:
     """Messages with role and content only."""
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+
+
+def text_list(row: Row, column: str, length: int | None = None) -> list[str]:
+    """A list of texts; a text alone, which Python would read as a list of characters, is refused."""
+    texts = row[column]
+    if isinstance(texts, str) or (length is not None and len(texts) != length):
+        raise ValueError(f"{column!r} is no list of {length or 'texts'}; give the benchmark's original data")
+    return list(texts)
 
 
 def preferred(prompt: Text, first: Text, second: Text, by: float, **fields: Any) -> Comparison | None:

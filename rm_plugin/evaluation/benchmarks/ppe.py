@@ -15,18 +15,23 @@ from typing import Any
 import numpy as np
 
 from ...data.comparison import Comparison
+from ...messages import check_choice
 from .base import Benchmark, Item, Means, Part, Row, Scored, preferred
+
+WINNERS = {"model_a": 1, "model_b": -1, "tie": 0, "tie (bothbad)": 0}
 
 
 def human_preference(row: Row, origin: str) -> Comparison | None:
-    """A vote; `tie` and `tie (bothbad)` are no preference."""
-    by = {"model_a": 1, "model_b": -1}.get(row["winner"], 0)
+    """A vote; ties are no preference."""
+    check_choice("winner", row["winner"], WINNERS)
     ids = {"id": row.get("question_id"), "subset": row.get("language")}
-    return preferred(row["prompt"], row["response_1"], row["response_2"], by, **ids)
+    return preferred(row["prompt"], row["response_1"], row["response_2"], WINNERS[row["winner"]], **ids)
 
 
 def best_of_k(row: Row, origin: str) -> Comparison:
     """32 responses, right or wrong. The official pairs are a sample of those that differ."""
+    for score in row["scores"]:
+        check_choice("scores", score, (True, False))
     right = [bool(score) for score in row["scores"]]
     completions = [row[f"response_{i + 1}"] for i in range(len(right))]
     pairs = row.get("sampled_conflict_pairs") or row.get("conflict_pairs")

@@ -80,6 +80,7 @@ def shp(row: Row, origin: str) -> Comparison | None:
     SHP: two comments on a Reddit post; label 1 means that A is preferred. Less than twice the votes is no preference:
     the filter that the card recommends and SteamSHP used.
     """
+    check_choice("labels", row["labels"], (0, 1))
     by = 0 if row["score_ratio"] < 2 else 1 if row["labels"] == 1 else -1
     key = "/".join(str(row[key]) for key in ("post_id", "c_root_id_A", "c_root_id_B") if row.get(key)) or None
     subset = re.sub("_(train|validation|test)$", "", row["domain"])
@@ -103,7 +104,8 @@ def summarize_from_feedback(row: Row, origin: str) -> Comparison:
 
 def pku_saferlhf(row: Row, origin: str, column: str) -> Comparison | None:
     """PKU-SafeRLHF by helpfulness, or by harmlessness, which may prefer the other response."""
-    by = {0: 1, 1: -1}.get(row[column], 0)
+    check_choice(column, row[column], (0, 1))
+    by = 1 if row[column] == 0 else -1
     conflict = {"conflict": row["better_response_id"] != row["safer_response_id"]}
     return preferred(row["prompt"], row["response_0"], row["response_1"], by, metadata=conflict)
 

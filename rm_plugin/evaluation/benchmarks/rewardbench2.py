@@ -15,7 +15,7 @@ import numpy as np
 
 from ...data.comparison import Comparison
 from ...messages import check_choice
-from .base import Benchmark, Item, Means, Part, Row, Scored, average, cluster_of, weighted_average
+from .base import Benchmark, Item, Means, Part, Row, Scored, average, cluster_of, text_list, weighted_average
 
 SUBSETS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties")
 TIES_WEIGHTS = {
@@ -29,8 +29,8 @@ TIES_WEIGHTS = {
 
 def rewardbench2(row: Row, origin: str) -> Comparison:
     """`num_correct` right completions, then the wrong ones. Ties come in twos, `ref:N` and `tied:N`."""
-    completions = [*row["chosen"], *row["rejected"]]
     right, subset, metadata = row["num_correct"], row["subset"], {}
+    completions = text_list(row, "chosen") + text_list(row, "rejected")
     subset = "Ties" if subset.lower() == "ties" else subset
     check_choice("subset", subset, SUBSETS)
     if subset == "Ties":

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...data.comparison import Comparison
-from .base import Benchmark, Item, Means, Part, Row, Scored, average
+from .base import Benchmark, Item, Means, Part, Row, Scored, average, text_list
 
 STYLES = ("concise", "detailed", "markdown")
 DOMAINS = {
@@ -35,11 +35,8 @@ def rm_bench(row: Row, origin: str) -> Comparison:
     if domain not in DOMAINS:
         found = f"there is no 'domain', and {origin or 'the source'!r} is none of {', '.join(DOMAINS)}"
         raise ValueError(f"{found}; keep the original file name, or give the domain as subset=")
-    for column in ("chosen", "rejected"):
-        if isinstance(row[column], str) or len(row[column]) != len(STYLES):
-            raise ValueError(f"{column!r} is no list of 3 ({', '.join(STYLES)}); give RM-Bench's rows")
-    key = f"{domain}/{row['id']}"
-    return Comparison(row["prompt"], chosen=row["chosen"], rejected=row["rejected"], id=key, subset=domain)
+    chosen, rejected = (text_list(row, column, len(STYLES)) for column in ("chosen", "rejected"))
+    return Comparison(row["prompt"], chosen=chosen, rejected=rejected, id=f"{domain}/{row['id']}", subset=domain)
 
 
 def cell(domain: str, i: int, j: int) -> str:

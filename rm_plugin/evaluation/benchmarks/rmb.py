@@ -26,10 +26,11 @@ def rmb(row: Row, origin: str) -> Comparison:
     if "/" not in path or path.split("/")[0] not in KINDS:
         raise ValueError(f"category_path is {path!r}, RMB has 'Pairwise_set/...' and 'BoN_set/...'; give its files")
     if row.get("bon_best"):
-        best, losers, key = row["bon_best"], row["loser_list"], f"bon/{row.get('bon_uid')}"
+        best, key = row["bon_best"]["answer"], f"bon/{row.get('bon_uid')}"
+        losers = [loser["answer"] for loser in row["loser_list"]]
     else:
-        best, losers, key = row["chosen"], [row["reject"]], f"pair/{row.get('pair_uid')}"
-    best, *losers = (reply(prompt, one["answer"]) for one in (best, *losers))
+        best, losers, key = row["chosen"]["answer"], [row["reject"]["answer"]], f"pair/{row.get('pair_uid')}"
+    best, *losers = (reply(prompt, answer) for answer in (best, *losers))
     return Comparison(prompt, chosen=[best], rejected=losers, id=key, subset=path)
 
 
