@@ -22,15 +22,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..messages import printable
-from ..metrics.statistics import compare_by_subset, compare_models, minimum_detectable_difference, significance_tiers
+from ..metrics.statistics import holm_correction, minimum_detectable_difference, significance_tiers
 from .benchmarks import get_benchmark
 from .harness import read_about
 from .page import Paragraph, Section, Table, bounds, markdown_text, percent, points, render_page
 from .report import ALPHA, Row, bars_plot, data_title, remarks, rows
-from .results import official_arguments
+from .results import draw_items, score_arguments
 
 __all__ = ["Leaderboard", "Run", "build_leaderboard", "compare_runs", "find_runs"]
 
@@ -299,10 +297,9 @@ def _table(
 ) -> BenchmarkTable:
     """The entries of these runs and of the baselines beside the published ones."""
     first, names, sentences = runs[0], run_names(runs, models), []
-    keep, arguments = official_arguments(get_benchmark(first.data[0]), first.items["groups"], first.items["clusters"])
-    credits = [np.asarray(run.items["credits"]["model"])[keep] for run in runs]
-    values = dict(zip(names, credits, strict=True))
-    compared = significance_tiers(values, **arguments, alpha=ALPHA, num_samples=num_samples)
+    benchmark, credits = get_benchmark(first.data[0]), [run.items["credits"]["model"] for run in runs]
+    draw = draw_items(benchmark, credits, first.items["groups"], first.items["clusters"], num_samples=num_samples)
+    compared = significance_tiers(draw, names, **score_arguments(benchmark, draw), alpha=ALPHA)
     tiers = {row["model"]: row["tier"] for row in compared["models"]}
     for name, run in zip(names, runs, strict=True):
         entries.append(Entry(name, "model", rows(run.report), tiers[name], models[run.model]))
@@ -381,26 +378,21 @@ def compare_runs(a: str | os.PathLike, b: str | os.PathLike, *, num_samples: int
 
 
 def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
-    groups, clusters = a.items["groups"], a.items["clusters"]
-    benchmark = get_benchmark(a.data[0])
-    keep, arguments = official_arguments(benchmark, groups, clusters)
-    credits_a, credits_b = (np.asarray(run.items["credits"]["model"]) for run in (a, b))
-    result = compare_models(credits_a[keep], credits_b[keep], **arguments, num_samples=num_samples)
-    names = run_names([a, b], model_names([a, b]))
+    benchmark, names = get_benchmark(a.data[0]), run_names([a, b], model_names([a, b]))
+    credits = [run.items["credits"]["model"] for run in (a, b)]
+    draw = draw_items(benchmark, credits, a.items["groups"], a.items["clusters"], num_samples=num_samples)
+    result = draw.compare(a=0, b=1, **score_arguments(benchmark, draw))
     error = result.pop("standard_error")
     detectable = minimum_detectable_difference(error, result["num_clusters"]) if error else None
+    levels: dict[str | None, list[str]] = {}
+    for group in draw.subsets:
+        levels.setdefault(benchmark.level(group), []).append(group)
     subsets = {}
-    levels = [benchmark.level(group) for group in groups]
-    for level in dict.fromkeys(filter(None, levels)):
-        inside = [i for i, one in enumerate(levels) if one == level]
-        if len({groups[i] for i in inside}) > 1:
-            subsets |= compare_by_subset(
-                credits_a[inside],
-                credits_b[inside],
-                [groups[i] for i in inside],
-                clusters=[clusters[i] for i in inside],
-                num_samples=num_samples,
-            )
+    for level, groups in levels.items():
+        if level is not None and len(groups) > 1:
+            compared = [draw.compare(group, 0, 1) for group in groups]
+            corrected = holm_correction([one["p_value"] for one in compared])
+            subsets |= {g: {**one, "p_holm": p} for g, one, p in zip(groups, compared, corrected, strict=True)}
     return {
         "benchmark": data_title(a.report),
         "a": names[0],

@@ -7,15 +7,15 @@ A comparison with an unscored completion counts as wrong, in the official score 
 calibration and length metrics are over the scored pairs, and the counts say how many were not. A pair is two
 completions of one comparison with different ranks; its margin is Δ = r(better) − r(worse).
 
-The bootstrap is drawn twice: over the items of the official score, with the model, the baselines, and what else has
-one value per comparison (τ_b, the best-of-n curve); and over the pairs. All intervals and differences are read from
-these two draws.
+The bootstrap is drawn twice: over the items of the official score, for the model and the baselines at once; and over
+the pairs, with what else the model has one value per comparison of (τ_b, the best-of-n curve). All intervals and
+differences are read from these two draws.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +27,11 @@ from ..metrics.preference import (
     accuracy_by_length_difference,
     length_bias,
     margin_distribution,
+    pairwise_accuracy,
     pairwise_correctness,
 )
 from ..metrics.ranking import best_of_n_curve, kendall_tau_b
-from ..metrics.statistics import Bootstrap, Estimate, minimum_detectable_difference, wilson_interval
+from ..metrics.statistics import Bootstrap, minimum_detectable_difference, wilson_interval
 from .benchmarks import Benchmark, LoadedBenchmark
 from .benchmarks.base import Items, cluster_of, mark_unscored
 
@@ -38,7 +39,7 @@ NUM_MISTAKES = 10
 BASELINES = ("random", "length", "constant")
 LENGTH_UNIT = "characters"  # so that every metric can be recomputed without a tokenizer
 CONFIDENCE = 0.95
-SCORE, TAU = ("section", "score"), ("τ_b",)  # metrics of the draw over items, whose groups are named by strings
+PAIRS, TAU, BEST_OF = ("pairs",), ("τ_b",), "best of"  # columns of the draw over pairs, beside the subsets'
 
 Scored = tuple[Comparison, np.ndarray]
 
@@ -105,23 +106,31 @@ def measure(
     credits, pairwise = {"model": items.credits}, {}
     for name in BASELINES:
         credits[name], pairwise[name] = _baseline(name, benchmark, data.comparisons, seed)
+    draw = draw_items(benchmark, list(credits.values()), items.groups, items.clusters, **options)
     ranking, taus = _ranking(scored)
     best_of_n, curve = _best_of_n(benchmark, scored)
-    draw = _draw_items(benchmark, items, credits, {**taus, **curve}, options)
+    subsets = pairs.by_subset()
+    columns = {name: part.column() for name, part in {PAIRS: pairs, **subsets}.items()} | taus | curve
+    others = Bootstrap(
+        np.concatenate([values for values, _ in columns.values()]),
+        clusters=[cluster for _, clusters in columns.values() for cluster in clusters],
+        subsets=[name for name, (values, _) in columns.items() for _ in values],
+        **options,
+    )
     if ranking is not None:
-        ranking["interval"] = draw.estimate(TAU, subsets=[TAU]).interval(CONFIDENCE)
+        ranking["interval"] = others.estimate(TAU).interval(CONFIDENCE)
     if best_of_n is not None:
-        intervals = [draw.estimate(n, subsets=[n]).interval(CONFIDENCE) for n in curve]
+        intervals = [others.estimate(name).interval(CONFIDENCE) for name in curve]
         best_of_n["low"], best_of_n["high"] = map(list, zip(*intervals, strict=True))
-    accuracy, subsets = pairs.accuracies(options)
 
     metrics = {
         "official": _official(benchmark, {comparison.subset for comparison, _ in scored}, items, draw),
-        "pairwise": accuracy,
-        "subsets": subsets,
-        "margins": margin_distribution(pairs.scored_margins) if len(pairs.scored_margins) else None,
-        "calibration": _calibration(pairs, seed),
-        "length": _length(pairs),
+        "pairwise": {**pairs.accuracy(), "interval": _interval(others, PAIRS)},
+        "subsets": {
+            name: {**part.accuracy(), "interval": _interval(others, name), "mean_margin": part.mean_margin()}
+            for name, part in subsets.items()
+        },
+        **_of_margins(pairs, seed),
         "ranking": ranking,
         "best_of_n": best_of_n,
         "bootstrap": {"confidence": CONFIDENCE, "num_samples": draw.num_samples, "seed": seed},
@@ -136,26 +145,13 @@ def measure(
         "num_unscored_completions": int(sum(np.isnan(np.asarray(values, float)).sum() for values in scores)),
         "num_unscored_comparisons": sum(bool(np.isnan(values).any()) for _, values in scored),
     }
-    baselines = {name: _against(name, benchmark, draw, pairwise[name]) for name in BASELINES}
+    baselines = {name: _against(benchmark, draw, 1 + i, pairwise[name]) for i, name in enumerate(BASELINES)}
     saved = {
         "groups": items.groups,
         "clusters": items.clusters,
         "credits": {name: values.tolist() for name, values in credits.items()},
     }
-    return Results(counts, metrics, baselines, _mistakes(scored, pairs), pairs.scored_margins, saved)
-
-
-def official_arguments(benchmark: Benchmark, groups: Sequence[str], clusters: Sequence[str]) -> tuple[Any, dict]:
-    """
-    How `statistics` takes the official score: which items (indices), and the arguments beside their values.
-
-    Where the score is the plain mean of the group `all`, those items alone, so that McNemar's test can be exact.
-    """
-    groups, clusters = list(groups), list(clusters)
-    if benchmark.plain_mean:
-        keep = [i for i, group in enumerate(groups) if group == "all"]
-        return keep, {"clusters": [clusters[i] for i in keep]}
-    return slice(None), {"clusters": clusters, "subsets": groups, "aggregate": benchmark.score}
+    return Results(counts, metrics, baselines, _mistakes(scored, pairs), pairs.scored().margins, saved)
 
 
 # --- baselines
@@ -193,11 +189,10 @@ def _baseline(
     return np.mean(credits, axis=0), float(np.mean(accuracies))
 
 
-def _against(name: str, benchmark: Benchmark, draw: Bootstrap, pairwise_accuracy: float) -> dict[str, Any]:
+def _against(benchmark: Benchmark, draw: Bootstrap, model: int, pairwise_accuracy: float) -> dict[str, Any]:
     """Metrics of a baseline, and the model's difference from it."""
-    model, groups = 1 + BASELINES.index(name), _score_groups(benchmark, draw)
-    estimate = draw.estimate(SCORE, model, groups)
-    difference = draw.compare(SCORE, 0, model, groups, confidence=CONFIDENCE, exact=benchmark.plain_mean)
+    score = score_arguments(benchmark, draw)
+    estimate, difference = draw.estimate(model=model, **score), draw.compare(a=0, b=model, **score)
     return {
         "score": estimate.value,
         "interval": estimate.interval(CONFIDENCE),
@@ -209,77 +204,73 @@ def _against(name: str, benchmark: Benchmark, draw: Bootstrap, pairwise_accuracy
 # --- official score
 
 
-def _draw_items(
+def draw_items(
     benchmark: Benchmark,
-    items: Items,
-    credits: Mapping[str, np.ndarray],
-    others: Mapping[Hashable, tuple[Sequence[float], Sequence[str]]],
-    options: dict[str, int],
+    credits: Sequence[np.ndarray],
+    groups: Sequence[str],
+    clusters: Sequence[str],
+    **options: int,
 ) -> Bootstrap:
     """
-    The bootstrap over items, the model first and then the baselines: of each section of the official score
-    (`("section", name)`), each group of items (`name`), and each other column of values and clusters of the model.
+    The bootstrap over the items of a benchmark for several models: the mean of each group is a metric by its name, a
+    section of the official score by `("section", name)`.
     """
-    values, groups, clusters = [np.stack(list(credits.values()))], list(items.groups), list(items.clusters)
-    for name, (column, its_clusters) in others.items():
-        values.append(np.stack([column, *[np.zeros(len(column))] * (len(credits) - 1)]))
-        groups += [name] * len(column)
-        clusters += its_clusters
 
-    def metrics(means: dict[Hashable, np.ndarray]) -> dict[Hashable, Any]:
-        official = {group: mean for group, mean in means.items() if group not in others}
-        return {**means, **{("section", name): value for name, value in benchmark.formula(official).items()}}
+    def sections(means: dict[Hashable, np.ndarray]) -> dict[Hashable, Any]:
+        return {("section", name): value for name, value in benchmark.formula(means).items()}
 
-    return Bootstrap(np.concatenate(values, axis=1), metrics, clusters=clusters, subsets=groups, **options)
+    return Bootstrap(np.stack(credits), sections, clusters=clusters, subsets=groups, **options)
 
 
-def _score_groups(benchmark: Benchmark, draw: Bootstrap) -> list[str]:
-    """The groups of items that the official score is made of."""
-    return ["all"] if benchmark.plain_mean else [group for group in draw.subsets if isinstance(group, str)]
+def score_arguments(benchmark: Benchmark, draw: Bootstrap) -> dict[str, Any]:
+    """How a draw of items is asked for the official score: a plain mean by its group, so that tests can be exact."""
+    if benchmark.plain_mean:
+        return {"metric": "all", "subsets": ["all"]}
+    return {"metric": ("section", "score"), "subsets": _groups_behind(benchmark, draw)["score"]}
+
+
+def _groups_behind(benchmark: Benchmark, draw: Bootstrap) -> dict[str, list[str]]:
+    """For each section of the official score, the groups that it moves with."""
+    num_groups = len(draw.subsets)
+    moved = {
+        group: draw.samples[group][0, 0] - 0.5 * np.eye(1 + num_groups)[1 + g] for g, group in enumerate(draw.subsets)
+    }
+    return {
+        section: [group for group, value in zip(draw.subsets, values[1:], strict=True) if value != values[0]]
+        for section, values in benchmark.formula(moved).items()
+        if np.ndim(values)  # a single NaN: not in these data
+    }
 
 
 def _official(benchmark: Benchmark, present: set[str | None], items: Items, draw: Bootstrap) -> dict[str, Any]:
-    means, counts = items.means(), items.counts()
-    behind = _groups_behind(benchmark, means)
+    means, counts, behind = items.means(), items.counts(), _groups_behind(benchmark, draw)
     values = {name: float(value) for name, value in benchmark.formula(means).items()}
-    value, groups = values.pop("score"), _score_groups(benchmark, draw)
-    score = draw.estimate(SCORE, subsets=groups)
+    arguments = score_arguments(benchmark, draw)
+    score = draw.estimate(**arguments)
+    error = score.standard_error
     return {
-        "score": value,
-        "interval": _interval(draw, SCORE, groups),
+        "score": values.pop("score"),
+        "interval": _interval(draw, **arguments),
         "sections": {
             name: {"value": value, "interval": _interval(draw, ("section", name), behind[name])}
             for name, value in values.items()
             if not np.isnan(value)
         },
         "subsets": {
-            name: {"accuracy": mean, "interval": _interval(draw, name, [name]), "num_items": counts[name]}
+            name: {"accuracy": mean, "interval": _interval(draw, name), "num_items": counts[name]}
             for name, mean in means.items()
         },
         "missing": benchmark.missing(present, means),
-        "num_items": sum(counts[group] for group in groups),
+        "num_items": sum(counts[group] for group in arguments["subsets"]),
         "num_clusters": score.num_clusters,
-        "minimum_detectable_difference": _detectable(score),
+        # between two models on different prompts; None where the items do not say how far they spread
+        "minimum_detectable_difference": minimum_detectable_difference(math.sqrt(2) * error, score.num_clusters)
+        if error
+        else None,
     }
 
 
-def _detectable(score: Estimate) -> float | None:
-    """Between two models on different prompts of this number; `None` where the items do not say how they spread."""
-    error = score.standard_error
-    return minimum_detectable_difference(math.sqrt(2) * error, score.num_clusters) if error else None
-
-
-def _groups_behind(benchmark: Benchmark, means: Mapping[str, float]) -> dict[str, list[str]]:
-    """For each section of the official score, the groups that it moves with."""
-    moved = {group: mean - 0.5 * np.eye(1 + len(means))[1 + g] for g, (group, mean) in enumerate(means.items())}
-    return {
-        section: [group for group, value in zip(means, values[1:], strict=True) if value != values[0]]
-        for section, values in benchmark.formula(moved).items()
-        if np.ndim(values)  # a single NaN: not in these data
-    }
-
-
-def _interval(draw: Bootstrap, metric: Hashable, subsets: Sequence[Hashable]) -> list[float | None]:
+def _interval(draw: Bootstrap, metric: Hashable, subsets: Sequence[Hashable] | None = None) -> list[float | None]:
     """The bootstrap's interval; Wilson's where all items are equal and the bootstrap's has no width."""
     estimate = draw.estimate(metric, subsets=subsets)
     low, high = estimate.interval(CONFIDENCE)
@@ -293,116 +284,96 @@ def _interval(draw: Bootstrap, metric: Hashable, subsets: Sequence[Hashable]) ->
 
 @dataclass
 class _Pairs:
-    """Columns (number of pairs,): comparison, better and worse completion, margin (NaN = unscored), lengths."""
+    """
+    Columns (number of pairs,): comparison, better and worse completion, margin (NaN = unscored), difference in length,
+    subset, cluster.
+    """
 
     comparisons: np.ndarray
     better: np.ndarray
     worse: np.ndarray
     margins: np.ndarray
     length_differences: np.ndarray
-    subsets: list[str]
-    clusters: list[str]
+    subsets: np.ndarray
+    clusters: np.ndarray
 
     @classmethod
     def of(cls, scored: Sequence[Scored]) -> _Pairs:
-        rows, subsets, clusters = [], [], []
+        rows = []
         for index, (comparison, scores) in enumerate(scored):
             lengths = [text_length(text) for text in comparison.completions]
-            cluster = cluster_of(comparison)
+            subset, cluster = comparison.subset or "all", cluster_of(comparison)
             for i, j in comparison.pairs():
-                rows.append((index, i, j, scores[i] - scores[j], lengths[i] - lengths[j]))
-                subsets.append(comparison.subset or "all")
-                clusters.append(cluster)
+                rows.append((index, i, j, scores[i] - scores[j], lengths[i] - lengths[j], subset, cluster))
         if not rows:
             raise ValueError(
                 "no comparison has a preference, there is nothing to measure; check the ranks of the data"
             )
-        index, better, worse, margins, lengths = np.array(rows, dtype=np.float64).T
-        return cls(index.astype(int), better.astype(int), worse.astype(int), margins, lengths, subsets, clusters)
+        kinds = (int, int, int, float, float, object, object)
+        return cls(
+            *(np.array(column, dtype=kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True))
+        )
 
-    @property
-    def is_scored(self) -> np.ndarray:
-        return ~np.isnan(self.margins)
+    def where(self, mask: np.ndarray) -> _Pairs:
+        """Some of the pairs."""
+        return _Pairs(*(column[mask] for column in vars(self).values()))
 
-    @property
-    def scored_margins(self) -> np.ndarray:
-        return self.margins[self.is_scored]
+    def by_subset(self) -> dict[str, _Pairs]:
+        """Empty where nothing says of what subset a pair is."""
+        names = dict.fromkeys(self.subsets)
+        return {} if list(names) == ["all"] else {name: self.where(self.subsets == name) for name in names}
 
-    @property
-    def correct(self) -> np.ndarray:
-        """1, ½ for a tie, 0; unscored 0."""
-        correct = np.zeros(len(self.margins))
-        if self.is_scored.any():
-            correct[self.is_scored] = pairwise_correctness(self.scored_margins)
-        return correct
+    def scored(self) -> _Pairs:
+        return self.where(~np.isnan(self.margins))
 
-    def accuracies(self, options: dict[str, int]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        """Over all pairs, and in each subset where there are any."""
-        correct, names = self.correct, np.array(self.subsets, dtype=object)
-        subsets = {name: names == name for name in dict.fromkeys(self.subsets)}
-        subsets = {} if list(subsets) == ["all"] else subsets
-        groups = [None] * len(correct) + (self.subsets if subsets else [])
-        times = len(groups) // len(correct)
-        draw = Bootstrap(np.tile(correct, times), dict, clusters=self.clusters * times, subsets=groups, **options)
-        table = {}
-        for name, inside in subsets.items():
-            margins = self.margins[inside & self.is_scored]
-            table[name] = {
-                **_accuracy(self.margins[inside], correct[inside]),
-                "interval": _interval(draw, name, [name]),
-                "mean_margin": float(margins.mean()) if len(margins) else None,
-            }
-        return {**_accuracy(self.margins, correct), "interval": _interval(draw, None, [None])}, table
+    def column(self) -> tuple[np.ndarray, np.ndarray]:
+        """Values, 1, ½ for a tie or 0, and clusters for the draw; unscored counts as wrong."""
+        return pairwise_correctness(np.nan_to_num(self.margins, nan=-1.0)), self.clusters
+
+    def accuracy(self) -> dict[str, Any]:
+        counts = {"num_unscored_pairs": int(np.isnan(self.margins).sum())}
+        return {**pairwise_accuracy(np.nan_to_num(self.margins, nan=-1.0)), **counts}
+
+    def mean_margin(self) -> float | None:
+        margins = self.scored().margins
+        return float(margins.mean()) if len(margins) else None
 
 
-def _accuracy(margins: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
-    return {
-        "accuracy": float(correct.mean()),
-        "accuracy_strict": float(np.mean(margins > 0)),
-        "tie_rate": float(np.mean(margins == 0)),
-        "num_pairs": len(margins),
-        "num_unscored_pairs": int(np.isnan(margins).sum()),
-    }
-
-
-def _calibration(pairs: _Pairs, seed: int) -> dict[str, Any] | None:
-    margins = pairs.scored_margins
+def _of_margins(pairs: _Pairs, seed: int) -> dict[str, Any]:
+    """Spread, calibration and length over the scored pairs; None where there are none."""
+    pairs = pairs.scored()
+    margins, lengths = pairs.margins, pairs.length_differences
     if not len(margins):
-        return None
-    clusters = [cluster for cluster, is_scored in zip(pairs.clusters, pairs.is_scored, strict=True) if is_scored]
-    fitted = cross_fitted_calibration(margins, clusters, seed=seed) if len(set(clusters)) > 1 else None
-    return {**calibration(margins), "cross_fitted": fitted}
-
-
-def _length(pairs: _Pairs) -> dict[str, Any] | None:
-    margins, lengths = pairs.scored_margins, pairs.length_differences[pairs.is_scored]
-    if not len(margins):
-        return None
+        return dict.fromkeys(("margins", "calibration", "length"))
+    several = len(set(pairs.clusters)) > 1
+    fitted = cross_fitted_calibration(margins, pairs.clusters, seed=seed) if several else None
+    by_difference = accuracy_by_length_difference(margins, lengths)
     return {
-        "unit": LENGTH_UNIT,
-        **length_bias(margins, lengths),
-        "by_difference": accuracy_by_length_difference(margins, lengths),
+        "margins": margin_distribution(margins),
+        "calibration": {**calibration(margins), "cross_fitted": fitted},
+        "length": {"unit": LENGTH_UNIT, **length_bias(margins, lengths), "by_difference": by_difference},
     }
 
 
 def _mistakes(scored: Sequence[Scored], pairs: _Pairs) -> list[dict[str, Any]]:
     """The worst pair of each comparison, the largest margins first."""
     mistakes: dict[int, dict[str, Any]] = {}
-    for pair in np.argsort(pairs.margins, kind="stable"):  # NaN last
-        index = int(pairs.comparisons[pair])
-        if not pairs.margins[pair] < 0 or len(mistakes) == NUM_MISTAKES:
+    wrong = pairs.where(pairs.margins < 0)
+    for pair in np.argsort(wrong.margins, kind="stable"):
+        index, better, worse = (int(column[pair]) for column in (wrong.comparisons, wrong.better, wrong.worse))
+        comparison, scores = scored[index]
+        mistake = {
+            "id": comparison.id,
+            "subset": comparison.subset,
+            "better": better,
+            "worse": worse,
+            "score_better": float(scores[better]),
+            "score_worse": float(scores[worse]),
+            "margin": float(wrong.margins[pair]),
+        }
+        mistakes.setdefault(index, mistake)
+        if len(mistakes) == NUM_MISTAKES:
             break
-        if index not in mistakes:
-            better, worse = int(pairs.better[pair]), int(pairs.worse[pair])
-            mistakes[index] = {
-                "id": scored[index][0].id,
-                "subset": scored[index][0].subset,
-                "better": better,
-                "worse": worse,
-                "score_better": float(scored[index][1][better]),
-                "score_worse": float(scored[index][1][worse]),
-                "margin": float(pairs.margins[pair]),
-            }
     return list(mistakes.values())
 
 
@@ -447,4 +418,4 @@ def _best_of_n(benchmark: Benchmark, scored: Sequence[Scored]) -> tuple[dict[str
         "kl_bound": curve["kl_bound"],
         "num_prompts": len(complete),
         "num_left_out": len(scored) - len(complete),
-    }, {("best of", n): (values, clusters) for n, values in zip(curve["n"], curve["per_prompt"], strict=True)}
+    }, {(BEST_OF, n): (values, clusters) for n, values in zip(curve["n"], curve["per_prompt"], strict=True)}

@@ -21,16 +21,6 @@ from scipy.special import expit
 from .preference import pairwise_correctness
 from .statistics import finite_array, label_codes
 
-__all__ = [
-    "brier_score",
-    "calibration",
-    "cross_fitted_calibration",
-    "expected_calibration_error",
-    "fit_temperature",
-    "negative_log_likelihood",
-    "reliability_curve",
-]
-
 # A fitted temperature lies between these multiples of the root mean square margin. Without a wrong pair (or without
 # more right than wrong ones) the likelihood has no optimum; the bound keeps every number finite.
 TEMPERATURE_BOUNDS = (1e-3, 1e3)

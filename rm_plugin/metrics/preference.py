@@ -27,16 +27,6 @@ from numpy.typing import ArrayLike
 from .ranking import spearman
 from .statistics import finite_array, wilson_interval
 
-__all__ = [
-    "MarginDistribution",  # noqa: F822 (made by __getattr__)
-    "PairwiseAccuracy",  # noqa: F822
-    "accuracy_by_length_difference",
-    "length_bias",
-    "margin_distribution",
-    "pairwise_accuracy",
-    "pairwise_correctness",
-]
-
 QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
 
 

@@ -15,8 +15,6 @@ from numpy.typing import ArrayLike
 
 from .statistics import finite_array
 
-__all__ = ["best_of_n_curve", "best_of_n_kl_bound", "kendall_tau_b", "spearman"]
-
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float | None:
     """

@@ -28,21 +28,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import bdtr, ndtr, ndtri, stdtr, stdtrit
 
-__all__ = [
-    "Bootstrap",
-    "Estimate",
-    "bootstrap_interval",
-    "compare_by_subset",
-    "compare_models",
-    "holm_correction",
-    "mcnemar_exact",
-    "minimum_detectable_difference",
-    "significance_tiers",
-    "wilson_interval",
-]
-
 # A function of subset means that works on numbers and, elementwise, on arrays: `lambda m: (m["chat"] + m["code"]) / 2`
 Aggregate = Callable[[dict[str, Any]], Any]
+AGGREGATE = ("aggregate",)  # its name among the metrics of a bootstrap, where no subset can have it
 
 MIN_CLUSTERS = 5  # with fewer, no interval is claimed
 MANY_CLUSTERS, FEWER_SAMPLES = 20_000, 2_000  # above so many clusters, so many samples at most
@@ -94,9 +82,9 @@ class Bootstrap:
     Args:
         values (array of shape `(n,)` or `(M, n)`):
             One value per item, of one model or of several on the same items.
-        metrics (`Callable`):
-            The metrics of interest: a function from a dict of subset means, arrays (R, M), to a dict of arrays (R, M).
-            It is called on the data and on each chunk of resamples, and must work elementwise.
+        metrics (`Callable`, *optional*):
+            Metrics besides the mean of each subset: a function from a dict of subset means, arrays (R, M), to a dict
+            of arrays (R, M). It is called on the data and on each chunk of resamples, and must work elementwise.
         clusters (sequence of length n or `None`, *optional*):
             Prompt of each item. `None`: every item is its own cluster.
         subsets (sequence of length n or `None`, *optional*):
@@ -111,8 +99,8 @@ class Bootstrap:
 
     Example:
     ```python
-    >>> scores = Bootstrap([[1, 1, 0, 1] * 9, [0, 1, 0, 1] * 9], lambda means: {"accuracy": means[""]})
-    >>> scores.estimate("accuracy", model=1).value, scores.compare("accuracy", 0, 1)["difference"]
+    >>> scores = Bootstrap([[1, 1, 0, 1] * 9, [0, 1, 0, 1] * 9])
+    >>> scores.estimate("", model=1).value, scores.compare("", 0, 1)["difference"]
     (0.5, 0.25)
 
     ```
@@ -121,7 +109,7 @@ class Bootstrap:
     def __init__(
         self,
         values: ArrayLike,
-        metrics: Callable[[dict[Hashable, np.ndarray]], Mapping[Hashable, Any]],
+        metrics: Callable[[dict[Hashable, np.ndarray]], Mapping[Hashable, Any]] = dict,
         *,
         clusters: Sequence[Hashable] | None = None,
         subsets: Sequence[Hashable] | None = None,
@@ -131,29 +119,27 @@ class Bootstrap:
         if num_samples < 1:
             raise ValueError(f"num_samples={num_samples}, it must be at least 1")
         self.values_Mn = np.atleast_2d(np.asarray(values, dtype=np.float64))
-        self.num_models, num_items = self.values_Mn.shape
-        self.clusters_n = np.arange(num_items)
+        num_items = self.values_Mn.shape[1]
+        self.clusters_n, self.subsets_n, self.subsets = np.arange(num_items), np.zeros(num_items, int), [""]
         if clusters is not None:
             self.clusters_n = label_codes(clusters, num_items, "clusters")[0]
-        self.subsets_n, self.subsets = np.zeros(num_items, int), [""]
         if subsets is not None:
             self.subsets_n, self.subsets = label_codes(subsets, num_items, "subsets")
-        self.num_clusters = int(self.clusters_n.max()) + 1
-        self.num_samples = min(num_samples, FEWER_SAMPLES) if self.num_clusters > MANY_CLUSTERS else num_samples
-        totals = self._cluster_totals()
+        num_clusters = int(self.clusters_n.max()) + 1
+        self.num_samples = min(num_samples, FEWER_SAMPLES) if num_clusters > MANY_CLUSTERS else num_samples
+        totals = self._cluster_totals(num_clusters)
         self.is_in_CG = totals[:, -len(self.subsets) :] > 0
         sums = [totals.sum(axis=0, keepdims=True), *_resampled_sums(totals, self.num_samples, seed)]
-        parts = [self._checked(metrics(self._means(one)), len(one)) for one in sums]
+        parts = [self._metrics(metrics, one) for one in sums]
         self.samples = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def estimate(self, metric: Hashable, model: int = 0, subsets: Sequence[Hashable] | None = None) -> Estimate:
-        """A metric of one model; `subsets` are those that it depends on, where these are not all."""
-        return Estimate(self.samples[metric][:, model], self.clusters_of(subsets))
-
-    def clusters_of(self, subsets: Sequence[Hashable] | None = None) -> int:
-        """Number of clusters that have an item in one of the subsets."""
-        columns = slice(None) if subsets is None else [self.subsets.index(subset) for subset in subsets]
-        return int(np.count_nonzero(self.is_in_CG[:, columns].any(axis=1)))
+        """
+        A metric of one model: the mean of the subset of that name, or one of `metrics`, with the subsets that it
+        depends on where these are not all.
+        """
+        inside = self.is_in_CG[:, self._indices(metric, subsets)].any(axis=1)
+        return Estimate(self.samples[metric][:, model], int(np.count_nonzero(inside)))
 
     def compare(
         self,
@@ -163,20 +149,15 @@ class Bootstrap:
         subsets: Sequence[Hashable] | None = None,
         *,
         confidence: float = 0.95,
-        exact: bool = False,
     ) -> dict[str, Any]:
-        """
-        Difference of two models, a − b, in a metric of these subsets: what [`compare_models`] returns.
-
-        `exact` says that the metric is the plain mean of the items, so that McNemar's test is the right one for items
-        of 0 and 1 that are each their own cluster.
-        """
-        items = self._items_of(subsets)
+        """Difference of two models, a − b, in a metric as in `estimate`: what [`compare_models`] returns."""
+        items = np.isin(self.subsets_n, self._indices(metric, subsets))
         values_a, values_b, clusters = self.values_Mn[a, items], self.values_Mn[b, items], self.clusters_n[items]
         differences = self.samples[metric][:, a] - self.samples[metric][:, b]
         differences = np.where(np.abs(differences) < 1e-12, 0.0, differences)  # equal but for the order of a sum
         difference = Estimate(differences, len(np.unique(clusters)))
-        if exact and difference.num_clusters == len(clusters) and _is_binary(values_a, values_b):
+        is_alone = metric in self.subsets and difference.num_clusters == len(clusters)
+        if is_alone and _is_binary(values_a, values_b):
             method, p_value = "mcnemar", mcnemar_exact(values_a, values_b)
         else:
             method = "paired bootstrap"
@@ -201,42 +182,33 @@ class Bootstrap:
             "num_clusters": difference.num_clusters,
         }
 
-    def _items_of(self, subsets: Sequence[Hashable] | None) -> np.ndarray:
-        """(n,) bool."""
+    def _indices(self, metric: Hashable, subsets: Sequence[Hashable] | None) -> list[int]:
+        """Indices of the subsets that a metric depends on."""
         if subsets is None:
-            return np.ones(len(self.subsets_n), dtype=bool)
-        return np.isin(self.subsets_n, [self.subsets.index(subset) for subset in subsets])
+            subsets = [metric] if metric in self.subsets else self.subsets
+        return [self.subsets.index(subset) for subset in subsets]
 
-    def _cluster_totals(self) -> np.ndarray:
+    def _cluster_totals(self, num_clusters: int) -> np.ndarray:
         """(C, (M + 1)·G): for each cluster, the sum of its values by model and subset; last, its number of items."""
         cells = self.clusters_n * len(self.subsets) + self.subsets_n
-        shape = self.num_clusters, len(self.subsets)
-        columns = [
-            np.bincount(cells, weights=weights, minlength=shape[0] * shape[1]).reshape(shape)
-            for weights in [*self.values_Mn, np.ones(len(cells))]
-        ]
-        return np.concatenate(columns, axis=1)
+        weights = [*self.values_Mn, np.ones(len(cells))]
+        columns = [np.bincount(cells, column, num_clusters * len(self.subsets)) for column in weights]
+        return np.concatenate([column.reshape(num_clusters, -1) for column in columns], axis=1)
 
-    def _means(self, sums: np.ndarray) -> dict[Hashable, np.ndarray]:
-        """Means by subset, each (R, M); NaN where a resample has nothing of a subset."""
-        sums = sums.reshape(len(sums), self.num_models + 1, len(self.subsets))
+    def _metrics(self, metrics: Callable, sums: np.ndarray) -> dict[Hashable, np.ndarray]:
+        """Means by subset and the metrics made of them, each (R, M); NaN where a resample has nothing of a subset."""
+        sums = sums.reshape(len(sums), -1, len(self.subsets))
         with np.errstate(invalid="ignore", divide="ignore"):
             means = sums[:, :-1] / sums[:, -1:]
-        return {subset: means[..., g] for g, subset in enumerate(self.subsets)}
-
-    def _checked(self, metrics: Mapping[Hashable, Any], num_rows: int) -> dict[Hashable, np.ndarray]:
-        """Metrics as arrays (R, M); a single NaN stands for a metric that these data do not have."""
-        shape, checked = (num_rows, self.num_models), {}
-        for name, values in metrics.items():
-            if np.shape(values) == () and np.isnan(values):
-                values = np.full(shape, np.nan)
-            if np.shape(values) != shape:
+        found = {subset: means[..., g] for g, subset in enumerate(self.subsets)}
+        for name, values in metrics(dict(found)).items():
+            if np.shape(values) != means.shape[:2] and not np.isnan(values).all():  # one NaN: nothing there
                 raise ValueError(
-                    f"aggregate made shape {np.shape(values)} of arrays of shape {shape}, it must work elementwise; "
-                    "use arithmetic and numpy functions without axis"
+                    f"aggregate made shape {np.shape(values)} of arrays of shape {means.shape[:2]}, it must work "
+                    "elementwise; use arithmetic and numpy functions without axis"
                 )
-            checked[name] = np.asarray(values)
-        return checked
+            found[name] = np.broadcast_to(values, means.shape[:2])
+        return found
 
 
 def _resampled_sums(totals: np.ndarray, num_samples: int, seed: int) -> Iterator[np.ndarray]:
@@ -421,7 +393,8 @@ def bootstrap_interval(
     ```
     """
     options = {"clusters": clusters, "num_samples": num_samples, "seed": seed}
-    estimate = _bootstrap(finite_array(values, "values"), subsets, aggregate, options).estimate("score")
+    draw, metric = _bootstrap(finite_array(values, "values"), subsets, aggregate, options)
+    estimate = draw.estimate(metric)
     low, high = estimate.interval(confidence)
     return {
         "estimate": estimate.value,
@@ -435,12 +408,13 @@ def bootstrap_interval(
 
 def _bootstrap(
     values: np.ndarray, subsets: Sequence[str] | None, aggregate: Aggregate | None, options: dict[str, Any]
-) -> Bootstrap:
-    """The bootstrap of one metric, `"score"`: the mean of all items, or an aggregate of subset means."""
+) -> tuple[Bootstrap, Hashable]:
+    """The bootstrap, and in it the name of the mean of all items, or of an aggregate of subset means."""
     if (subsets is None) != (aggregate is None):
         raise ValueError("subsets and aggregate go together: give both for an aggregate of subset means, else neither")
-    score = aggregate or (lambda means: means[""])
-    return Bootstrap(values, lambda means: {"score": score(means)}, subsets=subsets, **options)
+    if aggregate is None:
+        return Bootstrap(values, **options), ""
+    return Bootstrap(values, lambda means: {AGGREGATE: aggregate(means)}, subsets=subsets, **options), AGGREGATE
 
 
 def minimum_detectable_difference(
@@ -571,51 +545,8 @@ def compare_models(
     ```
     """
     options = {"clusters": clusters, "num_samples": num_samples, "seed": seed}
-    both = _bootstrap(np.stack(_same_items(values_a, values_b)), subsets, aggregate, options)
-    return both.compare("score", 0, 1, confidence=confidence, exact=aggregate is None)
-
-
-def compare_by_subset(
-    values_a: ArrayLike,
-    values_b: ArrayLike,
-    subsets: Sequence[str],
-    *,
-    clusters: Sequence[Hashable] | None = None,
-    confidence: float = 0.95,
-    num_samples: int = 10_000,
-    seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """
-    [`compare_models`] on each subset, with the p-values corrected for their number.
-
-    Args:
-        values_a (array of shape `(n,)`):
-            One value per item of model a.
-        values_b (array of shape `(n,)`):
-            One value per item of model b, on the same items in the same order.
-        subsets (sequence of `str` of length n):
-            Subset of each item.
-        clusters, confidence, num_samples, seed:
-            As in [`bootstrap_interval`]. The intervals are not corrected.
-
-    Returns:
-        `dict` from subset, in order of first appearance, to the result of [`compare_models`] and `p_holm`.
-
-    Source: Holm 1979.
-
-    Example:
-    ```python
-    >>> result = compare_by_subset([1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0], ["chat"] * 5 + ["code"])
-    >>> {subset: (comparison["p_value"], comparison["p_holm"]) for subset, comparison in result.items()}
-    {'chat': (0.0625, 0.125), 'code': (1.0, 1.0)}
-
-    ```
-    """
-    values = np.stack(_same_items(values_a, values_b))
-    both = Bootstrap(values, dict, clusters=clusters, subsets=subsets, num_samples=num_samples, seed=seed)
-    results = {name: both.compare(name, 0, 1, [name], confidence=confidence, exact=True) for name in both.subsets}
-    corrected = holm_correction([result["p_value"] for result in results.values()])
-    return {name: {**result, "p_holm": p} for (name, result), p in zip(results.items(), corrected, strict=True)}
+    draw, metric = _bootstrap(np.stack(_same_items(values_a, values_b)), subsets, aggregate, options)
+    return draw.compare(metric, 0, 1, confidence=confidence)
 
 
 def holm_correction(p_values: ArrayLike) -> list[float]:
@@ -641,7 +572,7 @@ def holm_correction(p_values: ArrayLike) -> list[float]:
 
     ```
     """
-    p_values = finite_array(p_values, "p_values")
+    p_values = finite_array(p_values, "p_values", allow_empty=True)
     if np.any((p_values < 0) | (p_values > 1)):
         raise ValueError(f"p_values lie between {p_values.min()} and {p_values.max()}, each must be in [0, 1]")
     order = np.argsort(p_values, kind="stable")
@@ -654,14 +585,12 @@ def holm_correction(p_values: ArrayLike) -> list[float]:
 
 
 def significance_tiers(
-    values: Mapping[str, ArrayLike],
+    draw: Bootstrap,
+    models: Sequence[str],
+    metric: Hashable = "",
+    subsets: Sequence[Hashable] | None = None,
     *,
-    clusters: Sequence[Hashable] | None = None,
-    subsets: Sequence[str] | None = None,
-    aggregate: Aggregate | None = None,
     alpha: float = 0.05,
-    num_samples: int = 10_000,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """
     Models in the order of their score, cut into tiers whose leaders differ significantly.
@@ -673,10 +602,12 @@ def significance_tiers(
     which others are there.
 
     Args:
-        values (mapping from `str` to arrays of shape `(n,)`):
-            One value per item of each model, all on the same items in the same order.
-        clusters, subsets, aggregate, num_samples, seed:
-            As in [`bootstrap_interval`].
+        draw ([`Bootstrap`]):
+            The values of the models.
+        models (sequence of `str` of length M):
+            Their names.
+        metric, subsets (*optional*):
+            As in `Bootstrap.estimate`; by default the mean of all items.
         alpha (`float`, *optional*, defaults to `0.05`):
             Significance level over all pairs of models together.
 
@@ -684,47 +615,38 @@ def significance_tiers(
         `dict`: `models`, a list from the best to the worst of dicts of `model`, `estimate`, `tier`; and `comparisons`,
         a list of dicts of `a`, `b` (a ranks above b), `difference`, `p_value`, `p_holm`.
 
-    Raises:
-        `ValueError`: As in [`bootstrap_interval`], or if the models have different numbers of items.
-
     Source: Holm 1979; the greedy cut is this project's.
 
     Example:
     ```python
     >>> good, fair, poor = [1] * 90 + [0] * 10, [1] * 87 + [0] * 13, [1] * 50 + [0] * 50
-    >>> tiers = significance_tiers({"poor": poor, "good": good, "fair": fair})
+    >>> tiers = significance_tiers(Bootstrap([poor, good, fair]), ["poor", "good", "fair"])
     >>> [(row["model"], row["tier"]) for row in tiers["models"]]
     [('good', 1), ('fair', 1), ('poor', 2)]
 
     ```
     """
-    if not values:
-        raise ValueError("no models are given, tiers need at least one")
-    names = list(values)
-    arrays = [finite_array(values[name], name) for name in names]
-    lengths = {name: len(array) for name, array in zip(names, arrays, strict=True)}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"the models have different numbers of items, {lengths}; give all the same items")
-    options = {"clusters": clusters, "num_samples": num_samples, "seed": seed}
-    scores = _bootstrap(np.stack(arrays), subsets, aggregate, options)
-    estimates = scores.samples["score"][0]
+    estimates = draw.samples[metric][0]
     order = np.argsort(-estimates, kind="stable").tolist()
-
-    comparisons = []
-    for i, j in combinations(order, 2):
-        result = scores.compare("score", i, j, exact=aggregate is None)
-        comparisons.append({"a": names[i], "b": names[j], **{key: result[key] for key in ("difference", "p_value")}})
-    corrected = holm_correction([c["p_value"] for c in comparisons]) if comparisons else []
-    for comparison, p_holm in zip(comparisons, corrected, strict=True):
-        comparison["p_holm"] = p_holm
-
-    p_holm = {(c["a"], c["b"]): c["p_holm"] for c in comparisons}
-    leader, tier, models = names[order[0]], 1, []
+    pairs = list(combinations(order, 2))
+    results = [draw.compare(metric, i, j, subsets) for i, j in pairs]
+    p_holm = dict(zip(pairs, holm_correction([result["p_value"] for result in results]), strict=True))
+    leader, tier, rows = order[0], 1, []
     for index in order:
-        if names[index] != leader and p_holm[leader, names[index]] < alpha:
-            leader, tier = names[index], tier + 1
-        models.append({"model": names[index], "estimate": float(estimates[index]), "tier": tier})
-    return {"models": models, "comparisons": comparisons}
+        if index != leader and p_holm[leader, index] < alpha:
+            leader, tier = index, tier + 1
+        rows.append({"model": models[index], "estimate": float(estimates[index]), "tier": tier})
+    comparisons = [
+        {
+            "a": models[i],
+            "b": models[j],
+            "difference": result["difference"],
+            "p_value": result["p_value"],
+            "p_holm": p_holm[i, j],
+        }
+        for (i, j), result in zip(pairs, results, strict=True)
+    ]
+    return {"models": rows, "comparisons": comparisons}
 
 
 # --- helpers

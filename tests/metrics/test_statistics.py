@@ -16,7 +16,6 @@ from rm_plugin.metrics.statistics import (
     Bootstrap,
     Estimate,
     bootstrap_interval,
-    compare_by_subset,
     compare_models,
     holm_correction,
     mcnemar_exact,
@@ -103,9 +102,9 @@ def test_few_kinds_of_clusters_are_drawn_by_count_and_the_interval_is_the_same()
 
 def test_above_twenty_thousand_clusters_two_thousand_samples_are_drawn():
     for num_clusters, num_samples in ((20_000, 10_000), (20_001, 2000)):
-        draw = Bootstrap(np.arange(num_clusters) % 2, dict)
+        draw = Bootstrap(np.arange(num_clusters) % 2)
         assert draw.num_samples == len(draw.samples[""]) - 1 == num_samples
-    assert Bootstrap(np.arange(20_001) % 2, dict, num_samples=500).num_samples == 500
+    assert Bootstrap(np.arange(20_001) % 2, num_samples=500).num_samples == 500
 
 
 def test_the_seed_decides_and_nothing_else():
@@ -249,7 +248,7 @@ def test_bad_input_of_the_bootstrap_is_one_clear_line(arguments, message):
 def test_minimum_detectable_difference_has_hand_worked_values():
     # z = 1.959964 + 0.841621 = 2.801585; of 400 coins each: √(2·.25/400)
     assert minimum_detectable_difference(0.025, 10**9) == pytest.approx(2.801585 * 0.025, rel=1e-6)
-    one = Bootstrap([1.0, 0.0] * 200, dict).estimate("")
+    one = Bootstrap([1.0, 0.0] * 200).estimate("")
     expected = 2.801585 * math.sqrt(0.5 / 400)
     assert minimum_detectable_difference(math.sqrt(2) * one.standard_error, 400) == pytest.approx(expected, rel=0.03)
     assert minimum_detectable_difference(1.0, 10**9, alpha=0.01, power=0.9) == pytest.approx(2.575829 + 1.281552)
@@ -401,12 +400,22 @@ def test_comparison_of_an_aggregate_weighs_subsets_as_the_aggregate_does():
     )
 
 
-def test_subsets_are_compared_each_for_itself_and_corrected_together():
+def test_a_subset_is_compared_for_itself_exactly_where_its_items_allow():
     a, b = [1] * 5 + [0] + [1] * 12, [0] * 5 + [0] + [0] * 12
-    result = compare_by_subset(a, b, ["chat"] * 5 + ["code"] + ["math"] * 12)
-    assert list(result) == ["chat", "code", "math"]
-    assert [r["p_value"] for r in result.values()] == [0.0625, 1.0, 2 * 0.5**12]
-    assert [r["p_holm"] for r in result.values()] == [0.125, 1.0, 6 * 0.5**12]
+    draw = Bootstrap([a, b], subsets=["chat"] * 5 + ["code"] + ["math"] * 12)
+    results = {name: draw.compare(name, 0, 1) for name in ("chat", "code", "math")}
+    assert [r["p_value"] for r in results.values()] == [0.0625, 1.0, 2 * 0.5**12]
+    assert [r["method"] for r in results.values()] == ["mcnemar"] * 3
+    assert [(r["num_items"], r["num_clusters"]) for r in results.values()] == [(5, 5), (1, 1), (12, 12)]
+
+
+def test_a_metric_counts_the_clusters_of_the_subsets_that_it_depends_on():
+    clusters, subsets = [0, 1, 2, 3, 3, 4, 5, 6], list("xxxxyyyy")
+    draw = Bootstrap(np.arange(8.0), lambda m: {("twice",): 2 * m["x"]}, clusters=clusters, subsets=subsets)
+    assert draw.estimate("x").num_clusters == draw.estimate("y").num_clusters == 4
+    assert draw.estimate(("twice",), subsets=["x"]).num_clusters == 4
+    assert draw.estimate(("twice",)).num_clusters == 7  # cluster 3 is in both
+    assert draw.estimate(("twice",)).value == 3.0
 
 
 def test_models_must_be_compared_on_the_same_items():
@@ -437,7 +446,7 @@ def test_tiers_are_cut_where_a_model_differs_from_the_leader_of_its_tier():
         return [1] * count + [0] * (100 - count)
 
     models = {"poor": right(50), "good": right(90), "fair": right(87), "bad": right(45)}
-    result = significance_tiers(models)
+    result = significance_tiers(Bootstrap(list(models.values())), list(models))
     rows = [(row["model"], row["estimate"], row["tier"]) for row in result["models"]]
     assert rows == [("good", 0.9, 1), ("fair", 0.87, 1), ("poor", 0.5, 2), ("bad", 0.45, 2)]
     p_holm = {(c["a"], c["b"]): c["p_holm"] for c in result["comparisons"]}
@@ -452,11 +461,13 @@ def test_two_models_have_one_p_value_whichever_others_are_there(kind):
     rng = np.random.default_rng(0)
     levels = 2 if kind == "binary" else 4
     models = {name: rng.integers(0, levels, 60) / (levels - 1) for name in "abcd"}
-    arguments = {"clusters": np.repeat(np.arange(30), 2)}
+    arguments, metric, metrics = {"clusters": np.repeat(np.arange(30), 2)}, "", dict
     if kind == "aggregate":
-        arguments |= {"subsets": ["x", "y"] * 30, "aggregate": macro}
-    for comparison in significance_tiers(models, **arguments)["comparisons"]:
-        pair = compare_models(models[comparison["a"]], models[comparison["b"]], **arguments)
+        arguments["subsets"], metric, metrics = ["x", "y"] * 30, ("macro",), lambda means: {("macro",): macro(means)}
+    draw = Bootstrap(list(models.values()), metrics, **arguments)
+    for comparison in significance_tiers(draw, list(models), metric)["comparisons"]:
+        more = {"aggregate": macro} if kind == "aggregate" else {}
+        pair = compare_models(models[comparison["a"]], models[comparison["b"]], **arguments, **more)
         assert comparison["difference"] == pytest.approx(pair["difference"])
         assert comparison["p_value"] == pair["p_value"]
 
@@ -465,20 +476,17 @@ def test_many_models_leave_the_correction_digits_to_work_on():
     # 30 models make 435 comparisons; a p-value that stops at 2/10,001 would be .087 after Holm
     rng = np.random.default_rng(0)
     values = {f"model {i}": rng.normal(0.0, 1.0, 400) for i in range(29)} | {"best": rng.normal(1.0, 1.0, 400)}
-    tiers = {row["model"]: row["tier"] for row in significance_tiers(values, num_samples=2000)["models"]}
+    draw = Bootstrap(list(values.values()), num_samples=2000)
+    tiers = {row["model"]: row["tier"] for row in significance_tiers(draw, list(values))["models"]}
     assert tiers["best"] == 1
     assert all(tier == 2 for model, tier in tiers.items() if model != "best")
 
 
-def test_one_model_is_one_tier_and_none_is_an_error():
-    assert significance_tiers({"a": [1.0, 0.0]}) == {
+def test_one_model_is_one_tier():
+    assert significance_tiers(Bootstrap([1.0, 0.0]), ["a"]) == {
         "models": [{"model": "a", "estimate": 0.5, "tier": 1}],
         "comparisons": [],
     }
-    with pytest.raises(ValueError, match="no models"):
-        significance_tiers({})
-    with pytest.raises(ValueError, match=r"different numbers of items, \{'a': 1, 'b': 2\}"):
-        significance_tiers({"a": [1.0], "b": [1.0, 0.0]})
 
 
 def test_results_are_plain_json():
@@ -487,8 +495,7 @@ def test_results_are_plain_json():
         [
             bootstrap_interval(a),
             compare_models(a, b),
-            compare_by_subset(a, b, list("xxyy")),
-            significance_tiers({"a": a, "b": b}),
+            significance_tiers(Bootstrap([a, b]), ["a", "b"]),
             holm_correction([0.1]),
             wilson_interval(np.sum(a), len(a)),
         ],
@@ -525,6 +532,7 @@ def test_judgebench_intervals_of_published_scores(judgebench):
 def test_no_two_models_differ_on_judgebench(judgebench):
     pairs = combinations(judgebench.values(), 2)
     assert min(mcnemar_exact(a > 0, b > 0) for a, b in pairs) > 0.2
-    tiers = significance_tiers({model: pairwise_correctness(judgebench[model]) for model in judgebench})
+    draw = Bootstrap([pairwise_correctness(margins) for margins in judgebench.values()])
+    tiers = significance_tiers(draw, list(judgebench))
     assert [row["tier"] for row in tiers["models"]] == [1, 1, 1]
     assert tiers["models"][0]["model"] == "internlm/internlm2-20b-reward"

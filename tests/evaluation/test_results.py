@@ -1,0 +1,85 @@
+"""evaluation/results.py: what is counted, how often the bootstrap is drawn, and what a report says of it."""
+
+import numpy as np
+import pytest
+
+from rm_plugin.evaluation import load_benchmark, results
+from rm_plugin.evaluation.results import draw_items, measure, score_arguments
+from rm_plugin.metrics import statistics
+from rm_plugin.metrics.statistics import bootstrap_interval, compare_models
+
+RANKED = [
+    {"prompt": f"p{n}", "completions": ["a" * k for k in (1, 2, 3)], "ranks": [0, 1, 2], "subset": "xy"[n % 2]}
+    for n in range(40)
+]
+
+
+def noisy(data, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=len(c.completions)) - 0.7 * np.array(c.ranks) for c in data.comparisons]
+
+
+def test_the_bootstrap_is_drawn_once_over_items_and_once_over_pairs(monkeypatch):
+    drawn = []
+    original = results.Bootstrap
+    monkeypatch.setattr(results, "Bootstrap", lambda *a, **k: drawn.append(original(*a, **k)) or drawn[-1])
+    data = load_benchmark("preference", RANKED)
+    metrics = measure(data, noisy(data), num_samples=500).metrics
+    assert [draw.values_Mn.shape[0] for draw in drawn] == [4, 1]  # the model with its baselines; pairs
+    assert metrics["ranking"]["interval"][0] < metrics["ranking"]["kendall_tau_b"] < metrics["ranking"]["interval"][1]
+    assert metrics["bootstrap"] == {"confidence": 0.95, "num_samples": 500, "seed": 0}
+
+
+def test_what_is_read_from_a_shared_draw_is_what_each_interval_alone_would_be():
+    data = load_benchmark("preference", RANKED)
+    scores = noisy(data)
+    found = measure(data, scores)
+    items, clusters = found.items, np.array(found.items["clusters"])
+    for group in ("all", "x", "y"):
+        inside = np.array(items["groups"]) == group
+        alone = bootstrap_interval(np.array(items["credits"]["model"])[inside], clusters=list(clusters[inside]))
+        expected = pytest.approx((alone["low"], alone["high"]), abs=0.02)
+        interval = found.metrics["official"]["subsets"][group]["interval"]
+        assert tuple(interval) == expected
+        pairwise = found.metrics["pairwise"] if group == "all" else found.metrics["subsets"][group]
+        assert tuple(pairwise["interval"]) == expected  # an item is the share of the pairs of one comparison
+    inside = np.array(items["groups"]) == "all"
+    a, b = (np.array(items["credits"][name])[inside] for name in ("model", "length"))
+    alone = compare_models(a, b, clusters=list(clusters[inside]))
+    shared = found.baselines["length"]["model_minus_baseline"]
+    assert shared["difference"] == pytest.approx(alone["difference"])
+    assert (shared["low"], shared["high"]) == pytest.approx((alone["low"], alone["high"]), abs=0.01)
+
+
+def test_the_report_says_how_many_samples_were_drawn_where_prompts_are_many(monkeypatch):
+    monkeypatch.setattr(statistics, "MANY_CLUSTERS", 39)
+    data = load_benchmark("preference", RANKED)
+    assert measure(data, noisy(data)).metrics["bootstrap"]["num_samples"] == 2000
+    assert measure(data, noisy(data), num_samples=100).metrics["bootstrap"]["num_samples"] == 100
+
+
+@pytest.mark.parametrize("name", ["llmbar", "rmb"])
+def test_a_comparison_that_stands_in_two_groups_is_counted_once(name):
+    if name == "llmbar":
+        rows = [{"input": f"q{n}", "output_1": "a", "output_2": "b", "label": 1} for n in range(20)]
+        data = load_benchmark("llmbar", rows, subset="Natural")
+    else:
+        rows = [
+            {
+                "conversation_input": [{"role": "user", "content": f"q{n}"}],
+                "category_path": f"Pairwise_set/{goal}/{scenario}",
+                "pair_uid": f"{goal}{n}",
+                "chosen": {"answer": "a"},
+                "reject": {"answer": "b"},
+            }
+            for goal, scenario in (("Helpfulness", "Chat"), ("Harmlessness", "S1"))
+            for n in range(10)
+        ]
+        data = load_benchmark("rmb", rows)
+    found = measure(data, noisy(data), num_samples=200)
+    assert found.metrics["official"]["num_items"] == found.counts["num_comparisons"] == 20
+    items = found.items
+    credits = [items["credits"]["model"], items["credits"]["length"]]
+    draw = draw_items(data.benchmark, credits, items["groups"], items["clusters"], num_samples=200)
+    compared = draw.compare(a=0, b=1, **score_arguments(data.benchmark, draw))
+    assert compared["num_items"] == 20 and compared["a_better"] + compared["b_better"] <= 20
