@@ -197,7 +197,7 @@ def _print(ranked: list[dict[str, Any]]) -> None:
 
 def _page(report: EvaluationReport, history: list[dict[str, Any]], ranked: list[dict[str, Any]]) -> str:
     from ..evaluation import figures
-    from ..evaluation.page import Card, Plot, Section, Table, bounds, percent, render_page
+    from ..evaluation.page import Section, Table, bounds, percent, render_page
 
     margins = report.results.margins
     steps, accuracies, losses = ([log[key] for log in history] for key in ("step", "eval_accuracy", "eval_loss"))
@@ -208,25 +208,25 @@ def _page(report: EvaluationReport, history: list[dict[str, Any]], ranked: list[
     ]
     deltas = [[e["prompt"], f"{e['margin']:+.2f}", f"{e['probability']:.3f}"] for e in ranked]
     cards = [
-        Card("before training", f"{percent(accuracies[0])} %", "held-out pairwise accuracy"),
-        Card("after training", f"{percent(report.score)} %", f"95 % interval {bounds(report.interval)}"),
-        Card("held-out pairs", f"{len(margins)}", "prompts not trained on"),
+        ("before training", f"{percent(accuracies[0])} %", "held-out pairwise accuracy"),
+        ("after training", f"{percent(report.score)} %", f"95 % interval {bounds(report.interval)}"),
+        ("held-out pairs", f"{len(margins)}", "prompts not trained on"),
     ]
     plots = [
-        Plot(
+        (
             figures.learning_curve(steps, accuracies, "held-out pairwise accuracy", reference=0.5),
             "Held-out pairwise accuracy over training steps; 0.5 is chance.",
         ),
-        Plot(
+        (
             figures.learning_curve(steps, losses, "held-out loss"),
             "Held-out loss −log σ(Δ); ln 2 = 0.693 is chance.",
         ),
-        Plot(figures.margin_histogram(margins), "Margins Δ = r(chosen) − r(rejected) of the held-out pairs."),
-        Plot(
+        (figures.margin_histogram(margins), "Margins Δ = r(chosen) − r(rejected) of the held-out pairs."),
+        (
             figures.reliability_diagram(margins),
             "Predicted σ(|Δ|) against how often the preferred answer was right.",
         ),
-        Plot(figures.bradley_terry_curve(), "The loss of one pair over its margin: 0.693, 0.313, 0.127, 0.007."),
+        (figures.bradley_terry_curve(), "The loss of one pair over its margin: 0.693, 0.313, 0.127, 0.007."),
     ]
     tables = [
         Table(["prompt", "answer", "label", "r"], answers, num_text_columns=3),

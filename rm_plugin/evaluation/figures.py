@@ -238,25 +238,24 @@ def accuracy_bars(bars: Sequence[tuple[str, float, Sequence[float | None] | None
     return _svg(draw, f"Bars of {len(bars)} values of {label}", height=0.75 + 0.21 * len(bars))
 
 
-def best_of_n_plot(curve: Mapping[str, Sequence[float]]) -> str:
+def best_of_n_plot(curve: Mapping[str, Sequence[float | None]]) -> str:
     """
     Expected value of the best of n by the reward, over n.
 
     Args:
         curve (`dict`):
-            What [`metrics.best_of_n_curve`] returns: `n`, `value`; and maybe `low`, `high`, `oracle`, `random`.
+            `best_of_n` of a report: `n`, `value`, the band from `low` to `high` (`None` where there is no interval),
+            `oracle` and `random`.
 
     Returns:
         `str`: SVG.
     """
+    n, low, high = (np.asarray(curve[key], dtype=np.float64) for key in ("n", "low", "high"))
 
     def draw(axes: Axes) -> None:
-        n = np.asarray(curve["n"], dtype=float)
         for name, color in (("oracle", INK), ("random", FAINT)):
-            if curve.get(name) is not None:
-                axes.plot(n, curve[name], color=color, linestyle="--", linewidth=1, label=name)
-        if curve.get("low") is not None:
-            axes.fill_between(n, curve["low"], curve["high"], color=ACCENT, alpha=0.18, linewidth=0)
+            axes.plot(n, curve[name], color=color, linestyle="--", linewidth=1, label=name)
+        axes.fill_between(n, low, high, color=ACCENT, alpha=0.18, linewidth=0)
         axes.plot(n, curve["value"], color=ACCENT, marker="o", markersize=4, label="best of n by this model")
         axes.set_xscale("log", base=2)
         axes.set_xticks(n, [f"{int(value)}" for value in n])

@@ -26,7 +26,7 @@ from ..messages import printable
 from ..metrics.statistics import holm_correction, minimum_detectable_difference, significance_tiers
 from .benchmarks import get_benchmark
 from .harness import read_about
-from .page import Paragraph, Section, Table, bounds, markdown_text, percent, points, render_page
+from .page import Section, Table, bounds, markdown_text, percent, points, render_page
 from .report import ALPHA, Row, bars_plot, data_title, remarks, rows
 from .results import draw_items, score_arguments
 
@@ -182,9 +182,9 @@ class BenchmarkTable:
         columns, title = ["better", "worse", "points", "p", "p (Holm)"], "Differences between models"
         bars = [(one.name, one.score, one.interval) for one in self.rows]
         return [
-            Section(self.title, paragraphs=[Paragraph(caption, "soft")], tables=[self.scores()]),
+            Section(self.title, paragraphs=[(caption, "soft")], tables=[self.scores()]),
             Section(
-                paragraphs=[Paragraph(sentence, "warning") for sentence in self.remarks],
+                paragraphs=[(sentence, "warning") for sentence in self.remarks],
                 tables=[Table(columns, differences, title=title, num_text_columns=2)] if differences else (),
                 plots=[bars_plot(bars, "score", "Scores with 95 % intervals")],
             ),
@@ -223,7 +223,7 @@ class Leaderboard:
             f"all pairs, level {ALPHA}). Baselines read nothing: random scores, the longer text wins, all texts tie."
         )
         overview = [self.overview()] if len(self.tables) > 1 else []
-        sections = [Section(paragraphs=[Paragraph(legend, "soft")], tables=overview)]
+        sections = [Section(paragraphs=[(legend, "soft")], tables=overview)]
         sections += [section for table in self.tables for section in table.sections()]
         return render_page("Leaderboard of reward models", sections)
 

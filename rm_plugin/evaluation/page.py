@@ -14,12 +14,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from .. import __version__
 from ..messages import printable, terminal_text
 
-__all__ = ["Card", "Details", "Paragraph", "Plot", "Section", "Table", "render_page"]
+__all__ = ["Section", "Table", "render_page"]
 
 TERMINAL_STYLES = {"official": "bold", "baseline": "dim", "published": "dim"}
 INDENTED = ("section", "subset")
@@ -70,45 +69,27 @@ class Table:
         return "\n".join([head, "|" + " --- |" * len(self.columns), *body])
 
 
-class Card(NamedTuple):
-    """A large number with its name and a remark."""
-
-    name: str
-    value: str
-    remark: str
-
-
-class Paragraph(NamedTuple):
-    """A paragraph; kind `"soft"` for asides, `"warning"` for what a reader must know."""
-
-    text: str
-    kind: str = ""
-
-
-class Plot(NamedTuple):
-    """An SVG made by `figures`, and its caption."""
-
-    svg: str
-    caption: str
-
-
-class Details(NamedTuple):
-    """A part that opens on a click: its summary, and texts as (heading, text, kind `""`, `"chosen"`, `"rejected"`)."""
-
-    summary: str
-    texts: Sequence[tuple[str, str, str]]
-
-
 @dataclass
 class Section:
-    """One part of a page; what it holds is shown in the order of these fields."""
+    """
+    One part of a page; what it holds is shown in the order of these fields.
+
+    Args:
+        heading (`str`, *optional*): plain text.
+        cards (sequence of `(name, value, remark)`, *optional*): large numbers.
+        paragraphs (sequence of `(text, kind)`, *optional*): kind `""`, `"soft"` or `"warning"`.
+        tables (sequence of [`Table`], *optional*): each with its title.
+        plots (sequence of `(svg, caption)`, *optional*): made by `figures`.
+        details (sequence of `(summary, texts)`, *optional*):
+            Parts that open on a click; texts are `(heading, text, kind)`, kind `""`, `"chosen"` or `"rejected"`.
+    """
 
     heading: str = ""
-    cards: Sequence[Card] = ()
-    paragraphs: Sequence[Paragraph] = ()
+    cards: Sequence[tuple[str, str, str]] = ()
+    paragraphs: Sequence[tuple[str, str]] = ()
     tables: Sequence[Table] = ()
-    plots: Sequence[Plot] = ()
-    details: Sequence[Details] = ()
+    plots: Sequence[tuple[str, str]] = ()
+    details: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = ()
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:
@@ -124,7 +105,7 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
 
     Example:
     ```python
-    >>> page = render_page("<b>", [Section("Loss", paragraphs=[Paragraph("2 < 3")])])
+    >>> page = render_page("<b>", [Section("Loss", paragraphs=[("2 < 3", "")])])
     >>> "<b>" in page, "&lt;b&gt;" in page, "2 &lt; 3" in page
     (False, True, True)
 

@@ -22,7 +22,7 @@ from ..files import write_atomically
 from ..messages import printable
 from . import figures
 from .benchmarks import BENCHMARKS, LoadedBenchmark
-from .page import Card, Details, Paragraph, Plot, Section, Table, bounds, number, percent, points, render_page
+from .page import Section, Table, bounds, number, percent, points, render_page
 from .results import Results
 from .scores import score_lines
 
@@ -269,13 +269,13 @@ def render_report(report: EvaluationReport) -> str:
     """
     content, found = report.report, rows(report.report)
     mistakes = _mistakes(report)
-    nothing = () if mistakes else [Paragraph("No pair is ranked wrong.")]
+    nothing = () if mistakes else [("No pair is ranked wrong.", "")]
     sections = [
         _summary(content, found),
         Section("Plots", plots=_plots(report, found)),
         Section("Scores in detail", tables=[number_table(content), _pairs_table(content)]),
         Section("The most confident mistakes", paragraphs=nothing, details=mistakes),
-        Section("How it was measured", tables=_provenance(content)),
+        Section("How it was measured", tables=[_provenance(content)]),
     ]
     return render_page(f"{content['model']['name']} on {data_title(content)}", sections)
 
@@ -283,39 +283,37 @@ def render_report(report: EvaluationReport) -> str:
 def _summary(report: Report, found: Mapping[str, Row]) -> Section:
     score, pairwise, length = (found[key] for key in ("score", "pairwise", "baseline/length"))
     cards = [
-        Card("Official score", f"{score.text} %", f"95 % interval {score.bounds}"),
-        Card("Pairwise accuracy", f"{pairwise.text} %", f"{pairwise.n:,} pairs, a tie counts ½"),
-        Card("Length-only baseline", f"{length.text} %", "the longer completion wins"),
+        ("Official score", f"{score.text} %", f"95 % interval {score.bounds}"),
+        ("Pairwise accuracy", f"{pairwise.text} %", f"{pairwise.n:,} pairs, a tie counts ½"),
+        ("Length-only baseline", f"{length.text} %", "the longer completion wins"),
     ]
     if "calibration/nll" in found:
         known = f"0.693 knows nothing; temperature {found['calibration/temperature'].text}"
-        cards.append(Card("NLL of σ(Δ)", found["calibration/nll"].text, known))
+        cards.append(("NLL of σ(Δ)", found["calibration/nll"].text, known))
     official, notes = report["metrics"]["official"], report["benchmark"]["notes"]
-    samples, difference = report["metrics"]["bootstrap"]["num_samples"], official["minimum_detectable_difference"]
-    size = (
-        f"{f'Official score: {notes}. ' if notes else ''}Intervals are bootstrapped over {official['num_clusters']:,} "
-        f"prompts with {samples:,} samples."
-    )
-    if difference is not None:
+    samples = report["metrics"]["bootstrap"]["num_samples"]
+    size = f"Intervals are from {samples:,} bootstrap samples of {official['num_clusters']:,} prompts."
+    if (detectable := official["minimum_detectable_difference"]) is not None:
         size += (
-            f" Between two models measured on different prompts, a difference of {percent(difference)} points is "
-            "found significant with 80 % power at this size; on the same prompts a smaller one is, see `rm-plugin "
-            "compare`."
+            f" Between two models measured on different prompts, a difference of {percent(detectable)} points is "
+            "found significant with 80 % power at this size; on the same prompts a smaller one is, see "
+            "`rm-plugin compare`."
         )
-    warnings = [Paragraph(sentence, "warning") for sentence in remarks(report)]
-    return Section(cards=cards, paragraphs=[Paragraph(verdict(report)), *warnings, Paragraph(size, "soft")])
+    warnings = [(sentence, "warning") for sentence in remarks(report)]
+    soft = [(f"Official score: {notes}.", "soft")] if notes else []
+    return Section(cards=cards, paragraphs=[(verdict(report), ""), *warnings, *soft, (size, "soft")])
 
 
-def _plots(report: EvaluationReport, found: Mapping[str, Row]) -> list[Plot]:
+def _plots(report: EvaluationReport, found: Mapping[str, Row]) -> list[tuple[str, str]]:
     """Those that the data allow."""
     metrics, margins = report.metrics, report.results.margins
     plots = []
     if len(margins):
         length = metrics["length"]
         plots += [
-            Plot(figures.margin_histogram(margins), "Margins Δ; pairs below zero are ranked wrong."),
-            Plot(figures.reliability_diagram(margins), "Is σ(Δ) a probability? 95 % intervals by bin."),
-            Plot(
+            (figures.margin_histogram(margins), "Margins Δ; pairs below zero are ranked wrong."),
+            (figures.reliability_diagram(margins), "Is σ(Δ) a probability? 95 % intervals by bin."),
+            (
                 figures.accuracy_by_length(length["by_difference"], length["unit"]),
                 "Does length decide? If not, the line is flat.",
             ),
@@ -334,14 +332,14 @@ def _plots(report: EvaluationReport, found: Mapping[str, Row]) -> list[Plot]:
             f"Best of n by this model over {curve['num_prompts']:,} prompts, 95 % band; the oracle knows the answers. "
             f"KL from the policy is at most {number(curve['kl_bound'][-1])} nats at n = {curve['n'][-1]}."
         )
-        plots.append(Plot(figures.best_of_n_plot(curve), caption))
+        plots.append((figures.best_of_n_plot(curve), caption))
     return plots
 
 
-def bars_plot(bars: Sequence[tuple[str, float, Any]], label: str, caption: str) -> Plot:
+def bars_plot(bars: Sequence[tuple[str, float, Any]], label: str, caption: str) -> tuple[str, str]:
     """Bars of (name, value, interval), as many as can be read."""
     more = f"; the first {MAX_BARS} of {len(bars)}, all are in the table" if len(bars) > MAX_BARS else ""
-    return Plot(figures.accuracy_bars(bars[:MAX_BARS], label), f"{caption}{more}.")
+    return (figures.accuracy_bars(bars[:MAX_BARS], label), f"{caption}{more}.")
 
 
 def _pairs_table(report: Report) -> Table:
@@ -354,7 +352,7 @@ def _pairs_table(report: Report) -> Table:
     return Table(columns, cells, ["official", *["subset"] * (len(cells) - 1)], "Pairs")
 
 
-def _mistakes(report: EvaluationReport) -> list[Details]:
+def _mistakes(report: EvaluationReport) -> list[tuple[str, list]]:
     comparisons = {comparison.id: comparison for comparison in report.data.comparisons}
     details = []
     for one in report.results.mistakes:
@@ -365,7 +363,7 @@ def _mistakes(report: EvaluationReport) -> list[Details]:
             (f"Preferred by people, r = {one['score_better']:.3f}", better, "chosen"),
             (f"Preferred by the model, r = {one['score_worse']:.3f}", worse, "rejected"),
         ]
-        details.append(Details(f"Δ = {one['margin']:.2f} · {one['subset'] or ''} · {one['id']}", texts))
+        details.append((f"Δ = {one['margin']:.2f} · {one['subset'] or ''} · {one['id']}", texts))
     return details
 
 
@@ -377,18 +375,16 @@ def _plain(text: Text) -> str:
     return (text if more <= 0 else f"{text[:MAX_TEXT]} … ({more:,} more characters)") or "(empty)"
 
 
-def _provenance(report: Report) -> list[Table]:
-    benchmark = {**report["benchmark"], "revision": report["benchmark"]["revision"] or "unpinned"}
-    parts = {"Data": benchmark, "Model": report["model"], "Counts": report["counts"], "Run": report["run"]}
-    return [
-        Table(
-            ["what", "value"],
-            [(key.replace("_", " "), _show(value)) for key, value in part.items() if value not in (None, "", {})],
-            title=name,
-            num_text_columns=2,
-        )
-        for name, part in parts.items()
+def _provenance(report: Report) -> Table:
+    data = {**report["benchmark"], "revision": report["benchmark"]["revision"] or "unpinned"}
+    parts = {"data": data, **{part: report[part] for part in ("model", "counts", "run")}}
+    cells = [
+        (part, name.replace("_", " "), _show(value))
+        for part, values in parts.items()
+        for name, value in values.items()
+        if value not in (None, "", {})
     ]
+    return Table(["of", "what", "value"], cells, num_text_columns=3)
 
 
 def _show(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Pages and plots: hostile text stays text, one file that loads nothing, light and dark, seen in a real browser."""
 
+import html
 import json
 import re
 import shutil
@@ -21,7 +22,7 @@ from rm_plugin.evaluation.figures import (
     reliability_diagram,
     short_labels,
 )
-from rm_plugin.evaluation.page import Card, Details, Paragraph, Plot, Section, Table, render_page
+from rm_plugin.evaluation.page import Section, Table, render_page
 from rm_plugin.evaluation.report import (
     eval_results,
     model_card_section,
@@ -36,6 +37,7 @@ HOSTILE = (
     "</div></details><script>document.title='taken over'</script><img src=x onerror=alert(1)>{{ 7*7 }}"
     "<a href='http://example.com'>&amp; \u202e \x00 \ud800"
 )
+CURVE = {"n": [1, 2, 4], "value": [0.5, 0.6, 0.7], "oracle": [0.5, 0.8, 0.9], "random": [0.5] * 3}
 MARGINS = np.array([-4.0, -0.5, 0.0, 1.0, 2.0, 2.5, 6.0])
 
 
@@ -79,9 +81,10 @@ def test_the_loss_curve_holds_its_known_values():
         learning_curve([1, 2, 3], [0.5, 0.7, 0.8], reference=0.5),
         accuracy_by_length(accuracy_by_length_difference(MARGINS, np.arange(7.0) - 3)),
         accuracy_bars([("<b>$x$&", 0.5, [0.4, 0.6]), ("y", 1.0, None), ("z", 0.2, [None, None])]),
-        best_of_n_plot({"n": [1, 2, 4], "value": [0.5, 0.6, 0.7], "low": [0.4] * 3, "high": [0.8] * 3}),
+        best_of_n_plot(CURVE | {"low": [0.4] * 3, "high": [0.8] * 3}),
+        best_of_n_plot(CURVE | {"low": [None] * 3, "high": [None] * 3}),
     ],
-    ids=["margins", "reliability", "loss", "learning", "length", "bars", "best of n"],
+    ids=["margins", "reliability", "loss", "learning", "length", "bars", "best of n", "few prompts"],
 )
 def test_a_plot_is_well_formed_labelled_and_takes_the_colours_of_its_page(svg):
     root = ElementTree.fromstring(svg)
@@ -226,11 +229,11 @@ def test_whatever_a_page_is_given_is_escaped():
     table = Table([evil, evil], [[evil, evil]], [evil], title=evil)
     section = Section(
         evil,
-        [Card(evil, evil, evil)],
-        [Paragraph(evil, evil)],
+        [(evil, evil, evil)],
+        [(evil, evil)],
         [table],
-        [Plot("<svg></svg>", evil)],
-        [Details(evil, [(evil,) * 3])],
+        [("<svg></svg>", evil)],
+        [(evil, [(evil,) * 3])],
     )
     page = render_page(evil, [section])
     assert "<script" not in page and page.count("&lt;script&gt;") == 19 and "<svg></svg>" in page
@@ -333,31 +336,52 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
          "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
 MEASURE = """<script>
 const wide = [...document.querySelectorAll("body *")].filter(e => !e.closest(".scroll") && !e.closest("svg")
-  && e.getBoundingClientRect().right > innerWidth + 1).length;
+  && e.getBoundingClientRect().right > innerWidth + 1).length
+  + (document.documentElement.scrollWidth > innerWidth);
 const seen = [...document.querySelectorAll("figure svg")].every(svg => svg.getBoundingClientRect().height > 50);
 document.title = JSON.stringify({title: document.title, width: innerWidth, wide, seen,
   ground: getComputedStyle(document.body).backgroundColor, ink: getComputedStyle(document.body).color,
-  axis: getComputedStyle(document.querySelector("figure svg text")).fill});
+  axis: getComputedStyle(document.querySelector("figure svg text")).fill,
+  tables: [...document.querySelectorAll(".scroll")].map(e => { e.scrollLeft = 9999;
+    return [e.scrollLeft, e.querySelector("td").getBoundingClientRect().left]; })});
 </script></body>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; `apt-get install chromium` (.ci/run does)")
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (500, "dark")])  # headless windows are 500 at least
-def test_the_page_opens_in_a_browser(tmp_path, report, width, scheme):
-    page = render_report(report)
-    path = tmp_path / "report.html"
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium here; `apt-get install chromium` (.ci/run does)"
+)
+
+
+def seen_in_a_browser(folder, page, width, scheme):
+    """What the measuring script sees of a page."""
+    path = folder / "page.html"
     # Scripts are forbidden by the page's own policy; this copy lets the measuring one (and any hostile one) run.
     path.write_text(re.sub(r"<meta http-equiv=.*?>", "", page).replace("</body>", MEASURE))
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900"]
     command += [f"--blink-settings=preferredColorScheme={int(scheme == 'light')}", "--dump-dom", path.as_uri()]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     found = re.search(r"<title>(.*?)</title>", result.stdout)
     assert found, result.stderr[-1000:]
-    import html
+    return json.loads(html.unescape(found[1]))
 
-    seen = json.loads(html.unescape(found[1]))
+
+@needs_browser
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (500, "dark")])  # headless windows are 500 at least
+def test_the_page_opens_in_a_browser(tmp_path, report, width, scheme):
+    seen = seen_in_a_browser(tmp_path, render_report(report), width, scheme)
     assert seen["title"].startswith("evil/") and "taken over" not in seen["title"]
     assert seen["wide"] == 0 and seen["seen"] and seen["width"] == width
     light = sum(map(int, re.findall(r"\d+", seen["ground"])[:3])) > 3 * 128
     assert light == (scheme == "light")
     assert seen["axis"] == seen["ink"]  # plots take the ink of the page
+
+
+@needs_browser
+def test_a_wide_table_scrolls_by_itself_and_keeps_its_first_column(tmp_path):
+    wide = Table(["model", *(f"section {k}" for k in range(40))], [["x" * 20, *["62.3"] * 40], ["y", *["1.0"] * 40]])
+    section = Section(
+        "w" * 300, paragraphs=[("v" * 300, "warning")], tables=[wide], plots=[(bradley_terry_curve(), "")]
+    )
+    seen = seen_in_a_browser(tmp_path, render_page("t" * 300, [section]), 500, "light")
+    ((scrolled, first_column),) = seen["tables"]
+    assert seen["wide"] == 0 and scrolled > 500 and 0 <= first_column < 30
