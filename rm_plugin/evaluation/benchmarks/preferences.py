@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import groupby, zip_longest
 
 from ...data.comparison import Comparison, to_comparison
 from ...messages import check_choice
@@ -46,17 +47,10 @@ def ultrafeedback(row: Row, origin: str) -> Comparison | None:
 
 def pair_up(rows: Iterable[Row]) -> Iterator[Row]:
     """HelpSteer2's rows are single responses; two neighbours with one prompt are a pair, `second` in the first."""
-    waiting = None
-    for row in rows:
-        if waiting is not None and waiting.get("prompt") is not None and waiting.get("prompt") == row.get("prompt"):
-            yield Row(waiting, second=row)
-            waiting = None
-        else:
-            if waiting is not None:
-                yield waiting
-            waiting = row
-    if waiting is not None:
-        yield waiting
+    for _, neighbours in groupby(rows, key=lambda row: row.get("prompt") or object()):
+        responses = list(neighbours)
+        for first, second in zip_longest(responses[::2], responses[1::2]):
+            yield Row(first, second=second)
 
 
 def helpsteer2(row: Row, origin: str) -> Comparison | None:
