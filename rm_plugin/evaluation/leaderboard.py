@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 from collections import Counter
@@ -22,7 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..messages import printable
+from ..files import parse_json
+from ..messages import located, printable
 from ..metrics.statistics import holm_correction, minimum_detectable_difference, significance_tiers
 from .benchmarks import get_benchmark
 from .harness import read_about
@@ -72,7 +72,14 @@ class Run:
                 "there: finish it with the same command)"
             )
         report = read_about(folder / "report.json", "name --output folders of this version's rm-plugin evaluate")
-        return cls(folder, report, json.loads((folder / "items.json").read_text(encoding="utf-8")))
+        items = folder / "items.json"
+        with located(f"{folder} is no whole run (evaluate it again)"):
+            run = cls(folder, report, parse_json(items.read_text(encoding="utf-8"), str(items)))
+            rows(report), remarks(report)  # all that a table shows
+            lengths = [len(run.items[key]) for key in ("groups", "clusters")]
+            if lengths != [len(run.items["credits"]["model"])] * 2:
+                raise ValueError(f"{items} has {lengths[0]} groups, {lengths[1]} clusters and other credits")
+        return run
 
 
 def find_runs(folders: Iterable[str | os.PathLike]) -> list[Run]:

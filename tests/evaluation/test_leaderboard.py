@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -266,3 +267,29 @@ def test_a_published_score_that_is_no_share_is_an_error_not_a_dropped_row(runs, 
         path.write_text(content)
         with pytest.raises(ValueError, match=f"x on a list is '{text}'; give a fraction, a percentage, or nothing"):
             build_leaderboard([runs], path, num_samples=100)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("report.json", lambda content: content.pop("metrics")),
+        ("report.json", lambda content: content["metrics"].pop("official")),
+        ("report.json", lambda content: content["metrics"].update(official=[])),
+        ("report.json", lambda content: content.pop("counts")),
+        ("items.json", lambda content: content.pop("credits")),
+        ("items.json", lambda content: content["groups"].pop()),
+        ("items.json", lambda content: content["credits"].update(model=None)),
+        ("items.json", None),
+    ],
+)
+@pytest.mark.parametrize("command", ["leaderboard", "compare"])
+def test_a_broken_run_gets_one_line_that_names_its_folder(runs, tmp_path, capsys, command, file, change):
+    broken = tmp_path / "broken"
+    shutil.copytree(runs / "good", broken)
+    content = json.loads((broken / file).read_text())
+    if change is not None:
+        change(content)
+    (broken / file).write_text(json.dumps(content) if change is not None else '{"groups": [')
+    assert main([command, str(runs / "fair"), str(broken)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(broken) in line and "evaluate it again" in line
