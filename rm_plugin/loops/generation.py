@@ -1,11 +1,11 @@
-"""Batched sampling from a causal language model in which every sample has a random stream of its own.
+"""Batched sampling from a causal language model with one random generator per prompt.
 
     token_t = F_t⁻¹(u_t)        F_t: the policy's distribution after temperature, top-k, top-p, …
-                                u: uniform numbers drawn from (seed, prompt, sample)
+                                u: (n, T) uniform numbers of the generator of (seed, prompt)
 
-So what a sample says depends on the seed, its prompt and its number, and not on batch size, order, n or resumption:
-the first four of sixteen samples are the four samples of n = 4. (Batches of other shapes round differently, in fp32 by
-some 1e-6, which turns a token about once in a million; the same batches give the same bits.)
+So what a prompt's samples say depends on the seed and the prompt, and not on batch size, order, other prompts or
+resumption. (Batches of other shapes round differently, in fp32 by some 1e-6, which turns a token about once in a
+million; the same batches give the same bits.)
 
     for samples in sample_completions(policy, tokenizer, ["2 + 2 ="], n=4): print([s.completion for s in samples])
 
@@ -90,7 +90,7 @@ def sampling_config(policy: PreTrainedModel, config: GenerationConfig | dict | N
     """
     The settings that [`sample_completions`] samples with: those that the policy was saved with, or others.
 
-    What neither says changes nothing: where `generate` falls back on `top_k=50`, all tokens are drawn from (as in
+    A field set in neither has no effect: where `generate` falls back on `top_k=50`, all tokens are drawn from (as in
     GRPO).
 
     Args:
@@ -144,7 +144,7 @@ def sample_completions(
         prompts (sequence of `str` or `list[dict]`): plain texts or conversations.
         n (`int`, *optional*, defaults to `1`): samples of each.
         config (`GenerationConfig` or `dict`, *optional*): see [`sampling_config`]; 256 new tokens if absent there.
-        seed (`int`, *optional*, defaults to `0`): seed of all streams.
+        seed (`int`, *optional*, defaults to `0`): seed of all generators.
         occurrences (sequence of `int`, *optional*):
             For each prompt, how many equal ones came before it, so that equal prompts get other samples; counted
             within `prompts` if absent.
@@ -160,24 +160,19 @@ def sample_completions(
     config = sampling_config(policy, config)
     template_arguments = template_arguments or [{}] * len(prompts)
     ids = [
-        check_prompt(prompt, processing_class, policy, config, place, **arguments)
-        for place, (prompt, arguments) in enumerate(zip(prompts, template_arguments, strict=True))
+        check_prompt(prompt, processing_class, policy, config, index, **arguments)
+        for index, (prompt, arguments) in enumerate(zip(prompts, template_arguments, strict=True))
     ]
-    if occurrences is None:
-        occurrences = count_occurrences(prompts)
-    rows = [(place, sample) for place in range(len(prompts)) for sample in range(n)]
+    occurrences = count_occurrences(prompts) if occurrences is None else occurrences
+    rows = [(index, sample) for index in range(len(prompts)) for sample in range(n)]
     samples: list[Sample] = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        uniforms_NT = np.stack(
-            [
-                _uniforms(seed, prompts[place], occurrences[place], sample, config.max_new_tokens)
-                for place, sample in batch
-            ]
-        )
-        new_ids = _generate(policy, processing_class, [ids[place] for place, _ in batch], config, uniforms_NT)
-        for (place, _), new in zip(batch, new_ids, strict=True):
-            samples.append(_to_sample(new, prompts[place], ids[place], policy, processing_class, config))
+        uniforms = {i: _uniforms(seed, prompts[i], occurrences[i], n, config.max_new_tokens) for i, _ in batch}
+        uniforms_NT = np.stack([uniforms[i][sample] for i, sample in batch])
+        new_ids = _generate(policy, processing_class, [ids[i] for i, _ in batch], config, uniforms_NT)
+        for (i, _), new in zip(batch, new_ids, strict=True):
+            samples.append(_to_sample(new, prompts[i], ids[i], policy, processing_class, config))
         while len(samples) >= n:
             yield samples[:n]
             del samples[:n]
@@ -195,19 +190,19 @@ def _continues(prompt: Text) -> bool:
 def prompt_ids(
     prompt: Text,
     processing_class: PreTrainedTokenizerBase,
-    place: int = 0,
+    index: int = 0,
     *,
     tools: list | None = None,
     chat_template_kwargs: dict | None = None,
 ) -> list[int]:
     """Token ids that the policy continues; a conversation that ends with the assistant's words is continued there."""
     if not prompt:
-        raise ValueError(f"prompt {place} is empty, a policy needs words to continue; give it text or leave it out")
+        raise ValueError(f"prompt {index} is empty, a policy needs words to continue; give it text or leave it out")
     if isinstance(prompt, str):
         return text_ids(prompt, processing_class)
     if processing_class.chat_template is None:
         raise ValueError(
-            f"prompt {place} is a conversation and the policy's {type(processing_class).__name__} has no chat "
+            f"prompt {index} is a conversation and the policy's {type(processing_class).__name__} has no chat "
             "template; use a chat model, set its chat_template, or give plain text"
         )
     rendered = processing_class.apply_chat_template(
@@ -227,15 +222,15 @@ def check_prompt(
     processing_class: PreTrainedTokenizerBase,
     policy: PreTrainedModel,
     config: GenerationConfig,
-    place: int,
+    index: int,
     **template_arguments,
 ) -> list[int]:
     """[`prompt_ids`], of a prompt that leaves room for its completion."""
-    ids = prompt_ids(prompt, processing_class, place, **template_arguments)
+    ids = prompt_ids(prompt, processing_class, index, **template_arguments)
     context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and len(ids) + config.max_new_tokens > context:
         raise ValueError(
-            f"prompt {place} has {len(ids)} tokens, with max_new_tokens={config.max_new_tokens} that is over the "
+            f"prompt {index} has {len(ids)} tokens, with max_new_tokens={config.max_new_tokens} that is over the "
             f"policy's context of {context}; shorten one of them"
         )
     return ids
@@ -264,7 +259,7 @@ def text_key(text: Text) -> str:
 # --- one call of the policy
 
 
-class _OwnStream(LogitsProcessor):
+class _PickByUniform(LogitsProcessor):
     """Puts all probability on the token that the row's own uniform number picks; the greedy search then takes it."""
 
     def __init__(self, uniforms_NT: torch.Tensor, prompt_length: int):
@@ -303,7 +298,7 @@ def _generate(
             if (value := getattr(config, name, None)) not in neutral:
                 device = {"device": policy.device.type} if warper is EtaLogitsWarper else {}
                 processors.append(warper(value, **device))
-        processors.append(_OwnStream(torch.from_numpy(uniforms_NT).to(policy.device), longest))
+        processors.append(_PickByUniform(torch.from_numpy(uniforms_NT).to(policy.device), longest))
     for name in WARPERS:
         setattr(greedy, name, None)
     greedy.do_sample, greedy.use_cache = False, True
@@ -357,7 +352,7 @@ def _stops(processing_class, before_ids: list[int], new_ids: list[int], stop_str
 
 
 def _message(begun: dict[str, Any], text: str) -> dict[str, Any]:
-    """The assistant's message that `text` goes on with."""
+    """The assistant's message, continued by `text`."""
     content = begun.get("content")
     if isinstance(content, list):
         *first, last = content or [{"type": "text", "text": ""}]
@@ -380,7 +375,7 @@ def _end_tokens(
     return list(dict.fromkeys(ends))
 
 
-def _uniforms(seed: int, prompt: Text, occurrence: int, sample: int, num_tokens: int) -> np.ndarray:
-    """(T,) float32 uniform numbers in [0, 1): the stream of one sample."""
-    stream = np.random.SeedSequence([seed, int(text_key(prompt), 16), occurrence, sample])
-    return np.random.Generator(np.random.PCG64(stream)).random(num_tokens, dtype=np.float32)
+def _uniforms(seed: int, prompt: Text, occurrence: int, n: int, num_tokens: int) -> np.ndarray:
+    """(n, T) float32 uniform numbers in [0, 1) of one prompt's generator."""
+    generator = np.random.default_rng([seed, int(text_key(prompt), 16), occurrence])
+    return generator.random((n, num_tokens), dtype=np.float32)
