@@ -78,6 +78,14 @@ class RewardHead(nn.Linear):
         return super()._apply(keep_precision, recurse)
 
 
+def head_in_use(head: nn.Module) -> nn.Module:
+    """The head itself, or of one that PEFT trains the copy of the adapter that is active now."""
+    if not hasattr(head, "modules_to_save"):
+        return head
+    active = [name for name in head.active_adapters if name in head.modules_to_save]
+    return head.original_module if head.disable_adapters or not active else head.modules_to_save[active[0]]
+
+
 class RewardModel(PreTrainedModel):
     """
     A reward model r(prompt, completion) → scalar on any transformers decoder.
@@ -113,8 +121,8 @@ class RewardModel(PreTrainedModel):
         self.score = RewardHead(hidden_size, bias=config.head_bias)
         self.peft_model = None  # the PeftModel around a model whose adapters were loaded; not a submodule
         self.has_fresh_head = False  # drawn at random, and no training has begun
-        self._shared_prefix_refusal: str | None = None
-        self._shared_prefix_checked = False
+        self._shared_prefix_refusals: dict[int, str | None] = {}  # by state of the model
+        self._own_attention: str | None = None  # the implementation that the backbone came with
         self.post_init()
 
     @classmethod
@@ -218,23 +226,31 @@ class RewardModel(PreTrainedModel):
     @torch.no_grad()
     def supports_shared_prefix(self) -> bool:
         """
-        Whether packed rows give this model's true scores. Checked once, by computing one small group both ways.
+        Whether packed rows give this model's true scores, with the adapters and the attention that it has now.
 
-        Where they do not (state-space and hybrid layers, custom attention, …) one log line says why, and callers pad.
+        Checked once for each state of them, by computing one small group both ways. Where they do not (state-space and
+        hybrid layers, custom attention, …) one log line says why, and callers pad.
         """
-        if self._shared_prefix_checked:
-            return self._shared_prefix_refusal is None
-        self._shared_prefix_checked = True
         before = self.model.config._attn_implementation
-        try:
-            self._shared_prefix_refusal = self._why_not_shared_prefix(before)
-        except Exception as error:  # an architecture that cannot take the row at all; its own words are the reason
-            self._shared_prefix_refusal = f"{type(error).__name__}: {error}".splitlines()[0]
-        if self._shared_prefix_refusal is not None:
-            if self.model.config._attn_implementation != before:
-                self.model.set_attn_implementation(before)
-            logger.warning("shared-prefix computation is off, batches are padded: %s", self._shared_prefix_refusal)
-        return self._shared_prefix_refusal is None
+        if before != IMPLEMENTATION:
+            self._own_attention = before
+        # Of models with PEFT's mixin this is a method.
+        adapters = (m for m in self.model.modules() if isinstance(getattr(m, "disable_adapters", None), bool))
+        states = ((type(layer), *layer.active_adapters, layer.disable_adapters) for layer in adapters)
+        state = hash((self._own_attention, tuple(states)))
+        if state not in self._shared_prefix_refusals:
+            try:
+                refusal = self._why_not_shared_prefix(self._own_attention or before)
+            except Exception as error:  # an architecture that cannot take the row at all; its own words are the reason
+                refusal = f"{type(error).__name__}: {error}".splitlines()[0]
+            if refusal not in (None, *self._shared_prefix_refusals.values()):
+                logger.warning("shared-prefix computation is off, batches are padded: %s", refusal)
+            self._shared_prefix_refusals[state] = refusal
+        refusal = self._shared_prefix_refusals[state]
+        wanted = IMPLEMENTATION if refusal is None else self._own_attention
+        if wanted is not None and self.model.config._attn_implementation != wanted:
+            self.model.set_attn_implementation(wanted)
+        return refusal is None
 
     def _why_not_shared_prefix(self, before: str | None) -> str | None:
         config = self.config.backbone_config.get_text_config()
@@ -441,7 +457,8 @@ class RewardModel(PreTrainedModel):
             )
         if model.config.num_labels != 1:
             raise ValueError(f"num_labels={model.config.num_labels}, a reward model has 1; load with num_labels=1")
-        if not isinstance(getattr(model, "score", None), nn.Linear) or model.score.bias is not None:
+        head = head_in_use(getattr(model, "score", None))
+        if not isinstance(head, nn.Linear) or head.bias is not None:
             raise ValueError(
                 f"{type(model).__name__} has no linear head named `score` without bias, a RewardModel has; "
                 "RewardScorer takes such classifiers as they are"
@@ -449,7 +466,7 @@ class RewardModel(PreTrainedModel):
         backbone = getattr(model, model.base_model_prefix)
         copy_quantization(model, backbone)
         config = RewardModelConfig.from_backbone_config(model.config, has_trained_head=True)
-        return cls.around(backbone, config, model.score)
+        return cls.around(backbone, config, head)
 
     # ---------------------------------------------------------------------------------------------------------- saving
 

@@ -11,15 +11,18 @@ computation wherever they stand in the list, and equal texts are computed once.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import math
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -48,8 +51,8 @@ from ..data.encoding import (
 from ..data.sources import HUB_ID
 from ..messages import check_choice
 from ..model.checkpoint import HUB_ARGUMENTS, WHERE_ON_HUB, load_tokenizer
-from ..model.config import RewardModelConfig, sequence_classifier
-from ..model.modeling import RewardModel
+from ..model.config import sequence_classifier
+from ..model.modeling import RewardModel, head_in_use
 from ..model.packing import collate, packed_tokens, split_by_tokens
 
 logger = logging.getLogger(__name__)
@@ -74,6 +77,10 @@ class ScoringBatch:
 class RewardScorer:
     """
     Rewards of completions, from any reward model.
+
+    A text has one score, whoever asks and whenever: in several threads, while the model is in training mode, after a
+    switch of its adapter or head (the next call follows). The scorer owns a copy of the tokenizer. To score while
+    another thread is inside a training step of the same model is not supported.
 
     Args:
         model (`str`, `os.PathLike`, [`RewardModel`], `PeftModel` or one-label `*ForSequenceClassification`):
@@ -132,49 +139,36 @@ class RewardScorer:
         check_choice("control_tokens", control_tokens, CONTROL_TOKENS)
         check_choice("shared_prefix", shared_prefix, ("auto", "off"))
         check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE)
-        if isinstance(model, (str, os.PathLike)):
-            name = os.fspath(model)
-            hub = {k: model_kwargs[k] for k in WHERE_ON_HUB if k in model_kwargs}
-            check_model_exists(name, **hub)
-            model = _load(name, model_kwargs)
-            if processing_class is None:
-                processing_class = load_tokenizer(name, model.config, **hub)
+        named = isinstance(model, (str, os.PathLike))
+        hub = {k: model_kwargs[k] for k in WHERE_ON_HUB if k in model_kwargs}
+        if named:
+            check_model_exists(os.fspath(model), **hub)
+            self._given = _load(os.fspath(model), model_kwargs)
+        elif model_kwargs:
+            raise ValueError(f"{', '.join(model_kwargs)} cannot be applied to a model in memory; give its folder")
         else:
-            if model_kwargs:
-                raise ValueError(f"{', '.join(model_kwargs)} cannot be applied to a model in memory; give its folder")
-            if hasattr(model, "get_base_model"):  # a PeftModel: its adapters live inside the base model
-                if model.active_peft_config.is_prompt_learning:
-                    raise ValueError(
-                        f"{type(model.active_peft_config).__name__} puts tokens before the text, a scorer computes "
-                        "the text alone; train with LoRA"
-                    )
-                model = model.get_base_model()
-            if model.config.num_labels != 1:
-                raise ValueError(f"num_labels={model.config.num_labels}, a reward model has 1; load with num_labels=1")
-            if not isinstance(model, RewardModel) and sequence_classifier(model.config) is not None:
-                model = _as_reward_model(model)
-            name = getattr(model.config, "_name_or_path", "") or type(model).__name__
-            if processing_class is None:
-                processing_class = load_tokenizer(model, model.config)
-        self.model = model
-        self.processing_class = processing_class
-        config = model.config
-        if getattr(config, "template_hash", None) not in (None, template_hash(processing_class)):
+            self._given = model
+        self.model: PreTrainedModel | None = None
+        config = self._follow().config
+        name = os.fspath(model) if named else getattr(config, "_name_or_path", "") or type(self.model).__name__
+        if processing_class is None:
+            self.processing_class = load_tokenizer(name if named else self.model, config, **hub)
+        else:
+            self.processing_class = copy.deepcopy(processing_class)  # other threads may use theirs
+        if getattr(config, "template_hash", None) not in (None, template_hash(self.processing_class)):
             logger.warning(
                 "%s was trained with another chat template or special tokens than the tokenizer given has", name
             )
         self.reasoning = reasoning or getattr(config, "reasoning", None) or "keep"
         check_choice("reasoning", self.reasoning, REASONING_MODES)
-        text_config = getattr(config, "backbone_config", config).get_text_config()
-        self.max_length = max_length or getattr(text_config, "max_position_embeddings", None)
-        if max_length is None and not isinstance(model, RewardModel):  # RoBERTa counts places that no token can take
-            self.max_length = min(self.max_length or math.inf, processing_class.model_max_length)
+        self.max_length = max_length or self._longest_text()
         self.max_num_batched_tokens = max_num_batched_tokens
         self.truncation_mode = truncation_mode
+        self.control_tokens = control_tokens
+        self.shared_prefix = shared_prefix
         self.progress = progress
         self.normalize = normalize
         self.on_nonfinite = on_nonfinite
-        self.control_tokens = control_tokens
         self.num_nonfinite = 0
         self.num_control_tokens = 0
         if normalize and not getattr(config, "reward_std", None):
@@ -182,13 +176,14 @@ class RewardScorer:
                 f"normalize=True, but {name} has no reward_mean and reward_std; evaluate it on held-out data first "
                 "(the trainer does), or set them in its config"
             )
-        with in_eval_mode(model):
-            self._shared_prefix = (
-                shared_prefix == "auto" and isinstance(model, RewardModel) and model.supports_shared_prefix()
-            )
+        self._shares_prefix()  # a model that cannot is said to be so at once
         self._told_of: set[str] = set()
         self.listeners: list[Callable[..., None]] = []  # (prompts, completions, scores, completion_ids=…)
         self.__name__ = Path(name).name  # TRL logs a reward function under its name
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or what is unpickled elsewhere, has listeners of its own."""
+        return {**self.__dict__, "listeners": []}
 
     # --- what users call
 
@@ -223,25 +218,8 @@ class RewardScorer:
         Raises:
             ValueError: lists of different length, a text over `max_length`, an empty completion, a score not finite.
         """
-        if isinstance(prompts, str) or isinstance(completions, str):
-            raise ValueError(
-                "prompts and completions are lists, one item a text; a single text has to be put in a list"
-            )
-        if len(prompts) != len(completions):
-            raise ValueError(
-                f"{len(prompts)} prompts and {len(completions)} completions; give one prompt a completion"
-            )
-        columns = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
-        for name, column in columns.items():
-            if column is not None and len(column) != len(prompts):
-                raise ValueError(f"{len(prompts)} prompts and {len(column)} {name}; give one a prompt")
-        comparisons = []
-        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            arguments = template_arguments({name: column[i] for name, column in columns.items() if column is not None})
-            comparisons.append(self.comparison(prompt, [completion], allow_empty=allow_empty, **arguments))
-        scores = np.concatenate([np.zeros(0, dtype=np.float32), *self.score_comparisons(comparisons)])
-        for listener in self.listeners:
-            listener(prompts, completions, scores, completion_ids=completion_ids)
+        scores = self._score(prompts, completions, allow_empty, tools, chat_template_kwargs)
+        self._tell_listeners(None, prompts, completions, scores, completion_ids)
         return scores
 
     def rank(
@@ -302,17 +280,22 @@ class RewardScorer:
         Returns:
             `list[float | None]`: (N,) rewards; None for a text that `truncation_mode="drop"` left out.
         """
-        num_nonfinite, num_control_tokens = self.num_nonfinite, self.num_control_tokens
-        columns = self._template_columns(prompts, kwargs, getattr(log_metric, "__self__", None))
-        scores = self.score(prompts, completions, allow_empty=True, completion_ids=completion_ids, **columns)
+        trainer = getattr(log_metric, "__self__", None)  # TRL hands over its trainer's method
+        columns = self._template_columns(prompts, kwargs, trainer)
+        with lock_of(self.processing_class):  # the counts are those of this call
+            num_nonfinite, num_control_tokens = self.num_nonfinite, self.num_control_tokens
+            scores = self._score(prompts, completions, allow_empty=True, **columns)
+            num_nonfinite = self.num_nonfinite - num_nonfinite
+            num_control_tokens = self.num_control_tokens - num_control_tokens
+        self._tell_listeners(trainer, prompts, completions, scores, completion_ids)
         if log_metric is not None and len(scores):
             shares = {
                 "empty": np.mean([_is_empty(text) for text in completions]),
                 "over_max_length": np.isnan(scores).mean(),
-                "nonfinite": (self.num_nonfinite - num_nonfinite) / len(scores),
-                "control_tokens": (self.num_control_tokens - num_control_tokens) / len(scores),
+                "nonfinite": num_nonfinite / len(scores),
+                "control_tokens": num_control_tokens / len(scores),
             }
-            ends = _policy_end_tokens(log_metric)
+            ends = _policy_end_tokens(trainer)
             if completion_ids is not None and ends:
                 truncated = [not (own := own_tokens(ids, ends)) or own[-1] not in ends for ids in completion_ids]
                 shares["truncated"] = np.mean(truncated)
@@ -347,13 +330,54 @@ class RewardScorer:
             columns["chat_template_kwargs"] = [{**given, **(value or {})} for value in own]
         return columns
 
+    def _score(
+        self,
+        prompts: list[Text],
+        completions: list[Text],
+        allow_empty: bool,
+        tools: list[list | str | None] | None = None,
+        chat_template_kwargs: list[dict | None] | None = None,
+    ) -> np.ndarray:
+        """What [`score`] returns, without a word to the listeners."""
+        if isinstance(prompts, str) or isinstance(completions, str):
+            raise ValueError(
+                "prompts and completions are lists, one item a text; a single text has to be put in a list"
+            )
+        if len(prompts) != len(completions):
+            raise ValueError(
+                f"{len(prompts)} prompts and {len(completions)} completions; give one prompt a completion"
+            )
+        columns = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
+        for name, column in columns.items():
+            if column is not None and len(column) != len(prompts):
+                raise ValueError(f"{len(prompts)} prompts and {len(column)} {name}; give one a prompt")
+        comparisons = []
+        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            arguments = template_arguments({name: column[i] for name, column in columns.items() if column is not None})
+            comparisons.append(self.comparison(prompt, [completion], allow_empty=allow_empty, **arguments))
+        return np.concatenate([np.zeros(0, dtype=np.float32), *self.score_comparisons(comparisons)])
+
+    def _tell_listeners(
+        self,
+        trainer: Any,
+        prompts: list[Text],
+        completions: list[Text],
+        scores: np.ndarray,
+        completion_ids: list[list[int]] | None,
+    ) -> None:
+        """Of a trainer's call only its own callbacks hear, so two trainers with one scorer keep theirs apart."""
+        for listener in list(self.listeners):
+            if trainer is None or getattr(listener, "trainer", None) in (None, trainer):
+                listener(prompts, completions, scores, completion_ids=completion_ids)
+
     def score_comparisons(self, comparisons: list[Comparison]) -> list[np.ndarray]:
         """Rewards of every completion of every comparison: one float32 array (K,) a comparison, NaN where left out."""
         scores = [np.full(len(c.completions), np.nan, dtype=np.float32) for c in comparisons]
-        for batch in self._with_progress(self.plan(comparisons)):
-            for members, score in zip(batch.members, self.run(batch), strict=True):
-                for comparison, completion in members:
-                    scores[comparison][completion] = score
+        with lock_of(self.processing_class):
+            for batch in self._with_progress(self.plan(comparisons)):
+                for members, score in zip(batch.members, self.run(batch), strict=True):
+                    for comparison, completion in members:
+                        scores[comparison][completion] = score
         return scores
 
     # --- plan and compute
@@ -363,11 +387,13 @@ class RewardScorer:
         The model calls for a list of comparisons, longest texts first. It depends on the list alone, so work that was
         cut off can go on where it stopped.
         """
+        shares_prefix = self._shares_prefix()
         texts: dict[tuple[int, ...], list[tuple[int, int]]] = {}  # ids ► whose text they are
         by_prompt: dict[Hashable, dict[tuple[int, ...], None]] = {}
         for c, comparison in enumerate(comparisons):
             try:
-                group = self._encode(comparison)
+                with lock_of(self.processing_class):
+                    group = self._encode(comparison)
             except (ValueError, TemplateError) as error:
                 cause = str(error)
                 if isinstance(error, TemplateError):
@@ -377,7 +403,7 @@ class RewardScorer:
             prompt = _key(comparison.prompt, comparison.tools, comparison.chat_template_kwargs)
             for k, ids in zip(group.kept, map(tuple, group.input_ids), strict=True):
                 if ids not in texts:  # where nothing is shared, each text stands alone, among those of its length
-                    by_prompt.setdefault(prompt if self._shared_prefix else ids, {})[ids] = None
+                    by_prompt.setdefault(prompt if shares_prefix else ids, {})[ids] = None
                 texts.setdefault(ids, []).append((c, k))
         switch = self.model.rope_switch if isinstance(self.model, RewardModel) else None
         groups = []
@@ -393,7 +419,7 @@ class RewardScorer:
                 [groups[i] for i in run],
                 [texts[tuple(ids)] for i in run for ids in groups[i].input_ids],
             )
-            for run in split_by_tokens(groups, self.max_num_batched_tokens, self._shared_prefix, switch)
+            for run in split_by_tokens(groups, self.max_num_batched_tokens, shares_prefix, switch)
         ]
 
     @torch.no_grad()
@@ -403,11 +429,12 @@ class RewardScorer:
         Raises:
             ValueError: a score that is not finite, where `on_nonfinite="error"`; the texts are saved to a file.
         """
-        model, device = self.model, self.model.device
+        model = self._follow()
+        device = model.device
         # the reward model's own dtype, whatever loop it is in
         with in_eval_mode(model), torch.autocast(device.type, enabled=False):
             if isinstance(model, RewardModel):
-                inputs = collate(batch.groups, self._shared_prefix)
+                inputs = collate(batch.groups, self._shares_prefix())
             else:
                 rows = [{"input_ids": ids} for group in batch.groups for ids in group.input_ids]
                 if "token_type_ids" in self.processing_class.model_input_names:
@@ -424,6 +451,45 @@ class RewardScorer:
         return np.where(finite, scores, 0).astype(np.float32)
 
     # --- helpers
+
+    def _follow(self) -> PreTrainedModel:
+        """The reward model with the adapter and the head that the model given has now."""
+        given = self._given
+        if hasattr(given, "get_base_model"):  # a PeftModel: its adapters live inside the base model
+            if given.active_peft_config.is_prompt_learning:
+                raise ValueError(
+                    f"{type(given.active_peft_config).__name__} puts tokens before the text, a scorer computes the "
+                    "text alone; train with LoRA"
+                )
+            given = given.get_base_model()
+        if given.config.num_labels != 1:
+            raise ValueError(f"num_labels={given.config.num_labels}, a reward model has 1; load with num_labels=1")
+        if isinstance(given, RewardModel) or sequence_classifier(given.config) is None:
+            self.model = given
+            return given
+        head = head_in_use(getattr(given, "score", None))
+        known = self.model is not None and self.model.model is getattr(given, given.base_model_prefix)
+        if known and isinstance(head, torch.nn.Linear) and head.bias is None:
+            self.model.score.share(head)  # which may be another, or a 16-bit one whose copy is old
+        else:
+            self.model = RewardModel.from_sequence_classifier(given)
+        return self.model
+
+    def _shares_prefix(self) -> bool:
+        """Whether completions of one prompt are packed behind it, with the model as it is now."""
+        model = self._follow()
+        if self.shared_prefix == "off" or not isinstance(model, RewardModel):
+            return False
+        with in_eval_mode(model):
+            return model.supports_shared_prefix()
+
+    def _longest_text(self) -> int | None:
+        """The model's context length."""
+        config = getattr(self.model.config, "backbone_config", self.model.config).get_text_config()
+        length = getattr(config, "max_position_embeddings", None)
+        if isinstance(self.model, RewardModel):
+            return length
+        return min(length or math.inf, self.processing_class.model_max_length)  # RoBERTa has positions of no token
 
     @staticmethod
     def comparison(
@@ -563,26 +629,27 @@ def _load_encoder(name: str, model_kwargs: dict[str, Any]) -> PreTrainedModel:
     return model
 
 
+_LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+if hasattr(os, "register_at_fork"):  # a lock that another thread held would be held for ever in the child
+    os.register_at_fork(after_in_child=_LOCKS.clear)
+
+
+def lock_of(owner: Any) -> threading.RLock:
+    """The one lock of a tokenizer or a model; whoever needs both takes the tokenizer's first."""
+    return _LOCKS.setdefault(owner, threading.RLock())
+
+
 @contextlib.contextmanager
 def in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
-    """No dropout; afterwards every module is in the mode it was in."""
-    in_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in in_training:
-            module.training = True
-
-
-def _as_reward_model(model: PreTrainedModel) -> RewardModel:
-    """A decoder's classifier in memory, with the head that PEFT trains where it wraps the original one."""
-    wrapper = model.score
-    if not hasattr(wrapper, "modules_to_save"):
-        return RewardModel.from_sequence_classifier(model)
-    backbone, head = getattr(model, model.base_model_prefix), wrapper.modules_to_save[wrapper.active_adapters[0]]
-    config = RewardModelConfig.from_backbone_config(model.config, has_trained_head=True)
-    return RewardModel.around(backbone, config, head)
+    """No dropout, and no other scorer's thread in the model; afterwards every module is in the mode it was in."""
+    with lock_of(getattr(model, getattr(model, "base_model_prefix", ""), model)):
+        in_training = [module for module in model.modules() if module.training]
+        model.eval()
+        try:
+            yield
+        finally:
+            for module in in_training:
+                module.training = True
 
 
 def _is_encoder(config: PreTrainedConfig) -> bool:
@@ -598,9 +665,8 @@ def _is_empty(completion: Text) -> bool:
     return not any(message.get("content") or message.get("tool_calls") for message in completion)
 
 
-def _policy_end_tokens(log_metric: Callable) -> set[int]:
-    """Ids that end a completion; TRL says them nowhere, but the function it hands over is its trainer's method."""
-    trainer = getattr(log_metric, "__self__", None)
+def _policy_end_tokens(trainer: Any) -> set[int]:
+    """Ids that end a completion of the trainer's policy."""
     tokenizer = getattr(trainer, "processing_class", None)
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor of text and images
     ends = [getattr(tokenizer, "eos_token_id", None), *(getattr(trainer, "eos_token_ids", None) or [])]

@@ -55,7 +55,7 @@ from ..messages import check_choice
 from ..model.adapters import SIDE_FILE, adapters_to_float32, load_peft_model, with_side_file
 from ..model.cards import model_card
 from ..model.checkpoint import WHERE_ON_HUB, find_head, load_tokenizer
-from ..model.modeling import RewardHead, RewardModel
+from ..model.modeling import RewardHead, RewardModel, head_in_use
 from .batches import COLUMNS, PackingCollator, RowEncoder, code_version, encode_dataset, encode_stream
 from .checkpoints import newest_complete_checkpoint
 from .losses import check_label_smoothing, comparison_loss, eta_from_raw, raw_from_eta
@@ -757,7 +757,7 @@ class _TrainedValues:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad] if quantized else []
         self.values = {parameter: parameter.detach().clone() for parameter in trained}
         reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
-        head = _trained_linear(reward_model.score)  # which PEFT may copy
+        head = head_in_use(reward_model.score)  # which PEFT may copy
         self.head = {name: value.detach().clone() for name, value in head.named_parameters()}
 
     def restore(self, model: RewardModel | PeftModel) -> None:
@@ -765,7 +765,7 @@ class _TrainedValues:
             parameter.data = value.to(parameter.device)
         if isinstance(model, PeftModel):
             adapters_to_float32(model)
-            head = _trained_linear(model.get_base_model().score)
+            head = head_in_use(model.get_base_model().score)
             for name, parameter in head.named_parameters():
                 parameter.data = self.head[name].to(parameter.device)
 
@@ -905,13 +905,12 @@ def _as_reward_model(model: PreTrainedModel | PeftModel) -> RewardModel | PeftMo
         model.set_adapter(model.active_adapter)
     base = model.get_base_model()
     head = base.score
-    if not hasattr(head, "modules_to_save") or not _trained_linear(head).weight.requires_grad:
+    if not hasattr(head, "modules_to_save") or not head_in_use(head).weight.requires_grad:
         raise ValueError(
             "the head `score` of the PeftModel is frozen and would not be saved; give the model itself and "
             "peft_config, or make the PeftModel with modules_to_save=['score']"
         )
     if not isinstance(base, RewardModel):
-        base.score = head.original_module
         wrapped = RewardModel.from_sequence_classifier(base)
         base.score = wrapped.score = head
         head.original_module = _reward_head(head.original_module)
@@ -923,10 +922,3 @@ def _as_reward_model(model: PreTrainedModel | PeftModel) -> RewardModel | PeftMo
 
 def _reward_head(linear: nn.Linear) -> RewardHead:
     return RewardHead(linear.in_features).share(linear)
-
-
-def _trained_linear(head: nn.Module) -> nn.Linear:
-    """The linear layer in use: the head itself, or the copy that PEFT trains."""
-    if isinstance(head, nn.Linear):
-        return head
-    return head.modules_to_save[head.active_adapters[0]]

@@ -238,7 +238,7 @@ def nan_for_long_texts(scorer):
         ends = kwargs["attention_mask"].sum(-1)
         output.logits[ends > 6] = float("nan")
 
-    scorer._shared_prefix = False
+    scorer.shared_prefix = "off"
     model.register_forward_hook(spoil, with_kwargs=True)
 
 

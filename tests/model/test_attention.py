@@ -303,7 +303,7 @@ def test_nf4_is_as_exact_as_the_dtype_that_it_computes_in(checkpoint, dtype, sco
     torch.manual_seed(0)
     model = RewardModel.from_backbone(checkpoint, quantization_config=quantization, dtype=dtype)
     torch.nn.init.normal_(model.score.weight, std=0.3)
-    assert model.supports_shared_prefix(), model._shared_prefix_refusal
+    assert model.supports_shared_prefix(), model._shared_prefix_refusals
     model = with_lora(model).eval()
     packed, padded = pack(TRAINING_BATCH), pad(texts(TRAINING_BATCH))
     reference = scores(model, padded)

@@ -49,7 +49,7 @@ def assert_equal(scores, expected) -> None:
 
 
 def computed_tokens(scorer: RewardScorer, comparisons: list[Comparison]) -> int:
-    return sum(cost(batch.groups, scorer._shared_prefix) for batch in scorer.plan(comparisons))
+    return sum(cost(batch.groups, scorer._shares_prefix()) for batch in scorer.plan(comparisons))
 
 
 def user(text: str) -> list[dict]:
@@ -85,7 +85,7 @@ def test_score_does_not_depend_on_order_or_company():
 
 def test_score_does_not_depend_on_padding():
     packed, padded = scorer(), scorer(shared_prefix="off")
-    assert packed._shared_prefix and not padded._shared_prefix
+    assert packed._shares_prefix() and not padded._shares_prefix()
     prompts, completions = texts(24)
     assert_equal(padded.score(prompts, completions), packed.score(prompts, completions))
 
@@ -227,7 +227,7 @@ def test_calls_keep_to_the_token_budget(shared_prefix):
     one = scorer(max_num_batched_tokens=300, shared_prefix=shared_prefix)
     prompts, completions = texts(60)
     batches = one.plan([one.comparison(p, [c]) for p, c in zip(prompts, completions, strict=True)])
-    tokens = [cost(batch.groups, one._shared_prefix) for batch in batches]
+    tokens = [cost(batch.groups, one._shares_prefix()) for batch in batches]
     assert len(tokens) > 3
     assert max(tokens) <= 300 * MIN_TOKEN_RATIO
     assert np.mean(tokens) > 150, "calls are filled"
@@ -418,7 +418,7 @@ def test_trl_style_classifier_and_its_adapter_are_taken_from_memory():
     classifier = AutoModelForSequenceClassification.from_config(tiny_config(num_labels=1)).eval()
     prompts, completions = texts(8)
     one = RewardScorer(classifier, tokenizer)
-    assert isinstance(one.model, RewardModel) and one._shared_prefix
+    assert isinstance(one.model, RewardModel) and one._shares_prefix()
     assert_equal(one.score(prompts, completions), one_by_one(classifier, tokenizer, prompts, completions))
     peft_model = get_peft_model(
         classifier, LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj"], init_lora_weights=False)
