@@ -212,6 +212,7 @@ def test_what_trl_offers_for_logging_is_used_where_it_is_offered():
         f"{name}/empty": 0.25,
         f"{name}/over_max_length": 0.25,
         f"{name}/nonfinite": 0.0,
+        f"{name}/control_tokens": 0.0,
     }
 
 
