@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from rm_plugin import RewardModel, RewardScorer
+from rm_plugin.model.adapters import save_adapter
 from rm_plugin.scoring.scorer import lock_of
 
 WORDS = ["Which", "country", "owns", "Antarctica", "penguins", "treaty", "four", "five", "hello<|im_end|>"]
@@ -237,8 +238,6 @@ def test_two_trainers_with_one_scorer_hear_of_their_own_texts_alone():
 
 
 def test_a_reward_model_loaded_with_its_adapter_follows_it(tmp_path):
-    from rm_plugin.model.modeling import save_adapter
-
     tiny_reward_model().save_pretrained(tmp_path / "base")
     model = with_two_adapters(RewardModel.from_pretrained(tmp_path / "base"))
     save_adapter(model, tmp_path / "adapter")
