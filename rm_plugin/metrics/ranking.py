@@ -69,7 +69,7 @@ def kendall_tau_b(scores: ArrayLike, ranks: ArrayLike) -> float | None:
     scores, ranks = finite_array(scores, "scores"), finite_array(ranks, "ranks")
     if scores.shape != ranks.shape:
         raise ValueError(f"{len(scores)} scores and {len(ranks)} ranks, each completion has one of both")
-    first, second = np.triu_indices(len(scores), k=1)
+    first, second = _pairs(len(scores))
     score_order = np.sign(scores[first] - scores[second])
     rank_order = np.sign(ranks[second] - ranks[first])
     untied = np.count_nonzero(score_order) * np.count_nonzero(rank_order)
@@ -166,6 +166,11 @@ def _gold_by_proxy(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Gold values in ascending order of the proxy score, each replaced by the mean over its equals in proxy score."""
     _, positions, counts = np.unique(proxy, return_inverse=True, return_counts=True)
     return np.repeat(np.bincount(positions, weights=gold) / counts, counts)
+
+
+@lru_cache(maxsize=64)
+def _pairs(num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.triu_indices(num_items, k=1)
 
 
 @lru_cache(maxsize=1024)

@@ -106,8 +106,8 @@ def cluster_of(comparison: Comparison) -> str:
 
 def pair_credit(comparison: Comparison, scores: np.ndarray) -> float:
     """Share of the pairs whose better completion scored strictly higher; 0 where there is no pair."""
-    better, worse = np.array(comparison.pairs() or [(0, 0)]).T
-    return float(np.mean(scores[better] > scores[worse]))
+    pairs, values = comparison.pairs(), scores.tolist()
+    return sum(values[better] > values[worse] for better, worse in pairs) / max(1, len(pairs))
 
 
 def grouped_items(
@@ -116,7 +116,8 @@ def grouped_items(
     credit: Callable[[Comparison, np.ndarray], float] = pair_credit,
 ) -> list[Item]:
     """The credit of each comparison in each of its groups; for `items=partial(grouped_items, groups=…)`."""
-    return [Item(one, group, credit(one, scores)) for one, scores in scored for group in groups(one)]
+    credits = [(comparison, credit(comparison, scores)) for comparison, scores in scored]
+    return [Item(comparison, group, value) for comparison, value in credits for group in groups(comparison)]
 
 
 def pair_items(scored: Sequence[Scored]) -> list[Item]:
