@@ -6,8 +6,8 @@ without padding. A query sees a key when the key is not later in its own text:
     q sees k  ⇔  k ≤ q  and  (k in the prefix of q's group  or  k in the same rest as q)
 
 `[prefix | rest 1]` is a plain causal sequence where it stands. Every other rest attends to the prefix's keys and its
-own, causal at the lower right. So a group costs one attention call a completion, no mask over the whole row is ever
-built, and the cost is linear in the number of groups. Sliding windows count positions in a text, never places in the
+own, causal at the lower right. So a group costs one attention call per completion, no mask over the whole row is ever
+built, and the cost is linear in the number of groups. Sliding windows count positions in a text, never indices in the
 row.
 
 Registered with transformers' `AttentionInterface` under `IMPLEMENTATION`, with transformers' own sdpa mask under the
@@ -20,9 +20,11 @@ Shapes: `T` tokens in the row, `S` queries and `K` keys of one segment, `H` quer
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +86,7 @@ class SharedPrefixLayout:
         return self._cache[key]
 
     def varlen_indices(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, int]:
-        """Index tensors for one variable-length call a layer: which keys each segment sees.
+        """Index tensors for one variable-length call per layer: which keys each segment sees.
 
         Returns:
             `(key_index, cu_seq_q, cu_seq_k, max_q, max_k)`: `key_index` (int64) gathers the row's keys segment by
@@ -120,6 +122,19 @@ def lower_right_causal(num_queries: int, num_keys: int, window: int | None, devi
     return visible_SK if window is None else visible_SK & (keys_K > positions_S1 - window)
 
 
+class Scoring(NamedTuple):
+    """How a layer turns queries and keys into weights, besides being causal."""
+
+    scaling: float | None = None
+    sliding_window: int | None = None
+    softcap: float | None = None
+    s_aux: torch.Tensor | None = None  # an attention sink per head
+
+    @property
+    def fits_sdpa(self) -> bool:
+        return self.softcap is None and self.s_aux is None
+
+
 def shared_prefix_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -143,71 +158,63 @@ def shared_prefix_attention(
         ValueError: with a layout, attention dropout (the padded form would draw other random numbers), or, in the
             first-use check, a layer that is not causal or that says in unknown ways which keys a query sees.
     """
-    if query.device.type == "cpu" and query.dtype in (torch.float16, torch.bfloat16):
-        # On a CPU torch's kernel goes forward and back over short texts in half the time in float32.
-        with torch.autocast("cpu", enabled=False):
-            output, weights = shared_prefix_attention(
-                module,
-                *(x.float() for x in (query, key, value)),
-                _in_float32(attention_mask),
-                dropout=dropout,
-                scaling=scaling,
-                sliding_window=sliding_window,
-                softcap=softcap,
-                s_aux=s_aux,
-                shared_prefix_layout=shared_prefix_layout,
-                **kwargs,
-            )
-        return output.to(query.dtype), weights
-    plain = softcap is None and s_aux is None
-    if shared_prefix_layout is None:
-        if plain:
-            return sdpa_attention_forward(
-                module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-            )
-        if attention_mask is None:  # sdpa's convention: no mask means causal
-            attention_mask = lower_right_causal(query.shape[2], key.shape[2], sliding_window, query.device)
-        return _attend_eagerly(query, key, value, attention_mask, scaling, softcap, s_aux).transpose(1, 2), None
-
-    layout = shared_prefix_layout
-    if dropout:
+    layout, dtype = shared_prefix_layout, query.dtype
+    scoring = Scoring(scaling, sliding_window, softcap, s_aux)
+    if layout is not None and dropout:
         raise ValueError(f"attention dropout is {dropout}, shared-prefix attention needs 0; set attention_dropout=0")
-    if layout.seen_windows is not None:  # the first-use check
+    if layout is not None and layout.seen_windows is not None:  # the first-use check
         _refuse_other_attention(module, attention_mask, kwargs)
         layout.seen_windows.append(sliding_window)
-    if plain and (dtype := _varlen_dtype(query, value)) is not None:
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-        return _varlen(query, key, value, layout, sliding_window, scaling, varlen_attn), None
+    in_float32 = query.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16)
+    if in_float32:  # on a CPU torch's kernel goes forward and back over short texts in half the time
+        query, key, value = (x.float() for x in (query, key, value))
+        if attention_mask is not None and attention_mask.is_floating_point():
+            attention_mask = attention_mask.float()
+    with torch.autocast("cpu", enabled=False) if in_float32 else contextlib.nullcontext():
+        if layout is not None:
+            output = _attend_packed(query, key, value, layout, scoring)
+        elif scoring.fits_sdpa:
+            kwargs |= {"dropout": dropout, "scaling": scaling}
+            output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        else:
+            if attention_mask is None:  # sdpa's convention: no mask means causal
+                attention_mask = lower_right_causal(query.shape[2], key.shape[2], sliding_window, query.device)
+            output = _attend_eagerly(query, key, value, attention_mask, scoring).transpose(1, 2)
+    return (output.to(dtype) if in_float32 else output), None
 
+
+def _attend_packed(query, key, value, layout: SharedPrefixLayout, scoring: Scoring) -> torch.Tensor:
+    """(1, T, H, D): every segment of the row attends to its prefix and to itself."""
+    if scoring.fits_sdpa and (dtype := _varlen_dtype(query, value)) is not None:
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        return _varlen(query, key, value, layout, scoring, varlen_attn)
     gqa = query.shape[1] != key.shape[1]
-    if gqa and plain and not use_gqa_in_sdpa(None, key, value):
+    if gqa and scoring.fits_sdpa and not use_gqa_in_sdpa(None, key, value):
         key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
         gqa = False
-
-    # One split for the whole row: its backward is one concatenation, where a slice a group would fill a whole row of
+    # One split for the whole row: its backward is one concatenation, where a slice per group would fill a whole row of
     # zeros for each group.
     queries, keys, values = (x.split(layout.segment_lengths, dim=2) for x in (query, key, value))
     outputs = []
     for i, (first, prefix) in enumerate(layout.segment_prefixes):
-        q, k, v = queries[i], keys[i], values[i]
+        q, k, v, window = queries[i], keys[i], values[i], scoring.sliding_window
         if prefix:
-            seen = 0 if sliding_window is None else max(0, prefix - sliding_window + 1)  # the first query's window
+            seen = 0 if window is None else max(0, prefix - window + 1)  # the first query's window
             k = torch.cat((keys[first][:, :, seen:prefix], k), dim=2)
             v = torch.cat((values[first][:, :, seen:prefix], v), dim=2)
         num_queries, num_keys = q.shape[2], k.shape[2]
-        window = sliding_window if sliding_window is not None and sliding_window < num_keys else None
-        if plain and num_queries == num_keys and window is None:
-            mask, causal = None, num_queries > 1
-        else:
+        if window is not None and window >= num_keys:
+            window = None
+        mask, causal = None, num_queries > 1
+        if not scoring.fits_sdpa or num_queries != num_keys or window is not None:
             mask, causal = layout.lower_right_mask(num_queries, num_keys, window, q), False
-        if plain:
-            out = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=gqa
-            )
+        if scoring.fits_sdpa:
+            options = {"is_causal": causal, "scale": scoring.scaling, "enable_gqa": gqa}
+            output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
         else:
-            out = _attend_eagerly(q, k, v, mask, scaling, softcap, s_aux)
-        outputs.append(out.transpose(1, 2))
-    return torch.cat(outputs, dim=1), None
+            output = _attend_eagerly(q, k, v, mask, scoring)
+        outputs.append(output.transpose(1, 2))
+    return torch.cat(outputs, dim=1)
 
 
 def _refuse_other_attention(module, attention_mask, arguments: dict) -> None:
@@ -220,7 +227,7 @@ def _refuse_other_attention(module, attention_mask, arguments: dict) -> None:
     if not (getattr(module, "is_causal", True) if causal is None else causal):
         raise ValueError(f"{name} is not causal, a shared prefix needs causal attention; use the padded form")
     if attention_mask is not None and attention_mask.numel() != 1:
-        raise ValueError(f"{name} makes an attention mask of its own, which a packed row has not; use the padded form")
+        raise ValueError(f"{name} makes its own attention mask, which packed rows do not support; use the padded form")
     given = {k for k, v in arguments.items() if v is not None and v is not False}
     unknown = given - {"is_causal", "position_ids"}
     if unknown:
@@ -238,22 +245,23 @@ def _varlen_dtype(query: torch.Tensor, value: torch.Tensor) -> torch.dtype | Non
     return dtype if flash else None
 
 
-def _varlen(query, key, value, layout, sliding_window, scaling, kernel) -> torch.Tensor:
-    """One kernel call for all segments: keys gathered once a layer, causal at the lower right (flash's convention)."""
+def _varlen(query, key, value, layout: SharedPrefixLayout, scoring: Scoring, kernel) -> torch.Tensor:
+    """One kernel call for all segments: keys gathered once per layer, causal at the lower right, as flash has it."""
     key_index, cu_q, cu_k, max_q, max_k = layout.varlen_indices(query.device)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, D)
     k, v = k[key_index], v[key_index]
-    window = (-1 if sliding_window is None else sliding_window - 1, 0)
+    window = (-1 if scoring.sliding_window is None else scoring.sliding_window - 1, 0)
     gqa = query.shape[1] != key.shape[1]
-    return kernel(q, k, v, cu_q, cu_k, max_q, max_k, scale=scaling, window_size=window, enable_gqa=gqa)[None]
+    return kernel(q, k, v, cu_q, cu_k, max_q, max_k, scale=scoring.scaling, window_size=window, enable_gqa=gqa)[None]
 
 
-def _attend_eagerly(query, key, value, mask, scaling, softcap, s_aux) -> torch.Tensor:
-    """softmax(cap(q kᵀ · scaling) + mask, with an attention sink a head where the architecture has one) v."""
+def _attend_eagerly(query, key, value, mask, scoring: Scoring) -> torch.Tensor:
+    """softmax(cap(q kᵀ · scaling) + mask, with an attention sink per head where the architecture has one) v."""
+    softcap, s_aux = scoring.softcap, scoring.s_aux
     if isinstance(mask, CausalBias):  # a subclass of Tensor that only sdpa understands
         mask = lower_right_causal(query.shape[2], key.shape[2], None, query.device)
     key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
-    weights = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    weights = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scoring.scaling is None else scoring.scaling)
     if softcap is not None:
         weights = torch.tanh(weights / softcap) * softcap
     if mask.dtype == torch.bool:  # a pad that sees nothing gets some finite row; NaN would spread to the real tokens
@@ -265,10 +273,6 @@ def _attend_eagerly(query, key, value, mask, scaling, softcap, s_aux) -> torch.T
         weights = torch.cat((weights, sinks.to(weights.dtype)), dim=-1)
     weights = torch.softmax(weights, dim=-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(query.dtype)
     return (weights if s_aux is None else weights[..., :-1]) @ value
-
-
-def _in_float32(mask: torch.Tensor | None) -> torch.Tensor | None:
-    return mask.float() if mask is not None and mask.is_floating_point() else mask
 
 
 def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

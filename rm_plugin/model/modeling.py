@@ -339,7 +339,7 @@ class RewardModel(PreTrainedModel):
         wrapped = RewardModelConfig.from_backbone_config(config)
         wrapped.base_model = path
         wrapped.base_revision = checkpoint.commit_of(path, kwargs)
-        model, info = cls._load(path, wrapped, fresh_head=True, **kwargs)
+        model, info = cls._load(path, wrapped, **kwargs)
         missing = checkpoint.missing_weights(info)
         if "score.weight" not in missing:  # in a pickle, whose names are not read beforehand
             checkpoint.check_headless_decoder(path, type(model.model).__name__, config, has_head=True)
@@ -391,7 +391,7 @@ class RewardModel(PreTrainedModel):
             if head.reads_last_token:
                 config.set_pooling("last_token")
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = cls._load(path, config, fresh_head=head.file is not None, **kwargs)
+        model, info = cls._load(path, config, **kwargs)
         model.has_fresh_head = config.base_model is not None and config.template_hash is None  # saved untrained
         if head.file is not None:
             model.score.load_state_dict(head.tensors())
@@ -402,20 +402,17 @@ class RewardModel(PreTrainedModel):
         return (model, info) if wants_info else model
 
     @classmethod
-    def _load(cls, path: str, config: RewardModelConfig, fresh_head: bool, **kwargs) -> tuple[RewardModel, dict]:
+    def _load(cls, path: str, config: RewardModelConfig, **kwargs) -> tuple[RewardModel, dict]:
         """transformers' loading of `path` into a `RewardModel`, and its report; heads come by any name of theirs."""
         kwargs = {k: v for k, v in kwargs.items() if v is not None}
-        if hasattr(
-            kwargs.get("quantization_config"), "llm_int8_skip_modules"
-        ):  # saved, and heeded by whoever loads it
+        if hasattr(kwargs.get("quantization_config"), "llm_int8_skip_modules"):  # saved, and heeded by all who load it
             quantization = kwargs["quantization_config"] = copy.deepcopy(kwargs["quantization_config"])
             quantization.llm_int8_skip_modules = [*(quantization.llm_int8_skip_modules or ["lm_head"]), "score"]
+        kwargs |= {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        names = "|".join(map(re.escape, checkpoint.head_names(config.backbone_config)[1:]))
         loading = logging.getLogger("transformers.modeling_utils")
-        if fresh_head:  # transformers would report the head as missing; it is meant to be
-            loading.addFilter(_only_errors)
+        loading.addFilter(_only_errors)  # its report of the weights; what matters of it is an error here
         try:
-            kwargs |= {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
-            names = "|".join(map(re.escape, checkpoint.head_names(config.backbone_config)[1:]))
             model, info = super().from_pretrained(path, key_mapping={rf"^({names})\.": "score."}, **kwargs)
         finally:
             loading.removeFilter(_only_errors)
@@ -493,7 +490,7 @@ class RewardModel(PreTrainedModel):
             raise ValueError(f"format={format!r} is not known; use 'standard' or 'native'")
         if hasattr(self, "peft_config"):  # PEFT's mark on a model that holds adapters
             if format == "native":
-                raise ValueError("format='native' has no place for adapters; merge() them first")
+                raise ValueError("format='native' holds no adapters; merge() them first")
             if kwargs.pop("push_to_hub", False):
                 raise ValueError("push_to_hub=True while saving adapters is not supported; call push_to_hub(repo_id)")
             is_main_process = args[0] if args else kwargs.get("is_main_process", True)
@@ -501,7 +498,15 @@ class RewardModel(PreTrainedModel):
             return
         standard = self.to_sequence_classifier() if format == "standard" else None
         if standard is not None:
-            self._warn_about_padding()
+            pad, eos = self.config.pad_token_id, self.config.eos_token_id
+            if self.config.trailing_pad_id is None and (
+                pad is None or pad in (eos if isinstance(eos, list) else [eos])
+            ):
+                logger.warning(
+                    "pad_token_id=%s is saved (EOS is %s): plain transformers refuses padded batches or scores the "
+                    "wrong token; call rm_plugin.data.encoding.ensure_pad_token(tokenizer, model) before saving",
+                    *(pad, eos),
+                )
             standard.save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
             return
         if format == "standard":
@@ -510,18 +515,6 @@ class RewardModel(PreTrainedModel):
             )
         super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
 
-    def _warn_about_padding(self) -> None:
-        pad, eos = self.config.pad_token_id, self.config.eos_token_id
-        if self.config.trailing_pad_id is not None:
-            return
-        if pad is None or pad == eos or (isinstance(eos, list) and pad in eos):
-            logger.warning(
-                "pad_token_id=%s is saved (EOS is %s): plain transformers refuses padded batches or scores the wrong "
-                "token; call rm_plugin.data.encoding.ensure_pad_token(tokenizer, model) before saving",
-                pad,
-                eos,
-            )
-
     def to_sequence_classifier(self) -> PreTrainedModel | None:
         """
         The architecture's own `*ForSequenceClassification`, sharing this model's modules.
@@ -529,8 +522,7 @@ class RewardModel(PreTrainedModel):
         Its config carries our extras in the block `"reward_model"`. `None` where transformers has no such class, or
         none whose head has a bias.
         """
-        standard_class = sequence_classifier(self.config.backbone_config)
-        if standard_class is None or self.config.head_bias:
+        if self._why_not_standard() is not None:
             return None
         config = copy.deepcopy(self.config.backbone_config)
         config.num_labels = 1
@@ -542,7 +534,7 @@ class RewardModel(PreTrainedModel):
         if config._attn_implementation == IMPLEMENTATION:  # which the other class need not know
             config._attn_implementation_internal = None
         with torch.device("meta"), no_init_weights():
-            standard = standard_class(config)
+            standard = sequence_classifier(config)(config)
         setattr(standard, standard.base_model_prefix, self.model)
         standard.score = self.score
         copy_quantization(self, standard)

@@ -5,7 +5,7 @@
                ▲   ▲           ▲           `completion_ends`: where the head reads
 
 The packed row wins by padded tokens ÷ packed tokens. Where that ratio is near 1 (equal lengths, nothing shared) the
-padded form is cheaper, because packing pays a few small calls a completion; `collate` takes whichever costs less.
+padded form is cheaper, because packing pays a few small calls per completion; `collate` takes whichever costs less.
 
     batch = collate([encode(c, tokenizer) for c in comparisons], shared_prefix=True); scores = model(**batch).logits
 
@@ -21,7 +21,7 @@ import torch
 from ..data.encoding import EncodedGroup
 from .attention import SharedPrefixLayout
 
-# Up to this many padded tokens for one packed token the padded form is as fast; benchmarks/README.md has the figures.
+# Up to this many padded tokens for one packed token the padded form is as fast; benchmarks/README.md has the numbers.
 MIN_TOKEN_RATIO = 1.05
 
 
@@ -86,7 +86,7 @@ def pack(groups: list[EncodedGroup]) -> dict:
 
 
 def pad(sequences: list[list[int]]) -> dict:
-    """Right-padded rows, one a sequence."""
+    """Right-padded rows, one per sequence."""
     longest = max(map(len, sequences))
     input_ids = torch.zeros(len(sequences), longest, dtype=torch.int64)
     attention_mask = torch.zeros(len(sequences), longest, dtype=torch.int64)

@@ -325,7 +325,7 @@ def test_nf4_is_as_exact_as_the_dtype_that_it_computes_in(checkpoint, dtype, sco
         ("falcon_h1", "FalconH1Model has layers of kind hybrid"),
         ("lfm2", "Lfm2Model has layers of kind conv"),
         ("llama4", "Llama4TextModel has layers of kind chunked_attention"),
-        ("doge", "ValueError: DogeAttention makes an attention mask of its own"),
+        ("doge", "ValueError: DogeAttention makes its own attention mask"),
     ],
 )
 def test_architecture_that_cannot_share_takes_the_padded_path_with_one_line(architecture, reason, caplog):
@@ -575,7 +575,7 @@ def test_varlen_indices_gather_the_prefix_once_for_each_completion():
 def test_varlen_route_equals_the_portable_path(layout, window, num_kv_heads):
     tokens = layout.num_tokens
     q, k, v = heads(tokens, 4), heads(tokens, num_kv_heads, seed=1), heads(tokens, num_kv_heads, seed=2)
-    ours = attention._varlen(q, k, v, layout, window, 0.3, varlen_reference)
+    ours = attention._varlen(q, k, v, layout, attention.Scoring(0.3, window), varlen_reference)
     portable = attend(layout, 4, num_kv_heads, sliding_window=window, scaling=0.3)
     assert ours.shape == portable.shape == (1, tokens, 4, 8)
     assert relative(ours, portable) <= 1e-13
@@ -591,7 +591,7 @@ def test_call_of_the_varlen_kernel_binds_to_its_real_signature(window):
         return args[0]
 
     q, k, v = heads(27, 4), heads(27, 2, seed=1), heads(27, 2, seed=2)
-    attention._varlen(q, k, v, SharedPrefixLayout([9, 0], [[5, 8], [4, 1]]), window, 0.3, recorder)
+    attention._varlen(q, k, v, SharedPrefixLayout([9, 0], [[5, 8], [4, 1]]), attention.Scoring(0.3, window), recorder)
     (call,) = calls
     assert call["query"].shape == (27, 4, 8) and call["key"].shape == call["value"].shape == (36, 2, 8)
     assert call["cu_seq_q"].tolist() == [0, 14, 22, 26, 27] and call["cu_seq_k"].tolist() == [0, 14, 31, 35, 36]
