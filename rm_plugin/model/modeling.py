@@ -499,9 +499,8 @@ class RewardModel(PreTrainedModel):
         standard = self.to_sequence_classifier() if format == "standard" else None
         if standard is not None:
             pad, eos = self.config.pad_token_id, self.config.eos_token_id
-            if self.config.trailing_pad_id is None and (
-                pad is None or pad in (eos if isinstance(eos, list) else [eos])
-            ):
+            ends = [None, *(eos if isinstance(eos, list) else [eos])]
+            if self.config.trailing_pad_id is None and pad in ends:
                 logger.warning(
                     "pad_token_id=%s is saved (EOS is %s): plain transformers refuses padded batches or scores the "
                     "wrong token; call rm_plugin.data.encoding.ensure_pad_token(tokenizer, model) before saving",
