@@ -47,6 +47,52 @@ QUANTIZATION_ATTRIBUTES = (
     "quantization_method",
 )
 HEAD_IN_ADAPTER = "base_model.model.score."
+PEFT_WITHOUT_SCORES = {  # PEFT's methods (names of `peft.PeftType`) that give no score of a text alone
+    "POLY": "asks for the task of every row, which a reward model is not told",
+    "LILY": "weighs its experts by averages over a whole batch, so that a score would depend on its company",
+    "XLORA": "mixes adapters that are trained already, and trains no head",
+    "ADAPTION_PROMPT": "trains no head, and its prompts cannot be merged",
+}
+PEFT_NEVER_MERGED = {  # methods that can be scored, and that no plain model can hold
+    "SHADOW": "runs a network beside the base, which cannot be merged into it",
+    "BEFT": "trains biases, which cannot be merged into layers without one",
+    "TRAINABLE_TOKENS": "trains no head; lora_config(trainable_token_indices=[…]) trains both",
+}
+PEFT_ON_PLAIN_WEIGHTS = {  # methods that fail over 4-bit and 8-bit layers (peft 0.21)
+    "ADAMSS", "DEFT", "DELORA", "FROD", "GLORA", "HRA", "LOHA", "LOKR", "OSF", "PEANUT", "PSOFT", "SUPERTUNING",
+    "TINYLORA",
+}  # fmt: skip
+LORA_NEVER_MERGED = ("alora_invocation_tokens", "layer_replication", "lora_bias")  # options that no plain model holds
+
+
+# ------------------------------------------------------------------------------------------------------------- methods
+
+
+def check_peft_method(peft_config: PeftConfig, to_train: bool = False, quantized: bool = False) -> None:
+    """
+    Refuse a method of PEFT's that cannot be a reward model's.
+
+    Args:
+        peft_config (`PeftConfig`): of the adapter.
+        to_train (`bool`): also refuse what trains no head, or could not be merged into a plain model.
+        quantized (`bool`): also refuse what needs plain weights.
+
+    Raises:
+        ValueError: such a method; docs/peft.md lists all methods.
+    """
+    name = getattr(peft_config.peft_type, "value", peft_config.peft_type)
+    options = [option for option in LORA_NEVER_MERGED if getattr(peft_config, option, None)]
+    reason = (PEFT_WITHOUT_SCORES | (PEFT_NEVER_MERGED if to_train else {})).get(name)
+    if peft_config.is_prompt_learning:
+        reason = "puts learned tokens before the text, where a RewardModel has none"
+    elif options and (to_train or "alora_invocation_tokens" in options):
+        reason = f"with {options[0]} cannot be merged into a plain model"
+    elif quantized and name in PEFT_ON_PLAIN_WEIGHTS:
+        reason = "does not work over a quantised base (peft 0.21); leave quantization_config out"
+    elif reason is None and to_train and not hasattr(peft_config, "modules_to_save"):
+        reason = "trains no head (it has no modules_to_save)"
+    if reason is not None:
+        raise ValueError(f"{type(peft_config).__name__} {reason}; or use lora_config()")
 
 
 # ------------------------------------------------------------------------------------------------------------- loading
@@ -71,6 +117,7 @@ def load_peft_model(
 
     path, hub = os.fspath(path), hub_arguments(kwargs)
     peft_config = PeftConfig.from_pretrained(path, **hub)
+    check_peft_method(peft_config)
     weights, pools_by_mask = _load_weights(path, peft_config, hub)
     file = find_file(path, SIDE_FILE, hub)
     side = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
@@ -162,17 +209,19 @@ def _own_pad_token(path: str, config: PreTrainedConfig, hub: dict) -> int | None
 
 def _set_weights(peft_model: PeftModel, weights: dict[str, torch.Tensor], path: str, base: str) -> None:
     """Raise unless every weight of the adapter has its module, and every module of the adapter its weight."""
-    from peft import set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    try:
-        report = set_peft_model_state_dict(peft_model, weights)
-        missing = {name for name in report.missing_keys if "default" in name.split(".")}  # PEFT's name for the adapter
-    except KeyError as error:  # a module to be saved that is not in the file
-        missing = {f"{error.args[0]}.default"}
+    written = get_peft_model_state_dict(peft_model, save_embedding_layers=False)  # some parameters never are
+    missing = written.keys() - weights.keys()
     if missing:
         raise ValueError(
             f"{path}: no weights for {first_names(missing)}; is {base} the base the adapter was trained on?"
         )
+    try:
+        report = set_peft_model_state_dict(peft_model, weights)
+    except RuntimeError as error:
+        sizes = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: {sizes}; is {base} the base the adapter was trained on?") from None
     if report.unexpected_keys:
         raise ValueError(
             f"{path}: adapter_config.json and the base {base} have no module for the weights "
@@ -236,28 +285,49 @@ def merge_adapter(peft_model: PeftModel, dtype: torch.dtype | None = None) -> Pr
         peft_config = copy.deepcopy(peft_model.peft_config[name])
         weights = get_peft_model_state_dict(peft_model, adapter_name=name, save_embedding_layers=False)
         weights = {key: tensor.detach().clone() for key, tensor in weights.items()}
-        model = dequantize(peft_model.unload(), wider)
+        model.is_loaded_in_4bit = model.is_loaded_in_8bit = False  # or IA3 refuses to be taken off (peft 0.21)
+        model = dequantize(_unloaded(peft_model, merge=False), wider)
         peft_config.inference_mode = False
         peft_model = get_peft_model(model, peft_config)
         set_peft_model_state_dict(peft_model, weights)
     else:
         model.to(wider)
-    merged = peft_model.merge_and_unload()
+    try:
+        merged = _unloaded(peft_model, merge=True)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        raise ValueError(f"PEFT cannot merge the adapter: {error}; score with the adapter as it is") from None
     object.__setattr__(merged, "peft_model", None)
     merged.requires_grad_(True)
     return merged.to(dtype).eval()
 
 
+def _unloaded(peft_model: PeftModel, merge: bool) -> PreTrainedModel:
+    """What a `PeftModel` wraps, without its adapters."""
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    model = peft_model.merge_and_unload() if merge else peft_model.unload()
+    for name, module in list(model.named_modules()):  # LNTuning leaves the head wrapped (peft 0.21)
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            model.set_submodule(name, module.unload_and_optionally_merge_module(merge, False, None))
+    return model
+
+
 def adapters_to_float32(peft_model: PeftModel) -> None:
-    """Adapters train and score in float32 whatever the base's dtype, as the head does; float64 ones stay."""
+    """Adapters train and score in float32 whatever the base's dtype, as the head does; float64 ones stay.
+
+    So do the copies of normalisation layers that LNTuning trains: their output must have the dtype of the base.
+    """
+    from peft.tuners.ln_tuning.layer import LNTuningLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for module in peft_model.modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, BaseTunerLayer) and not isinstance(module, LNTuningLayer):
             for name in module.adapter_layer_names:
                 for parameter in getattr(module, name).parameters():
                     if parameter.dtype in (torch.float16, torch.bfloat16):
                         parameter.data = parameter.data.float()
+        for rank in getattr(module, "ranknum", {}).values():  # AdaLoRA's divisor, never saved; PEFT 0.21 makes it
+            rank.requires_grad_(False)  # trainable where it casts it
 
 
 # ------------------------------------------------------------------------------------------------------------ 4-bit

@@ -26,8 +26,12 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType, TaskType
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import (
+    TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
+    TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
+)
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -52,7 +56,14 @@ from ..data.encoding import (
 )
 from ..data.sources import load_rows
 from ..messages import check_choice
-from ..model.adapters import SIDE_FILE, adapters_to_float32, load_peft_model, with_side_file
+from ..model.adapters import (
+    SIDE_FILE,
+    adapters_to_float32,
+    check_peft_method,
+    is_quantized,
+    load_peft_model,
+    with_side_file,
+)
 from ..model.cards import model_card
 from ..model.checkpoint import WHERE_ON_HUB, find_head, load_tokenizer
 from ..model.modeling import RewardHead, RewardModel, head_in_use
@@ -190,7 +201,7 @@ def lora_config(
     )
 
 
-def reward_peft_config(peft_config: PeftConfig, model_type: str | None = None) -> PeftConfig:
+def reward_peft_config(peft_config: PeftConfig, model_type: str | None = None, quantized: bool = False) -> PeftConfig:
     """
     A copy of a PEFT configuration under which the reward head is trained and saved.
 
@@ -199,24 +210,43 @@ def reward_peft_config(peft_config: PeftConfig, model_type: str | None = None) -
     Args:
         peft_config (`PeftConfig`): any; it is not changed.
         model_type (`str`, *optional*): of the backbone, for PEFT's choice of layers where none are named.
+        quantized (`bool`): whether the backbone's weights are.
+
+    Raises:
+        ValueError: a method that cannot train a reward model, or layers that neither the configuration nor PEFT names.
     """
-    if peft_config.is_prompt_learning:
-        raise ValueError(
-            f"{type(peft_config).__name__} puts learned tokens before the text, where a RewardModel has none; use "
-            "lora_config()"
-        )
+    check_peft_method(peft_config, to_train=True, quantized=quantized)
     peft_config = copy.deepcopy(peft_config)
     peft_config.task_type = TaskType.SEQ_CLS
-    if hasattr(peft_config, "modules_to_save"):
-        kept = [name for name in peft_config.modules_to_save or [] if name != "lm_head"]
-        peft_config.modules_to_save = kept if "score" in kept else [*kept, "score"]
-    if isinstance(peft_config, LoraConfig):
-        if peft_config.target_modules is None and not peft_config.target_parameters and model_type is not None:
-            known = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
-            peft_config.target_modules = "all-linear" if known is None else set(known)
-        if peft_config.target_modules == "all-linear":
-            peft_config.exclude_modules = peft_config.exclude_modules or "score"
+    kept = [name for name in peft_config.modules_to_save or [] if name != "lm_head"]
+    peft_config.modules_to_save = kept if "score" in kept else [*kept, "score"]
+    if model_type is not None:
+        _name_layers(peft_config, model_type)
+    if getattr(peft_config, "target_modules", None) == "all-linear" and hasattr(peft_config, "exclude_modules"):
+        peft_config.exclude_modules = peft_config.exclude_modules or "score"
     return peft_config
+
+
+def _name_layers(peft_config: PeftConfig, model_type: str) -> None:
+    """Fill in the layers that PEFT adapts by default in an architecture, which it does not find under our own type."""
+    if getattr(peft_config, "feedforward_modules", "") is None:  # IA3's, which has tables of its own
+        known = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(model_type)
+        peft_config.feedforward_modules = None if known is None else set(known)
+    if getattr(peft_config, "target_modules", "") is not None or getattr(peft_config, "target_parameters", None):
+        return
+    if peft_config.peft_type == PeftType.IA3:
+        layers = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
+    else:
+        layers = getattr(PEFT_TYPE_TO_TUNER_MAPPING[peft_config.peft_type], "target_module_mapping", None)
+    if not layers:
+        return  # the method finds its layers itself
+    known = layers.get(model_type)
+    if known is None and peft_config.peft_type in (PeftType.IA3, PeftType.LN_TUNING):  # not for all linear layers
+        raise ValueError(
+            f"{type(peft_config).__name__} names no target_modules, and PEFT has none for {model_type}; set "
+            "target_modules (and IA3's feedforward_modules) to names of its layers"
+        )
+    peft_config.target_modules = "all-linear" if known is None else set(known)
 
 
 def nf4_config(compute_dtype: torch.dtype = torch.bfloat16, double_quant: bool = True) -> BitsAndBytesConfig:
@@ -329,7 +359,8 @@ class PairwiseRewardTrainer(RewardTrainer):
                 *(args.pad_token, processing_class.pad_token),
             )
         if peft_config is not None:
-            peft_config = reward_peft_config(peft_config, config.backbone_config.model_type)
+            quantized = is_quantized(reward_model)
+            peft_config = reward_peft_config(peft_config, config.backbone_config.model_type, quantized)
         if args.learning_rate is None:
             method = "full" if peft_config is None and not isinstance(model, PeftModel) else "LoRA"
             args.learning_rate = LEARNING_RATES[method]
@@ -753,8 +784,7 @@ class _TrainedValues:
     """What is trained, as it was before TRL's constructor: under QLoRA that casts it to bf16, the head included."""
 
     def __init__(self, model: RewardModel | PeftModel):
-        quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad] if quantized else []
+        trained = [p for p in model.parameters() if p.requires_grad] if is_quantized(model) else []
         self.values = {parameter: parameter.detach().clone() for parameter in trained}
         reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
         head = head_in_use(reward_model.score)  # which PEFT may copy
@@ -888,7 +918,9 @@ def _load_model(path: str, args: PairwiseRewardConfig, quantization_config) -> R
         kwargs.setdefault("device_map", {"": PartialState().local_process_index})
     hub = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if name in kwargs}
     if find_adapter_config_file(path, **hub):
-        return load_peft_model(RewardModel, path, is_trainable=True, **kwargs)
+        model = load_peft_model(RewardModel, path, is_trainable=True, **kwargs)
+        check_peft_method(model.active_peft_config, to_train=True)
+        return model
     kwargs.setdefault("dtype", torch.float32)
     config = AutoConfig.from_pretrained(path, trust_remote_code=args.trust_remote_code, **hub)
     load = RewardModel.from_backbone if find_head(path, config, **kwargs) is None else RewardModel.from_pretrained
@@ -901,6 +933,7 @@ def _as_reward_model(model: PreTrainedModel | PeftModel) -> RewardModel | PeftMo
         model = model.peft_model
     if not isinstance(model, PeftModel):
         return RewardModel.from_sequence_classifier(model)
+    check_peft_method(model.active_peft_config, to_train=True)
     if not any(parameter.requires_grad for parameter in model.parameters()):  # loaded to score with
         model.set_adapter(model.active_adapter)
     base = model.get_base_model()
