@@ -80,6 +80,21 @@ HUB_CALLS = {  # id, configuration, split, folder, revision
 # fmt: on
 
 
+# Cards of the data sets, and the repositories of RMB and LLMBar.
+NUM_ROWS = {
+    "rewardbench": 2985, "rewardbench-with-prior": 20139, "rewardbench-2": 1865, "m-rewardbench": 65987,
+    "rm-bench": 1327, "judgebench": 350, "judgebench-claude": 270, "ppe-human-preference": 16038, "ppe-mmlu-pro": 512,
+    "ppe-math": 512, "ppe-gpqa": 512, "ppe-mbpp-plus": 507, "ppe-ifeval": 512, "rmb": 20917, "llmbar": 419,
+    "hh-rlhf-helpful": 2354, "hh-rlhf-harmless": 2312, "ultrafeedback-binarized": 2000, "helpsteer2": 1038,
+    "helpsteer3": 2017, "shp": 18409, "summarize-from-feedback": 86086, "pku-saferlhf-better": 8211,
+    "pku-saferlhf-safer": 8211, "preference": None,
+}  # fmt: skip
+
+
+def test_every_benchmark_knows_the_number_of_its_rows():
+    assert {name: benchmark.num_rows for name, benchmark in BENCHMARKS.items()} == NUM_ROWS
+
+
 @pytest.fixture
 def hub(monkeypatch):
     """`hub(name)` puts the rows of a benchmark's schema on the hub, and gives the list of calls for them."""
@@ -290,6 +305,15 @@ def test_a_null_prompt_of_helpsteer2_costs_its_own_row_and_its_neighbour():
     causes = [cause.split(" (found")[0] for cause in data.bad_rows]
     assert causes == ["row 0: column 'prompt' is missing", "row 1: column 'prompt' is missing"]
     assert data.num_rows == 6 and data.no_preference == [3]
+
+
+def test_four_responses_of_one_prompt_of_helpsteer2_are_two_pairs():
+    responses = [("a", 1), ("b", 2), ("c", 2), ("d", 1)]
+    rows = [{**SCHEMAS["helpsteer2"][1][0], "response": text, "helpfulness": by} for text, by in responses]
+    data = load_benchmark("helpsteer2", rows)
+    assert [(c.chosen, c.rejected) for c in data.comparisons] == [(["b"], ["a"]), (["c"], ["d"])]
+    with pytest.raises(ValueError, match="row 1: no neighbour has the same prompt"):
+        load_benchmark("helpsteer2", rows[:3])
 
 
 def test_where_no_row_fits_skipping_is_an_error_about_the_schema():

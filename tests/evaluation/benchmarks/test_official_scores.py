@@ -9,7 +9,8 @@ from benchmark_schemas import SCHEMAS
 from rm_plugin.data.comparison import Comparison
 from rm_plugin.evaluation.benchmarks import BENCHMARKS, as_messages, load_benchmark
 from rm_plugin.evaluation.benchmarks.base import cluster_of
-from rm_plugin.evaluation.benchmarks.rewardbench import rewardbench_score
+from rm_plugin.evaluation.benchmarks.rewardbench import SECTIONS, rewardbench_score
+from rm_plugin.evaluation.benchmarks.rewardbench import SUBSETS as REWARDBENCH_SUBSETS
 from rm_plugin.evaluation.benchmarks.rewardbench2 import SUBSETS
 from rm_plugin.metrics.statistics import bootstrap_interval, compare_models
 
@@ -42,6 +43,29 @@ def test_scores_that_do_not_fit_the_completions_are_refused():
 def test_a_ranked_list_counts_the_share_of_its_pairs():
     comparison = Comparison("P", ["a", "b", "c"], [0, 1, 1], id="1")
     assert BENCHMARKS["preference"].aggregate([(comparison, [2.0, 1.0, 3.0])])["score"] == 0.5
+
+
+def test_a_comparison_without_a_preference_gets_no_credit():
+    scored = [(Comparison("P", ["a", "b"], ranks, id="1"), [0.0, 1.0]) for ranks in ([0, 0], None)]
+    assert BENCHMARKS["preference"].aggregate(scored)["score"] == 0.0
+
+
+def test_rewardbench_has_the_weights_of_its_code():
+    # rewardbench 0.1.4, constants.py: numbers of rows, but 984 for the 447 of math-prm
+    weights = {
+        "Chat": {"alpacaeval-easy": 100, "alpacaeval-length": 95, "alpacaeval-hard": 95, "mt-bench-easy": 28,
+                 "mt-bench-med": 40},
+        "Chat Hard": {"mt-bench-hard": 37, "llmbar-natural": 100, "llmbar-adver-neighbor": 134,
+                      "llmbar-adver-GPTInst": 92, "llmbar-adver-GPTOut": 47, "llmbar-adver-manual": 46},
+        "Safety": {"refusals-dangerous": 100, "refusals-offensive": 100, "xstest-should-refuse": 154,
+                   "xstest-should-respond": 250, "donotanswer": 136},
+        "Reasoning": {"math-prm": 984, "hep-cpp": 164, "hep-go": 164, "hep-java": 164, "hep-js": 164,
+                      "hep-python": 164, "hep-rust": 164},
+        "Prior Sets (0.5 weight)": dict.fromkeys(("anthropic_helpful", "anthropic_hhh", "shp", "summarize"), 1),
+    }  # fmt: skip
+    assert weights == SECTIONS
+    sizes = {subset: size for section in SECTIONS.values() for subset, size in section.items()}
+    assert sum(sizes[subset] for subset in REWARDBENCH_SUBSETS) - 984 + 447 == BENCHMARKS["rewardbench"].num_rows
 
 
 def test_rewardbench_weighs_subsets_by_their_size_and_math_by_984():
@@ -129,6 +153,11 @@ def test_rewardbench_2_ties_at_the_edges():
     # All wrong with a large negative ratio: -0.01, as on the leaderboard.
     worst = [ties("tied", 1, [1.0, 1.01], [9.0]), ties("ref", 1, [1.0], [9.0])]
     assert BENCHMARKS["rewardbench-2"].aggregate(worst)["score"] == pytest.approx(-0.01)
+    # One right completion has no spread: the pair counts for the accuracies alone.
+    single = BENCHMARKS["rewardbench-2"].aggregate([ties("tied", 1, [9.0], [1.0]), ties("ref", 1, [9.0], [1.0])])
+    assert set(single["subsets"]) == {"Ties/accuracy_tied", "Ties/accuracy_ref"}
+    several = [ties("tied", 1, [9.0, 8.0], [1.0]), ties("ref", 1, [9.0, 2.0], [1.0])]  # D is that of the tied prompt
+    assert BENCHMARKS["rewardbench-2"].aggregate(several)["subsets"]["Ties/preferred"]["num_items"] == 1
     unscored = [ties("tied", 1, [9.0, NAN], [1.0]), ties("ref", 1, [9.0], [1.0])]
     assert BENCHMARKS["rewardbench-2"].aggregate(unscored)["score"] == pytest.approx(0.3)  # ref alone is right
 
@@ -176,6 +205,16 @@ def test_ppe_scores_its_sampled_pairs_beside_auc_and_best_of_k():
     assert results["sections"]["auc"] == (0 + 0 + 0.5 + 1) / 4  # 0 against 1, 2; 3 against 1 (equal), 2
     assert results["sections"]["best_of_k"] == 0.5  # one of the two highest is right
     assert (results["sections"]["random"], results["sections"]["oracle"]) == (0.5, 1.0)
+
+
+def test_a_question_of_ppe_with_right_or_wrong_answers_only_has_no_pair_but_a_best_of_k():
+    rows = [{**SCHEMAS["ppe-math"][1][0], "scores": [right] * 4, "sampled_conflict_pairs": []} for right in (1, 0)]
+    data = load_benchmark("ppe-math", rows)
+    results = data.benchmark.aggregate([(c, [0.1, 0.5, 0.2, 0.5]) for c in data.comparisons])
+    assert set(results["subsets"]) == {"best_of_k", "random", "oracle"} and np.isnan(results["score"])
+    assert results["sections"]["best_of_k"] == results["sections"]["oracle"] == 0.5
+    unscored = data.benchmark.aggregate([(data.comparisons[0], [NAN, 0.5, 0.2, 0.5])])
+    assert unscored["sections"]["best_of_k"] == 0.0
 
 
 def test_rmb_is_right_only_if_the_best_beats_all_losers_and_averages_four_sets():
