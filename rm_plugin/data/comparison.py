@@ -19,8 +19,6 @@ The formats of a row (`to_comparison`); a text is a string or a list of messages
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import inspect
 import json
 import math
@@ -193,31 +191,8 @@ class Comparison:
 
 
 def same_text(text: Text) -> Text:
-    """
-    One form of all equal texts, for digests: the order of a message's keys, nulls, text in parts and a tool call's
-    arguments written as JSON change nothing. Schemas and arguments keep their order, which templates write out.
-
-    Example:
-    ```python
-    >>> same_text([{"content": [{"type": "text", "text": "Hi"}], "role": "user", "tool_calls": None}])
-    [{'content': 'Hi', 'role': 'user'}]
-
-    ```
-    """
-    if isinstance(text, str):
-        return text
-    messages = []
-    for message in text:
-        message = {key: value for key, value in sorted(message.items()) if value is not None}
-        parts = message.get("content")
-        if isinstance(parts, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
-            message["content"] = "".join(part.get("text") or "" for part in parts)
-        for call in (calls := copy.deepcopy(message.get("tool_calls") or [])):
-            function = call.get("function", call)
-            with contextlib.suppress(ValueError, TypeError):  # no JSON, or not text
-                function["arguments"] = json.loads(function.get("arguments"))
-        messages.append({**message, "tool_calls": calls} if calls else message)
-    return messages
+    """One form of all equal texts, for digests: that of [`read_messages`], with the keys of a message in order."""
+    return text if isinstance(text, str) else [dict(sorted(message.items())) for message in read_messages(text)]
 
 
 def text_length(text: Text) -> int:

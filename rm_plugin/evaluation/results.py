@@ -394,6 +394,7 @@ def _ranking(scored: Sequence[Scored]) -> tuple[dict[str, Any] | None, dict]:
         "interval": None,
         "num_comparisons": len(values),
         "num_left_out": len(lists) - len(values),
+        "num_tied": len(taus) - len(values),  # all scores of a list equal
     }, {TAU: (values, clusters)}
 
 

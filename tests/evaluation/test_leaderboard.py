@@ -57,6 +57,34 @@ def test_a_difference_is_tested_on_the_same_items(runs):
     assert result["detectable"] == pytest.approx(2.8016 * np.sqrt(0.05 * 0.95 / 100), rel=0.05)
 
 
+@pytest.mark.parametrize("kind", ["plain mean", "clusters", "aggregate"])
+def test_two_models_have_one_p_value_in_compare_and_in_a_leaderboard_of_four(tmp_path, kind):
+    rng = np.random.default_rng(3)
+    rows = [
+        {"prompt": f"q{n // 2 if kind == 'clusters' else n}", "chosen": f"right {n}", "rejected": f"wrong {n}"}
+        for n in range(40)
+    ]
+    name = "preference"
+    if kind == "aggregate":
+        name, subsets = "rewardbench", ("alpacaeval-easy", "donotanswer", "hep-python", "math-prm")
+        rows = [{**row, "subset": subsets[n % 4], "id": n} for n, row in enumerate(rows)]
+    for model, share in (("a", 0.9), ("b", 0.7), ("c", 0.6), ("d", 0.5)):
+        known = rng.random(40) < share
+
+        def scores(prompts, completions, known=known):
+            return [float(("right" in c) == known[int(c.split()[1])]) for c in completions]
+
+        evaluate(scores, name, rows, output=tmp_path / model, name=model, num_samples=1000)
+    (table,) = build_leaderboard([tmp_path]).tables
+    assert len(table.comparisons) == 6
+    for listed in table.comparisons:
+        (pair,) = compare_runs(tmp_path / listed["a"], tmp_path / listed["b"])
+        assert pair["p_value"] == listed["p_value"] and pair["difference"] == pytest.approx(listed["difference"])
+        assert pair["method"] == ("mcnemar" if kind == "plain mean" else "paired bootstrap")
+        assert pair["detectable"] > 0
+        assert (pair["low"] > 0) == (pair["p_value"] < 0.05)
+
+
 def test_compare_says_in_words_whether_the_difference_is_real(runs, capsys):
     assert main(["compare", str(runs / "good"), str(runs / "fair")]) == 0
     assert "good and fair do not differ significantly (5.0 points)" in capsys.readouterr().out

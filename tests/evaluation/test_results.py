@@ -30,6 +30,13 @@ def test_the_bootstrap_is_drawn_once_over_items_and_once_over_pairs(monkeypatch)
     assert metrics["bootstrap"] == {"confidence": 0.95, "num_samples": 500, "seed": 0}
 
 
+def test_lists_that_tie_wholly_are_counted_beside_those_without_scores():
+    data = load_benchmark("preference", RANKED)
+    scores = [np.zeros(3), np.full(3, np.nan), *noisy(data)[2:]]
+    ranking = measure(data, scores, num_samples=100).metrics["ranking"]
+    assert (ranking["num_comparisons"], ranking["num_left_out"], ranking["num_tied"]) == (38, 2, 1)
+
+
 def test_what_is_read_from_a_shared_draw_is_what_each_interval_alone_would_be():
     data = load_benchmark("preference", RANKED)
     scores = noisy(data)
