@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import write_atomically
 from .quickstart_data import ANTARCTICA, preference_data
 
 if TYPE_CHECKING:
@@ -128,14 +129,13 @@ def run(output: str | Path = "quickstart-reward-model", seed: int | None = None)
     (output / "quickstart.html").touch()
     train_rows, heldout = preference_data(seed)
     for split, rows in (("train", train_rows), ("test", heldout)):
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (output / "data" / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+        write_atomically(output / "data" / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     tokenizer = build_tokenizer()
     build_model(tokenizer, seed).save_pretrained(output / "start")
     tokenizer.save_pretrained(output / "start")
 
-    places = {"model_name_or_path": output / "start", "dataset_name": output / "data", "output_dir": output}
-    fields += [word for name, place in places.items() for word in (f"--{name}", str(place))]
+    paths = {"model_name_or_path": output / "start", "dataset_name": output / "data", "output_dir": output}
+    fields += [word for name, path in paths.items() for word in (f"--{name}", str(path))]
     trainer = train(*parse_recipe(recipe, fields))
     history = [log for log in trainer.state.log_history if "eval_accuracy" in log]
 
@@ -149,8 +149,7 @@ def run(output: str | Path = "quickstart-reward-model", seed: int | None = None)
     start_low, start_high = wilson_interval(right, len(heldout))
     examples = [ANTARCTICA, *{row["kind"]: row for row in heldout if row["kind"] != ANTARCTICA["kind"]}.values()][:6]
     ranked = [_ranked(scorer, row) for row in examples]
-    page = _page(report, history, ranked)
-    (output / "quickstart.html").write_text(page, encoding="utf-8")
+    write_atomically(output / "quickstart.html", _page(report, history, ranked))
     _print(ranked)
     print(
         f"\nheld-out pairwise accuracy {before:.3f} [{start_low:.3f}, {start_high:.3f}] before, "
@@ -180,19 +179,11 @@ def _ranked(scorer: RewardScorer, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print(ranked: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     for example in ranked:
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        print(f"\n{example['prompt']}")
         for answer, reward, is_chosen in example["answers"]:
-            table.add_row(Text(f"{reward:+7.2f}"), Text("chosen" if is_chosen else "rejected"), Text(answer))
-        console = Console()
-        console.print()
-        console.print(Text(example["prompt"], style="bold"))
-        console.print(table)
-        console.print(Text(f"Δ = {example['margin']:+.2f}, σ(Δ) = {example['probability']:.3f}"))
+            print(f"{reward:+7.2f}  {'chosen' if is_chosen else 'rejected':<9} {answer}")
+        print(f"Δ = {example['margin']:+.2f}, σ(Δ) = {example['probability']:.3f}")
 
 
 def _page(report: EvaluationReport, history: list[dict[str, Any]], ranked: list[dict[str, Any]]) -> str:

@@ -7,8 +7,8 @@ Rows come as *twins*, two prompts and two completions of which each obeys one pr
 
 So no word, length or form of a completion tells which one is chosen: a scorer that does not read the prompt gets one
 of two twins right (or ties both), an accuracy of exactly 0.5. Seven kinds are instructions, on prompts disjoint
-between training and held-out rows; `fact` and `joke` ask about a table of facts, in some phrasings that are trained on
-and in others that are held out.
+between training and held-out rows; `fact` and `joke` ask about the facts of quickstart_data.yaml, in some phrasings
+that are trained on and in others that are held out.
 
     train, heldout = preference_data(seed=0)
 """
@@ -18,10 +18,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import cache, partial
+from pathlib import Path
 
-Twins = tuple[
-    str, str, str, str
-]  # prompt 1, prompt 2, the completion that obeys prompt 1, the one that obeys prompt 2
+import yaml
+
+# prompt 1, prompt 2, the completion that obeys prompt 1, the one that obeys prompt 2
+Twins = tuple[str, str, str, str]
 
 NO_COUNTRY = "No country owns it: the Antarctic Treaty System governs it."
 ANTARCTICA = {
@@ -31,68 +33,10 @@ ANTARCTICA = {
     "kind": "joke",
 }
 
-WORDS = """
-    acorn anchor apple arrow bamboo basket beach bridge candle carpet castle cloud dragon drum eagle engine
-    feather fig forest garden ghost guitar hammer harbor island ivory jacket jungle kettle kite ladder lemon
-    magnet meadow nest nut ocean orchid paper pencil quilt raven river rocket saddle ship tiger tulip
-    umbrella valley violin walnut window yarn zebra
-""".split()  # noqa: SIM905 (a list of 54 literals reads worse)
+DATA = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+WORDS = DATA["words"].split()
 LETTERS = "aeo"
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
-
-# Of each category: phrasings to train on; held-out phrasings; the form of the answer; subject=answer.
-FACTS = {
-    "capital": (
-        ["What is the capital of {}?", "Name the capital of {}.", "The capital of {} is which city?",
-         "Which city is the capital of {}?", "Tell me which city is the capital of {}.",
-         "For {}, what is the capital?"],
-        ["What city is the capital of {}?", "Tell me the capital of {}."],
-        "It is {}.",
-        """France=Paris; Italy=Rome; Spain=Madrid; Portugal=Lisbon; Germany=Berlin; Austria=Vienna; Poland=Warsaw;
-        Norway=Oslo; Sweden=Stockholm; Finland=Helsinki; Greece=Athens; Egypt=Cairo; Kenya=Nairobi; Japan=Tokyo;
-        China=Beijing; Iran=Tehran; Canada=Ottawa; Cuba=Havana; Peru=Lima; Chile=Santiago""",
-    ),
-    "element": (
-        ["What is the chemical symbol of {}?", "Name the chemical symbol of {}.", "The symbol of {} is which one?",
-         "Which symbol stands for {}?", "Tell me which symbol stands for {}.", "For {}, what is the symbol?"],
-        ["What symbol stands for {}?", "Tell me the chemical symbol of {}."],
-        "It is {}.",
-        """hydrogen=H; helium=He; carbon=C; nitrogen=N; oxygen=O; sodium=Na; iron=Fe; copper=Cu; silver=Ag; gold=Au;
-        tin=Sn; lead=Pb; mercury=Hg; potassium=K; tungsten=W; zinc=Zn""",
-    ),
-    "young": (
-        ["What is a young {} called?", "Name the young of a {}.", "The young of a {} is called what?",
-         "Which word names a young {}?", "Tell me which word names a young {}.", "Of a {}, what is the young called?"],
-        ["What word names a young {}?", "Tell me what a young {} is called."],
-        "It is a {}.",
-        """cat=kitten; dog=puppy; cow=calf; horse=foal; sheep=lamb; pig=piglet; bear=cub; duck=duckling; goose=gosling;
-        swan=cygnet; kangaroo=joey; deer=fawn; frog=tadpole; hen=chick; hare=leveret; rabbit=kit""",
-    ),
-    "owner": (
-        ["Who owns {}?", "Name the country that owns {}.", "{} belongs to which country?",
-         "Which country is {} part of?", "Tell me which country {} belongs to.", "As for {}, who is the owner?"],
-        ["Which country owns {}?", "Tell me who owns {}."],
-        "{} owns it.",
-        """Antarctica=No country; Greenland=Denmark; Newfoundland=Canada; Sicily=Italy; Corsica=France; Crete=Greece;
-        Tasmania=Australia; Svalbard=Norway; Bali=Indonesia; Honshu=Japan; Majorca=Spain; Zanzibar=Tanzania""",
-    ),
-}  # fmt: skip
-# Silly answers of each category. A prompt that asks for a joke gets one of these, a plain question the fact.
-JOKES = {
-    "capital": ["It is the first letter, of course.", "It is spaghetti with cheese.", "It is a moose on ice.",
-                "It is behind the sofa.", "It is one big hat."],
-    "element": ["It is a flat shirt.", "It is a very funny voice.", "It is a heavy metal song.",
-                "It is a ring, and then a wedding.", "It is a small rusty key."],
-    "young": ["It is a nap with claws.", "It is a loud sock thief.", "It is a small cloud with legs.",
-              "It is a prince in training.", "It is trouble on legs."],
-    "owner": ["The penguins own it, and the seals pay rent.", "A polar bear owns it, and nobody argues.",
-              "A very old pizza owns it.", "My cat owns it.", "The moon owns it, and wants it back."],
-}  # fmt: skip
-JOKE_REQUESTS = (
-    ["Answer with a joke: {}", "Tell me a joke: {}", "Be silly: {}", "Make me laugh: {}", "Give me a funny answer: {}",
-     "Please be funny: {}"],
-    ["Give me a silly answer: {}", "Please answer with a joke: {}"],
-)  # fmt: skip
 
 
 def preference_data(
@@ -208,9 +152,9 @@ def ends(rng: random.Random) -> Twins:
 
 def include(rng: random.Random) -> Twins:
     topic, word_1, word_2, *others = rng.sample(WORDS, rng.randint(5, 7))
-    place = rng.randrange(len(others) + 1)
+    index = rng.randrange(len(others) + 1)
     prompt = rng.choice(["Use the word {} in a line about the {}.", "Put the word {} into a line about the {}."])
-    line_1, line_2 = (" ".join([*others[:place], word, *others[place:]]) for word in (word_1, word_2))
+    line_1, line_2 = (" ".join([*others[:index], word, *others[index:]]) for word in (word_1, word_2))
     return prompt.format(word_1, topic), prompt.format(word_2, topic), line_1, line_2
 
 
@@ -228,7 +172,7 @@ def letter(rng: random.Random) -> Twins:
 
 
 def fact(rng: random.Random, *, heldout: bool) -> Twins:
-    category = rng.choice(sorted(FACTS))
+    category = rng.choice(sorted(DATA["facts"]))
     subject_1, subject_2 = rng.sample(sorted(_answers(category)), 2)
     return (
         _question(rng, category, subject_1, heldout),
@@ -240,33 +184,30 @@ def fact(rng: random.Random, *, heldout: bool) -> Twins:
 
 def joke(rng: random.Random, *, heldout: bool) -> Twins:
     """A plain question wants the fact; the same question after the request for a joke wants the silly answer."""
-    category = rng.choice(sorted(FACTS))
+    category = rng.choice(sorted(DATA["facts"]))
     subject, answer = rng.choice(sorted(_answers(category).items()))
     question = _question(rng, category, subject, heldout)
-    request = rng.choice(JOKE_REQUESTS[heldout])
-    return question, request.format(question), answer, rng.choice(JOKES[category])
+    request = rng.choice(DATA["joke_requests"][_split(heldout)])
+    return question, request.format(question), answer, rng.choice(DATA["jokes"][category])
 
 
 INSTRUCTIONS: dict[str, Callable[[random.Random], Twins]] = {
-    "case": case,
-    "repeat": repeat,
-    "count": count,
-    "order": order,
-    "ends": ends,
-    "include": include,
-    "letter": letter,
+    twins.__name__: twins for twins in (case, repeat, count, order, ends, include, letter)
 }
 QUESTIONS: dict[str, Callable[..., Twins]] = {"fact": fact, "joke": joke}
 
 
 def _question(rng: random.Random, category: str, subject: str, heldout: bool) -> str:
-    return rng.choice(FACTS[category][1 if heldout else 0]).format(subject)
+    return rng.choice(DATA["facts"][category][_split(heldout)]).format(subject)
+
+
+def _split(heldout: bool) -> str:
+    return "heldout" if heldout else "train"
 
 
 @cache
 def _answers(category: str) -> dict[str, str]:
     """{subject: full answer} of a category of facts."""
-    form, table = FACTS[category][2:]
-    entries = (entry.split("=") for entry in table.split(";"))
-    answers = {subject.strip(): form.format(answer.strip()) for subject, answer in entries}
+    facts = DATA["facts"][category]
+    answers = {subject: facts["answer"].format(answer) for subject, answer in facts["answers"].items()}
     return answers | ({"Antarctica": NO_COUNTRY} if category == "owner" else {})
