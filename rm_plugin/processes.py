@@ -91,11 +91,11 @@ def shares(costs: Sequence[int], size: int) -> list[list[int]]:
         [[0, 3], [1, 2]]
     """
     parts: list[list[int]] = [[] for _ in range(size)]
-    loads = [(0, rank) for rank in range(size)]
+    loads = [(0, 0, rank) for rank in range(size)]  # costs, indices
     for index in sorted(range(len(costs)), key=lambda i: -costs[i]):
-        load, rank = heapq.heappop(loads)
+        load, number, rank = heapq.heappop(loads)
         parts[rank].append(index)
-        heapq.heappush(loads, (load + costs[index], rank))
+        heapq.heappush(loads, (load + costs[index], number + 1, rank))
     return [sorted(part) for part in parts]
 
 

@@ -1,11 +1,16 @@
 """Files appear whole or not at all; lines of JSON are refused with their file and number."""
 
 import gzip
+import io
 import os
+import random
+import subprocess
+import sys
 
 import pytest
 
-from rm_plugin.files import atomic_writer, parse_json, read_jsonl, write_atomically
+from rm_plugin.files import Journal, atomic_writer, differences, parse_json, read_jsonl, write_atomically
+from rm_plugin.messages import one_line
 
 
 def test_a_file_appears_whole_and_only_when_the_block_ends_well(tmp_path):
@@ -73,3 +78,146 @@ def test_a_cut_gz_file_is_refused_with_its_name(tmp_path):
 def test_json_is_parsed_as_the_library_does():
     for text in ('{"a": [1, {"b": null}], "c": NaN}', "[]", '"x"', " 1 "):
         assert repr(parse_json(text, "x")) == repr(__import__("json").loads(text))
+
+
+# --- the journal
+
+
+def filled(output, settings, values, part=0) -> bytes:
+    """The bytes of a journal with these chunks, as a kill leaves it."""
+    with Journal(output, part) as journal:
+        journal.begin(settings)
+        for key, value in values.items():
+            journal.append(key, value)
+    return journal.path.read_bytes()
+
+
+VALUES = {f"k{i}": {"score": i / 7, "text": "é\u2028\ud800" * i} for i in range(9)}
+SETTINGS = {"model": "a", "n": 4}
+
+
+def test_a_journal_gives_back_what_was_appended_and_goes_when_the_output_is_whole(tmp_path):
+    filled(tmp_path / "out", SETTINGS, VALUES)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.journal"]
+    with Journal(tmp_path / "out") as journal:
+        journal.begin(SETTINGS)
+        assert dict(journal) == VALUES and "k0" in journal and "x" not in journal
+        journal.append("k0", [1])
+        journal.append("x", None)
+        assert dict(journal) == {**VALUES, "k0": [1], "x": None}
+        journal.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_an_output_a_journal_stays_in_memory_and_without_chunks_it_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Journal(None) as journal:
+        journal.begin(SETTINGS)
+        journal.append("k", object)
+        assert dict(journal) == {"k": object}
+        journal.finish()
+    with Journal("out") as journal:
+        journal.begin(SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_is_damaged_no_chunk_has_another_value(seed, tmp_path):
+    rng = random.Random(seed)
+    content = bytearray(filled(tmp_path / "out", SETTINGS, VALUES))
+    for _ in range(rng.randint(1, 3)):
+        position = rng.randrange(len(content))
+        kind = rng.choice(["bit", "cut", "zeros", "insert"])
+        if kind == "bit":
+            content[position] ^= 1 << rng.randrange(8)
+        elif kind == "cut":
+            del content[max(position, 1) :]
+        elif kind == "zeros":
+            content[position : position + 30] = bytes(len(content[position : position + 30]))
+        else:
+            content[position:position] = rng.randbytes(5)
+    (tmp_path / "out.journal").write_bytes(content)
+    with Journal(tmp_path / "out") as journal:
+        journal.begin(SETTINGS)
+        assert all(value == VALUES[key] for key, value in journal.items())
+        for key, value in VALUES.items():
+            if key not in journal:
+                journal.append(key, value)
+        assert dict(journal) == VALUES
+    with Journal(tmp_path / "out") as journal:  # also after the next kill
+        assert dict(journal) == VALUES and journal.settings == SETTINGS
+
+
+def test_only_what_is_damaged_is_lost_and_its_line_is_named(tmp_path, caplog):
+    content = filled(tmp_path / "out", SETTINGS, VALUES)
+    (tmp_path / "out.journal").write_bytes(content.replace(b'"k3"', b'"k4"', 1)[:-1])
+    with Journal(tmp_path / "out") as journal:
+        assert dict(journal) == {key: value for key, value in VALUES.items() if key not in ("k3", "k8")}
+    assert f"{tmp_path / 'out.journal'}: line 5, 10 cannot be read, what it held is computed again" in caplog.text
+
+
+def test_other_settings_are_refused_with_what_differs(tmp_path):
+    before = filled(tmp_path / "out", SETTINGS, VALUES)
+    with Journal(tmp_path / "out") as journal:
+        with pytest.raises(ValueError) as refused:
+            journal.begin({"model": "b", "n": 4, "seed": 1})
+        assert str(refused.value) == (
+            f"{tmp_path / 'out.journal'} holds work of other settings: model was a and is now b, seed was null and is "
+            "now 1; name another output, or delete it"
+        )
+    assert (tmp_path / "out.journal").read_bytes() == before
+    with Journal(tmp_path / "out") as journal:
+        journal.begin({"model": "b", "n": 4}, ignoring={"model"})
+        assert dict(journal) == VALUES
+    with Journal(tmp_path / "out") as journal:
+        assert journal.settings == {"model": "b", "n": 4}
+
+
+def test_a_second_process_is_refused_while_the_journal_is_open_and_not_after(tmp_path):
+    code = (
+        "import sys; from rm_plugin.files import Journal\n"
+        "try: Journal(sys.argv[1])\n"
+        "except ValueError as error: sys.exit(str(error))"
+    )
+    start = [sys.executable, "-c", code, str(tmp_path / "out")]
+    with Journal(tmp_path / "out") as journal:
+        journal.append("k", 1)
+        refused = subprocess.run(start, capture_output=True, text=True)
+        assert refused.returncode == 1
+        assert refused.stderr == (
+            f"{tmp_path / 'out'} is being made by another process, which holds {tmp_path / 'out.journal'}; wait for "
+            "it, or name another output\n"
+        )
+    assert subprocess.run(start).returncode == 0
+
+
+def test_the_parts_of_killed_processes_are_taken_in_unless_their_settings_differ(tmp_path):
+    filled(tmp_path / "out", SETTINGS, {"a": 1})
+    part = filled(tmp_path / "out", SETTINGS, {"b": 2, "c": 3}, part=1)
+    (tmp_path / "out.journal.1").write_bytes(part[:-3])
+    filled(tmp_path / "out", {"model": "b"}, {"d": 4}, part=2)
+    filled(tmp_path / "other[1]", SETTINGS, {"e": 5}, part=1)
+    with Journal(tmp_path / "out") as journal:
+        journal.begin(SETTINGS)
+        assert dict(journal) == {"a": 1, "b": 2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other[1].journal.1", "out.journal"]
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    with Journal(tmp_path / "out") as journal:
+        monkeypatch.setattr(journal, "_file", Full())
+        with pytest.raises(OSError) as refused:
+            journal.append("k", 1)
+        assert one_line(refused.value) == f"{tmp_path / 'out.journal'}: No space left on device"
+        monkeypatch.undo()
+
+
+def test_differences_are_said_in_words():
+    assert differences({"a": 1, "b": None}, {"a": 1, "c": "x" * 99}) == [
+        f"c was null and is now {'x' * 39}…",
+    ]
+    assert differences({"a": 1}, {"a": 2}, ignoring=["a"]) == []

@@ -77,7 +77,7 @@ def evaluate(
         source, split, config, subset, limit, on_bad_row:
             As in [`load_benchmark`], which is done with a [`LoadedBenchmark`].
         output (`str` or `os.PathLike`, *optional*):
-            Folder of the run. A run that was cut off there goes on.
+            Folder of the run. A run that was killed there resumes.
         text_format (`str`, *optional*, defaults to `"auto"`):
             `"messages"` turns plain text into messages for the chat template, `"as-is"` leaves it plain. `"auto"`:
             messages where the tokenizer has a chat template, but `preference` data as they are.
@@ -176,7 +176,7 @@ def evaluate_scores(
     seed: int = 0,
 ) -> EvaluationReport:
     """
-    Every figure from a file of scores, without a model.
+    Every metric from a file of scores, without a model.
 
     Args:
         scores (`str` or `os.PathLike`):
@@ -209,6 +209,7 @@ def evaluate_scores(
     run = {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "scores": str(path),
+        "scores_sha256": scores_checksum(data.comparisons, values),
         "num_completions_computed": 0,
         "num_completions_resumed": results.counts["num_completions"],
         "versions": _versions(),
@@ -226,10 +227,11 @@ def read_about(path: Path, fix: str) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         about = None
-    version = about.get("schema_version") if isinstance(about, dict) else None
+    about = about if isinstance(about, dict) else {}
+    version = about.get("schema_version")
     if version is not None and version != SCHEMA_VERSION:
         raise ValueError(f"{path}: schema_version={version!r}, this version reads {SCHEMA_VERSION}; {fix}")
-    if version is None or not {"model", "benchmark"} <= about.keys():
+    if version is None or not all(isinstance(about.get(name), dict) for name in ("model", "benchmark")):
         raise ValueError(f"{path} is not of rm-plugin evaluate, which keeps such a file in its folders; {fix}")
     return about
 
@@ -240,8 +242,9 @@ def _check_output(folder: Path, scores: Path, data: LoadedBenchmark) -> None:
         if not found.exists():
             continue
         about = read_about(found, "name another folder")
-        made_from = about.get("run", {}).get("scores", folder / "scores.jsonl")
-        same_data = about["benchmark"]["fingerprint"] == data.fingerprint
+        run = about.get("run")
+        made_from = run.get("scores", folder / "scores.jsonl") if isinstance(run, dict) else folder / "scores.jsonl"
+        same_data = about["benchmark"].get("fingerprint") == data.fingerprint
         if not same_data or scores.resolve() not in (Path(made_from).resolve(), (folder / "scores.jsonl").resolve()):
             raise ValueError(f"{folder} holds the evaluation of {_title(about)}; name another folder")
 
@@ -287,7 +290,7 @@ def _report(about: dict, data: LoadedBenchmark, results: Results, run: dict) -> 
 
 
 def _title(about: dict) -> str:
-    return f"{about['model']['name']} on {about['benchmark']['name']}"
+    return f"{about['model'].get('name')} on {about['benchmark'].get('name')}"
 
 
 def _formatted(data: LoadedBenchmark, ruler: Any, text_format: str) -> tuple[list[Comparison], str]:
@@ -392,7 +395,7 @@ def _settings(about: dict[str, Any]) -> dict[str, Any]:
     settings |= {name: about["benchmark"].get(name) for name in ("limit", "text_format")}
     free = ("name", "num_parameters", "max_num_batched_tokens")
     settings |= {name: value for name, value in about["model"].items() if name not in free}
-    return json.loads(json.dumps({**settings, "token_ids": about["plan"]}))
+    return json.loads(json.dumps({**settings, "token_ids": about.get("plan")}))
 
 
 def _members(batch: Any) -> list[Member]:

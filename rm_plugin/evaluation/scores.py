@@ -1,4 +1,4 @@
-"""`scores.jsonl`: one line a completion, from which every figure can be recomputed without a model.
+"""`scores.jsonl`: one line per completion, from which every metric can be recomputed without a model.
 
     {"id": "q7", "index": 0, "role": "chosen", "score": 1.25, "subset": "math"}
 
@@ -81,9 +81,9 @@ def read_scores(
                 f"{path} line {number}: no comparison has the id {key!r}, they are such as "
                 f"{comparisons[0].id!r}; use the ids of the data set (or the row number where it has none)"
             )
-        if role not in ("chosen", "rejected") or not isinstance(index, int):
+        if role not in ("chosen", "rejected") or type(index) is not int:
             raise ValueError(f"{path} line {number}: role is chosen or rejected and index a number from 0")
-        if score is not None and not (isinstance(score, int | float) and math.isfinite(score)):
+        if score is not None and not (type(score) in (int, float) and math.isfinite(score)):  # true is no number
             raise ValueError(f"{path} line {number}: score is {score!r}; it is a finite number, or null")
         if (role, index) in found.setdefault(key, {}):
             raise ValueError(f"{path} line {number}: {role} {index} of {key!r} is there twice; remove one")

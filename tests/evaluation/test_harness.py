@@ -139,6 +139,13 @@ def test_a_journal_that_cannot_be_read_does_not_stop_a_run(content, scorer, tmp_
     assert not (tmp_path / "scores.jsonl.journal").exists()
 
 
+def test_measuring_a_runs_own_scores_again_keeps_it_finished(scorer, tmp_path):
+    evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
+    evaluate_scores(tmp_path / "scores.jsonl", "preference", ROWS, output=tmp_path, num_samples=100)
+    report = evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
+    assert report.report["run"]["num_completions_computed"] == 0
+
+
 def test_finished_scores_with_another_bit_are_computed_again(scorer, tmp_path):
     whole = evaluate(scorer, source=ROWS, output=tmp_path, num_samples=100)
     content = (tmp_path / "scores.jsonl").read_bytes()
@@ -256,7 +263,12 @@ def test_a_folder_of_another_judge_is_refused(tmp_path, monkeypatch):
         evaluate("judges_one:longer", source=ROWS, output="run", num_samples=100)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"lr": 0.1, "model": "gpt2"}', '{"schema_version": 1}', "\x00"])
+NO_OBJECTS = '{"schema_version": 1, "model": [], "benchmark": "x"}'
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"lr": 0.1, "model": "gpt2"}', '{"schema_version": 1}', "\x00", NO_OBJECTS]
+)
 def test_a_run_json_of_another_tool_gets_one_line(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ValueError, match=r"run.json is not of rm-plugin evaluate, .*; name another folder$"):
@@ -392,7 +404,10 @@ OTHER = {"id": "0", "index": 1, "role": "rejected", "score": 0.0}
         ([LINE, LINE], "line 2: chosen 0 of '0' is there twice"),
         ([LINE, {**OTHER, "index": 3}], "give each completion its line"),
         ([LINE, {**OTHER, "score": float("nan")}], "score is nan"),
+        ([LINE, {**OTHER, "score": True}], "score is True"),
+        ([LINE, {**OTHER, "score": "1"}], "score is '1'"),
         ([LINE, {**OTHER, "role": "worse"}], "role is chosen or rejected"),
+        ([LINE, {**OTHER, "index": True}], "index a number from 0"),
         ([{"id": "0", "score": 1.0}], 'a line is {"id", "index", "role", "score"}'),
     ],
 )
