@@ -138,7 +138,7 @@ def _leaderboard(add) -> None:
     add("--csv", metavar="FILE", help="write a table, fractions of 1")
     add("--markdown", metavar="FILE", help="write tables in Markdown")
     add("--published", metavar="CSV", help="published scores for context: columns model, benchmark, score")
-    add("--model-card", metavar="README", help="put the metrics of one model into its README.md")
+    add("--model-card", metavar="README", help="put the metrics of one model into its README.md and beside it")
 
 
 def _compare(add) -> None:

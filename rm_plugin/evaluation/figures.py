@@ -101,13 +101,8 @@ def reliability_diagram(margins: ArrayLike) -> str:
     Returns:
         `str`: SVG.
     """
-    curve = reliability_curve(margins)
-    bins = [
-        (confidence, accuracy, count)
-        for confidence, accuracy, count in zip(curve["confidence"], curve["accuracy"], curve["counts"], strict=True)
-        if count
-    ]
-    confidence, accuracy, counts = (np.array(column) for column in zip(*bins, strict=True))
+    curve = {name: np.array(values, dtype=np.float64) for name, values in reliability_curve(margins).items()}
+    confidence, accuracy, counts = (curve[name][curve["counts"] > 0] for name in ("confidence", "accuracy", "counts"))
     intervals = np.array([wilson_interval(a * n, n) for a, n in zip(accuracy, counts.tolist(), strict=True)])
 
     def draw(axes: Axes) -> None:

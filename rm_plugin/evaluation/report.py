@@ -26,14 +26,7 @@ from .page import Section, Table, bounds, number, percent, points, render_page
 from .results import Results
 from .scores import score_lines
 
-__all__ = [
-    "EvaluationReport",
-    "eval_results",
-    "model_card_section",
-    "print_report",
-    "render_report",
-    "update_model_card",
-]
+__all__ = ["EvaluationReport", "Row", "print_report", "render_report", "rows", "update_model_card"]
 
 BASELINE_NAMES = {"random": "random", "length": "length only", "constant": "constant"}
 ALPHA = 0.05  # level of significance
