@@ -36,7 +36,11 @@ from .benchmarks import Benchmark, LoadedBenchmark
 from .benchmarks.base import Items, cluster_of, mark_unscored
 
 NUM_MISTAKES = 10
-BASELINES = ("random", "length", "constant")
+BASELINES = {  # scores that cost nothing: luck; what a judge gets who reads nothing; what ties are worth
+    "random": lambda comparison, rng: rng.random(len(comparison.completions)),
+    "length": lambda comparison, rng: np.array([float(text_length(text)) for text in comparison.completions]),
+    "constant": lambda comparison, rng: np.zeros(len(comparison.completions)),
+}
 LENGTH_UNIT = "characters"  # so that every metric can be recomputed without a tokenizer
 CONFIDENCE = 0.95
 PAIRS, TAU, BEST_OF = ("pairs",), ("τ_b",), "best of"  # columns of the draw over pairs, beside the subsets'
@@ -158,22 +162,9 @@ def measure(
 
 
 def baseline_scores(name: str, comparisons: Sequence[Comparison], seed: int = 0) -> list[np.ndarray]:
-    """
-    Scores that cost nothing: `"random"`, `"length"` (characters of the completion) or `"constant"`.
-
-    The length baseline is what a judge gets who reads nothing, the constant one shows what ties are worth.
-    """
-    if name == "random":
-        rng = np.random.default_rng(seed)
-        return [rng.random(len(comparison.completions)) for comparison in comparisons]
-    if name == "length":
-        return [
-            np.array([text_length(text) for text in comparison.completions], dtype=np.float64)
-            for comparison in comparisons
-        ]
-    if name == "constant":
-        return [np.zeros(len(comparison.completions)) for comparison in comparisons]
-    raise ValueError(f"unknown baseline {name!r}; known: {', '.join(BASELINES)}")
+    """Scores of one of `BASELINES`; a length is in characters of the completion."""
+    rng = np.random.default_rng(seed)
+    return [BASELINES[name](comparison, rng) for comparison in comparisons]
 
 
 def _baseline(

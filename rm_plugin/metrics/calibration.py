@@ -97,8 +97,6 @@ def reliability_curve(margins: ArrayLike, num_bins: int = 10) -> dict[str, list]
     ```
     """
     margins = finite_array(margins, "margins")
-    if num_bins < 1:
-        raise ValueError(f"num_bins={num_bins}, it must be at least 1")
     confidence = expit(np.abs(margins))
     bins = np.minimum(((confidence - 0.5) * 2 * num_bins).astype(int), num_bins - 1)
     counts = np.bincount(bins, minlength=num_bins)

@@ -211,20 +211,17 @@ def accuracy_by_length_difference(
     ```
     """
     margins, lengths = _margins_and_lengths(margins, length_differences)
-    if num_bins < 1:
-        raise ValueError(f"num_bins={num_bins}, it must be at least 1")
     correct = pairwise_correctness(margins)
     cuts = np.unique(np.quantile(lengths, np.arange(1, num_bins) / num_bins))
     bins = np.searchsorted(cuts, lengths, side="left")
     table = []
-    for index in np.unique(bins):
-        inside = bins == index
-        num_pairs = int(inside.sum())
+    for inside in (bins == index for index in np.unique(bins)):
+        num_pairs, these = int(inside.sum()), lengths[inside]
         table.append(
             {
-                "low": float(lengths[inside].min()),
-                "high": float(lengths[inside].max()),
-                "mean": float(lengths[inside].mean()),
+                "low": float(these.min()),
+                "high": float(these.max()),
+                "mean": float(these.mean()),
                 "accuracy": float(correct[inside].mean()),
                 "interval": list(wilson_interval(float(correct[inside].sum()), num_pairs)),
                 "num_pairs": num_pairs,
