@@ -163,14 +163,15 @@ def find_value_head_file(path: str, kwargs: dict) -> TrainedHead | None:
 
 
 def _weight_names(path: str, kwargs: dict) -> set[str]:
-    """Names of the tensors of a checkpoint; none of a pickle, which only loading reads."""
+    """Names of the tensors of a checkpoint."""
     for file_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if file := find_file(path, file_name, kwargs):
             return set(json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"])
     if file := find_file(path, "model.safetensors", kwargs):
         with safe_open(file, framework="pt") as weights:
             return set(weights.keys())
-    return set()
+    file = find_file(path, "pytorch_model.bin", kwargs)
+    return set(torch.load(file, map_location="meta", weights_only=True)) if file else set()
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
@@ -225,8 +226,8 @@ def check_all_is_read(path: str, config: PreTrainedConfig, unexpected: set[str])
 
 def check_nothing_is_missing(path: str, info: dict, of_head: set[str] = frozenset()) -> None:
     """Raise where transformers' report of loading lacks weights, but for those of a head that is set otherwise."""
-    for name, shape, _ in info["mismatched_keys"]:
-        if name == "score.weight" and shape[0] != 1:
+    for _, shape, wanted in info["mismatched_keys"]:
+        if wanted[0] == 1 and shape[1:] == wanted[1:]:
             raise ValueError(f"{path}: num_labels={shape[0]}, a reward model has 1; choose a one-label checkpoint")
     if missing := missing_weights(info) - of_head:
         raise ValueError(

@@ -340,10 +340,7 @@ class RewardModel(PreTrainedModel):
         wrapped.base_model = path
         wrapped.base_revision = checkpoint.commit_of(path, kwargs)
         model, info = cls._load(path, wrapped, **kwargs)
-        missing = checkpoint.missing_weights(info)
-        if "score.weight" not in missing:  # in a pickle, whose names are not read beforehand
-            checkpoint.check_headless_decoder(path, type(model.model).__name__, config, has_head=True)
-        if missing := missing - {"score.weight"}:
+        if missing := checkpoint.missing_weights(info) - {"score.weight"}:
             raise ValueError(
                 f"{path}: weights are missing ({', '.join(sorted(missing)[:3])}); "
                 f"is it a decoder of type {config.model_type}?"

@@ -622,10 +622,8 @@ def _load_encoder(name: str, model_kwargs: dict[str, Any]) -> PreTrainedModel:
     """A classifier that is no `RewardModel`; its weights say how many labels it has, not its config."""
     model_kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     model, info = AutoModelForSequenceClassification.from_pretrained(name, **model_kwargs)
-    for _, shape, _ in info["mismatched_keys"]:
-        raise ValueError(f"{name}: num_labels={shape[0]}, a reward model has 1; choose a one-label checkpoint")
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"{name}: no weights for {', '.join(missing[:3])}, so it is no trained reward model")
+    check_nothing_is_missing(name, info)
+    check_all_is_read(name, model.config, info["unexpected_keys"])
     return model
 
 
