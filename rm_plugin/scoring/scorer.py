@@ -50,7 +50,13 @@ from ..data.encoding import (
 )
 from ..data.sources import HUB_ID
 from ..messages import check_choice
-from ..model.checkpoint import HUB_ARGUMENTS, WHERE_ON_HUB, load_tokenizer
+from ..model.checkpoint import (
+    HUB_ARGUMENTS,
+    WHERE_ON_HUB,
+    check_all_is_read,
+    check_nothing_is_missing,
+    load_tokenizer,
+)
 from ..model.config import sequence_classifier
 from ..model.modeling import RewardModel, head_in_use
 from ..model.packing import collate, packed_tokens, split_by_tokens

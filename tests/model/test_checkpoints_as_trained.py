@@ -54,6 +54,11 @@ def tokenizer_with(pad: str):
     return tokenizer
 
 
+def parsing_scorer(model, processing_class=None, **options) -> RewardScorer:
+    """A scorer that reads end tokens in a completion as training does."""
+    return RewardScorer(model, processing_class, control_tokens="parse", **options)
+
+
 def conversation(prompt, completion):
     return [{"role": "user", "content": prompt}], [{"role": "assistant", "content": completion}]
 
@@ -291,7 +296,7 @@ def test_model_gives_the_scores_it_was_trained_to_give_whatever_the_padding(name
 @pytest.mark.parametrize("shared_prefix", ["auto", "off"])
 def test_scorer_gives_the_scores_of_training(name, shared_prefix, checkpoints):
     checkpoint = checkpoints(name)
-    scorer = RewardScorer(checkpoint.path, checkpoint.tokenizer(), shared_prefix=shared_prefix, **checkpoint.options)
+    scorer = parsing_scorer(checkpoint.path, checkpoint.tokenizer(), shared_prefix=shared_prefix, **checkpoint.options)
     prompts, completions = map(list, zip(*checkpoint.texts, strict=True))
     assert_as_trained(scorer.score(prompts, completions), checkpoint.scores)
     alone = [scorer.score([p], [c])[0] for p, c in checkpoint.texts]
@@ -313,7 +318,7 @@ def test_training_starts_from_the_scores_and_saves_the_function_it_trained(name,
     assert np.abs(after - checkpoint.scores).max() > 1e-3
     trainer.save_model(str(tmp_path / "saved"))
     trainer.processing_class.save_pretrained(tmp_path / "saved")
-    scorer = RewardScorer(str(tmp_path / "saved"), **checkpoint.options)
+    scorer = parsing_scorer(str(tmp_path / "saved"), **checkpoint.options)
     prompts, completions = map(list, zip(*checkpoint.texts, strict=True))
     assert_as_trained(scorer.score(prompts, completions), after)
 
@@ -340,7 +345,7 @@ def test_export_is_the_same_function_in_plain_transformers(name, checkpoints, tm
         batch = tokenizer.pad({"input_ids": checkpoint.ids}, return_tensors="pt") if tokenizer.pad_token else None
         if batch is not None:
             assert_as_trained(plain(**batch).logits[:, 0], checkpoint.scores, tolerance=5e-5)
-    again = RewardScorer(str(tmp_path), None if name not in WITH_BIAS else checkpoint.tokenizer())
+    again = parsing_scorer(str(tmp_path), None if name not in WITH_BIAS else checkpoint.tokenizer())
     prompts, completions = map(list, zip(*checkpoint.texts, strict=True))
     assert_as_trained(again.score(prompts, completions), checkpoint.scores, tolerance=5e-5)
 
@@ -379,7 +384,7 @@ def test_weights_that_nothing_reads_are_refused_in_one_line_through_every_door(n
     tiny_reward_model().save_pretrained(tmp_path)
     tiny_tokenizer("plain").save_pretrained(tmp_path)
     rewrite(tmp_path, change)
-    doors = (RewardModel.from_pretrained, RewardScorer, lambda path: make_trainer(tmp_path / "out", path, ROWS))
+    doors = (RewardModel.from_pretrained, parsing_scorer, lambda path: make_trainer(tmp_path / "out", path, ROWS))
     for door in doors:
         with pytest.raises(ValueError, match=message) as refusal:
             door(str(tmp_path))
@@ -424,13 +429,27 @@ def test_no_fresh_head_is_put_on_a_checkpoint_that_has_one(maker, checkpoints):
         RewardModel.from_backbone(checkpoints(maker).path)
 
 
-def test_a_pickled_head_of_another_name_is_not_drawn_anew(checkpoints, tmp_path):
-    shutil.copytree(checkpoints("openrlhf").path, tmp_path, dirs_exist_ok=True)
+def test_a_pickled_head_of_another_name_is_taken_over_and_not_drawn_anew(checkpoints, tmp_path):
+    checkpoint = checkpoints("openrlhf")
+    shutil.copytree(checkpoint.path, tmp_path, dirs_exist_ok=True)
     weights = load_file(tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors").unlink()
     torch.save(weights, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="with a head of its own"):
         RewardModel.from_backbone(tmp_path)
+    scorer = parsing_scorer(str(tmp_path))
+    assert_as_trained(scorer.score(*map(list, zip(*TEXTS, strict=True))), checkpoint.scores)
+
+
+def test_a_head_under_the_name_that_the_config_gives_it_is_taken_over(checkpoints, tmp_path):
+    """OpenRLHF's `--value_head_prefix`."""
+    checkpoint = checkpoints("openrlhf")
+    shutil.copytree(checkpoint.path, tmp_path, dirs_exist_ok=True)
+    rewrite(tmp_path, lambda w: {k.replace("value_head.", "reward_head."): t for k, t in w.items()})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "value_head_prefix": "reward_head"}))
+    scorer = parsing_scorer(str(tmp_path))
+    assert_as_trained(scorer.score(*map(list, zip(*TEXTS, strict=True))), checkpoint.scores)
 
 
 def test_a_value_head_of_several_layers_is_refused(checkpoints, tmp_path):
@@ -462,7 +481,7 @@ def test_an_adapter_whose_config_and_weights_disagree_is_refused(name, checkpoin
     change(weights, config)
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     save_file(weights, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
-    doors = (RewardModel.from_pretrained, RewardScorer, lambda path: make_trainer(tmp_path / "out", path, ROWS))
+    doors = (RewardModel.from_pretrained, parsing_scorer, lambda path: make_trainer(tmp_path / "out", path, ROWS))
     for door in doors:
         with pytest.raises(ValueError, match=message) as refusal:
             door(str(tmp_path))
@@ -483,7 +502,7 @@ def test_an_adapter_on_a_base_with_fewer_layers_is_refused(checkpoints, tmp_path
 def test_labels_lost_by_the_config_are_read_off_the_head_or_given(checkpoints):
     checkpoint = checkpoints("lost labels")
     for options in ({}, {"num_labels": 1}):
-        scorer = RewardScorer(checkpoint.path, **options)
+        scorer = parsing_scorer(checkpoint.path, **options)
         assert_as_trained(scorer.score(*map(list, zip(*TEXTS, strict=True))), checkpoint.scores)
 
 
@@ -494,11 +513,14 @@ def test_labels_that_an_encoder_has_lost_are_read_off_its_head(tmp_path):
     tiny_tokenizer("plain").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if "label" not in k}))
-    expected = RewardScorer(model, tiny_tokenizer("plain")).score(["a", "b"], [" four", " five"])
-    assert_as_trained(RewardScorer(str(tmp_path)).score(["a", "b"], [" four", " five"]), expected)
+    expected = parsing_scorer(model, tiny_tokenizer("plain")).score(["a", "b"], [" four", " five"])
+    assert_as_trained(parsing_scorer(str(tmp_path)).score(["a", "b"], [" four", " five"]), expected)
+    rewrite(tmp_path, lambda w: {**w, "classifier.dense.weight": torch.zeros(32, 32)})
+    with pytest.raises(ValueError, match=r"weights that nothing reads \(classifier.dense.weight\)"):
+        parsing_scorer(str(tmp_path))
     rewrite(tmp_path, lambda w: without("classifier.weight", w))
     with pytest.raises(ValueError, match="no weights for classifier.weight, so it is no trained reward model"):
-        RewardScorer(str(tmp_path))
+        parsing_scorer(str(tmp_path))
 
 
 # -------------------------------------------------------------------------------- classifiers in memory
@@ -513,7 +535,7 @@ def test_a_classifier_in_memory_keeps_the_pad_token_of_its_config(pad_token_id, 
         model = seeded(get_peft_model, model, LoraConfig(r=4, task_type="SEQ_CLS", target_modules=["q_proj"])).eval()
     ids = [token_ids(*text, tiny_tokenizer("plain")) for text in TEXTS]
     expected = [own_class(model)(row) for row in ids]
-    scores = RewardScorer(model, tiny_tokenizer("plain")).score(*map(list, zip(*TEXTS, strict=True)))
+    scores = parsing_scorer(model, tiny_tokenizer("plain")).score(*map(list, zip(*TEXTS, strict=True)))
     assert_as_trained(scores, expected)
     trainer = make_trainer(tmp_path / "out", model, ROWS, eval_dataset=make_rows(ROWS))
     assert_as_trained(trainer.predict(trainer.eval_dataset).predictions.reshape(-1), expected)
@@ -564,7 +586,7 @@ def test_a_pad_token_changed_by_others_after_us_is_the_one_that_counts(checkpoin
     assert config["reward_model"]["pooling"] == "last_token" and config["pad_token_id"] == EOS
     ids = [token_ids(*text, tiny_tokenizer("plain")) for text in TEXTS]
     expected = [own_class(trainer.model)(row) for row in ids]
-    scores = RewardScorer(str(tmp_path / "saved")).score(*map(list, zip(*TEXTS, strict=True)))
+    scores = parsing_scorer(str(tmp_path / "saved")).score(*map(list, zip(*TEXTS, strict=True)))
     assert_as_trained(scores, expected)
 
 
@@ -573,7 +595,7 @@ def test_the_pad_token_of_the_config_may_change_without_the_function(checkpoints
     checkpoint = checkpoints("trl pad==eos")
     model = RewardModel.from_pretrained(checkpoint.path)
     model.config.pad_token_id = 0
-    scores = RewardScorer(model, checkpoint.tokenizer()).score(*map(list, zip(*TEXTS, strict=True)))
+    scores = parsing_scorer(model, checkpoint.tokenizer()).score(*map(list, zip(*TEXTS, strict=True)))
     assert_as_trained(scores, checkpoint.scores)
 
 
