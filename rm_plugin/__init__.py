@@ -17,7 +17,6 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Comparison": "data.comparison",
     "load_rows": "data.sources",
-    "read_comparisons": "data.comparison",
     "to_comparison": "data.comparison",
     "encode": "data.encoding",
     "RewardModel": "model.modeling",

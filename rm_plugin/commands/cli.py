@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import atomic_writer, read_jsonl, write_atomically
-from ..messages import explained, located, one_line, shorten
+from ..messages import explained, located, one_line
 from .arguments import UsageError, build_parser, parse_arguments
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ def _score(args: argparse.Namespace) -> None:
 
 def _comparison(line: dict[str, Any], where: str) -> Comparison:
     """A line of `score`'s input; `where` stands in its errors."""
-    from ..data.comparison import template_arguments
-    from ..scoring.scorer import RewardScorer
+    from ..data.comparison import to_comparison
 
     with located(where):
         if "prompt" not in line or ("completion" in line) == ("completions" in line):
@@ -129,14 +128,7 @@ def _comparison(line: dict[str, Any], where: str) -> Comparison:
         name = "scores" if "completions" in line else "score"
         if name in line:
             raise ValueError(f"it has a field {name!r}, which would be overwritten; rename it")
-        completions = line["completions"] if "completions" in line else [line["completion"]]
-        if not isinstance(completions, list) or not completions:
-            raise ValueError("completions is empty or no list; give at least one completion")
-        for text in [line["prompt"], *completions]:
-            is_conversation = isinstance(text, list) and all(isinstance(m, dict) and "role" in m for m in text)
-            if not isinstance(text, str) and not is_conversation:
-                raise ValueError(f"{shorten(text)} is neither text nor a list of messages with role and content")
-        comparison = RewardScorer.comparison(line["prompt"], completions, **template_arguments(line))
+        comparison = to_comparison(line, candidates=True)
     comparison.id = where
     return comparison
 

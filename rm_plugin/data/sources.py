@@ -69,7 +69,7 @@ def load_rows(
             Commit or branch of a hub data set.
 
     Returns:
-        `Dataset`, or `IterableDataset` with `streaming=True`: raw rows, for `read_comparisons` or `to_comparison`.
+        `Dataset`, or `IterableDataset` with `streaming=True`: raw rows, for [`rm_plugin.to_comparison`].
 
     Raises:
         ValueError: if nothing is there, it cannot be read, it has no rows, or the split is not in it.

@@ -37,18 +37,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text, template_arguments, text_length
+from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text, text_length
 from ..files import Journal, atomic_writer, differences, parse_json, write_atomically
 from ..messages import explained
 from ..processes import Processes, open_journal, shares
 from ..scoring.rewards import FunctionRuler, ModelRuler, accepted, weights_digest
 from ..scoring.scorer import RewardScorer
 from .candidates import (
-    PROMPT_COLUMNS,
     BestOfN,
     answer_is_right,
     print_summary,
     read_candidates,
+    read_prompt,
     summarize,
     to_preferences,
     to_sft,
@@ -176,7 +176,7 @@ class BestOfNSampler:
         """
         if self.policy is None:
             raise ValueError("policy is None, there is nothing to sample from; give a policy or use rank(candidates)")
-        groups = [_read_prompt(row, index) for index, row in enumerate(prompts)]
+        groups = [read_prompt(row, index) for index, row in enumerate(prompts)]
         if not groups:
             raise ValueError("there are no prompts; give at least one")
         return self._run(groups, max(1, self.batch_size // self.n), output)
@@ -481,21 +481,6 @@ def _without_effect(earlier: dict[str, Any], now: dict[str, Any], has_results: b
         if not has_results or (none_was_long and (setting == "truncation_mode" or raised)):
             free.add(name)
     return free
-
-
-def _read_prompt(row: Any, index: int) -> Comparison:
-    """A comparison that still has no completions."""
-    answer, arguments = None, {}
-    if isinstance(row, Mapping):
-        prompt = next((row[name] for name in PROMPT_COLUMNS if row.get(name)), None)
-        answer, arguments = row.get("answer"), template_arguments(row)
-    else:
-        prompt = row
-    if not prompt:
-        raise ValueError(f"prompt {index} is empty, a policy needs words to continue; give it text or leave it out")
-    group = Comparison(prompt, [prompt], **arguments, metadata={} if answer is None else {"answer": answer})
-    group.completions = []
-    return group
 
 
 def _with_samples(group: Comparison, line: dict[str, Any]) -> Comparison:

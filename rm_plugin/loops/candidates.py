@@ -6,6 +6,7 @@ summarize(results)["curve"]; to_preferences(results); to_sft(results)        # r
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,13 +15,22 @@ from typing import Any
 
 import numpy as np
 
-from ..data.comparison import TEMPLATE_COLUMNS, BadRow, Comparison, Text, template_arguments, to_comparison
-from ..messages import shorten
-from .generation import text_key
+from ..data.comparison import (
+    LIST_COLUMNS,
+    TEMPLATE_COLUMNS,
+    Comparison,
+    Text,
+    text_key,
+    to_comparison,
+    to_prompt,
+)
+from ..messages import located
 
-PROMPT_COLUMNS = ("prompt", "messages", "question", "instruction", "query")
 PER_COMPLETION = ("gold", "systems", "truncated")  # metadata with one value per completion
-COMPLETION_COLUMNS = ("completions", "outputs", "choices", "responses")
+NUMBER = re.compile(
+    r"(?P<sign>(?<![\w)\]}])[-−])?(?P<number>(?:(?<!\d)\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?"
+    r"|\.\d+)(?:/(?P<divisor>\d+)(?![/\d]))?"
+)
 
 
 @dataclass
@@ -91,28 +101,66 @@ def read_candidates(rows: Iterable[Comparison | Mapping[str, Any]]) -> list[Comp
         ['2', '3']
     """
     groups: dict[str | int, Comparison] = {}
-    for place, row in enumerate(rows):
-        try:
-            group, grows = _read_candidate_row(row)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            cause = error.cause if isinstance(error, BadRow) else error
-            raise ValueError(f"candidates, row {place}: {cause}") from None
-        key = text_key([group.prompt, group.template_arguments]) if grows else place
-        if key in groups:
-            _extend(groups[key], group)
-        else:
-            groups[key] = group
+    for index, row in enumerate(rows):
+        with located(f"candidates, row {index}"):
+            group = _read_candidates(row)
+            grows = isinstance(row, Mapping) and row.get("completion") is not None
+            key = text_key([group.prompt, group.template_arguments]) if grows else index
+            if key in groups:
+                _extend(groups[key], group)
+            else:
+                groups[key] = group
     if not groups:
         raise ValueError("there are no candidates; give at least one row with prompt and completions")
-    for group in groups.values():
-        for name in PER_COMPLETION:
-            values = group.metadata.get(name)
-            if values is not None and len(values) != len(group.completions):
-                raise ValueError(
-                    f"candidates of {shorten(group.prompt, 40)!r}: {len(values)} {name} for {len(group.completions)} "
-                    "completions; give one each"
-                )
     return list(groups.values())
+
+
+def read_prompt(row: Text | Mapping[str, Any], index: int) -> Comparison:
+    """A prompt that is still to be answered, and its answer in `metadata` where the row has one."""
+    prompt = to_prompt(row, index)
+    answer = row.get("answer") if isinstance(row, Mapping) else None
+    prompt.metadata = {} if answer is None else {"answer": answer}
+    return prompt
+
+
+def _read_candidates(row: Any) -> Comparison:
+    """The candidates of one row, without ranks: those are gold values."""
+    if isinstance(row, Comparison):
+        row, comparison = {}, copy.copy(row)
+        comparison.metadata = dict(comparison.metadata or {})
+    else:
+        if not isinstance(row, Mapping) and hasattr(row, "outputs"):  # vLLM's RequestOutput
+            row = {"prompt": row.prompt, "outputs": [vars(output) for output in row.outputs]}
+        comparison = to_comparison(row, candidates=True, allow_empty=True)
+        comparison.metadata = _read_metadata(row)
+    if not comparison.prompt:
+        raise ValueError("there is no prompt; give it a column prompt")
+    if (ranks := comparison.ranks) is not None:  # whoever wrote them, they are no samples of one policy
+        best = min(ranks) if len(set(ranks)) > 1 else 0  # four wrong solutions may all have rank 1
+        comparison.metadata.setdefault("systems", ["chosen" if rank == best else "rejected" for rank in ranks])
+        comparison.metadata["gold"] = [float(rank == best) for rank in ranks]
+        comparison.ranks = None
+    n = len(comparison.completions)
+    for name in PER_COMPLETION:
+        values = comparison.metadata.get(name, [None] * n)
+        if len(values) != n:
+            raise ValueError(f"{len(values)} {name} for {n} completions; give one each")
+    return comparison
+
+
+def _read_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row knows of its candidates."""
+    metadata = {} if row.get("answer") is None else {"answer": row["answer"]}
+    for name, column in (*zip(PER_COMPLETION, PER_COMPLETION, strict=True), ("systems", "models")):
+        if (values := row.get(column)) is not None:
+            metadata[name] = list(values) if isinstance(values, list) else [values]
+    if "gold" in metadata:
+        metadata["gold"] = [None if value is None else float(value) for value in metadata["gold"]]
+    outputs = next((row[name] for name in LIST_COLUMNS if row.get(name) is not None), [row.get("completion")])
+    reasons = [output.get("finish_reason") if isinstance(output, Mapping) else None for output in outputs]
+    if any(reasons):
+        metadata["truncated"] = [None if reason is None else reason == "length" for reason in reasons]
+    return metadata
 
 
 def _extend(group: Comparison, more: Comparison) -> None:
@@ -121,75 +169,10 @@ def _extend(group: Comparison, more: Comparison) -> None:
         values = [one.metadata.get(name) or [None] * len(one.completions) for one in (group, more)]
         group.metadata[name] = values[0] + values[1]
     for name in more.metadata.keys() - set(PER_COMPLETION):
-        if group.metadata.setdefault(name, more.metadata[name]) != more.metadata[name]:
-            raise ValueError(
-                f"candidates of {shorten(group.prompt, 40)!r} have the {name} {group.metadata[name]!r} and "
-                f"{more.metadata[name]!r}; give one"
-            )
+        own, other = group.metadata.setdefault(name, more.metadata[name]), more.metadata[name]
+        if own != other:
+            raise ValueError(f"the {name} is {other!r}, that of an earlier row of its prompt {own!r}; give one")
     group.completions += more.completions
-
-
-def _read_candidate_row(row: Any) -> tuple[Comparison, bool]:
-    """The row's candidates, and whether rows of an equal prompt belong to the same group."""
-    if isinstance(row, Comparison):
-        return _from_comparison(row, dict(row.metadata or {})), False
-    if not isinstance(row, Mapping):
-        if not hasattr(row, "outputs"):
-            raise ValueError(f"a row is a dict, not {type(row).__name__}")
-        row = {"prompt": row.prompt, "outputs": list(row.outputs)}
-    row = {name: value for name, value in row.items() if value is not None}
-    if "chosen" in row and "rejected" in row:
-        return _from_comparison(to_comparison(row), {}), False
-    prompt = next((row[name] for name in PROMPT_COLUMNS if name in row), None)
-    if not prompt:
-        raise ValueError(f"there is no prompt (found: {', '.join(row) or 'nothing'}); give it a column prompt")
-    column = next((name for name in COMPLETION_COLUMNS if name in row), None)
-    if column is None and "completion" not in row:
-        raise ValueError(f"there are no completions (found: {', '.join(row)}); give a list completions or outputs")
-    values = [row["completion"]] if column is None else row[column]
-    if not isinstance(values, list) or not values:
-        raise ValueError(f"{column} is empty or no list; give at least one completion")
-    completions, reasons = zip(*map(_read_output, values), strict=True)
-    if not isinstance(prompt, str):
-        completions = [[{"role": "assistant", "content": c}] if isinstance(c, str) else c for c in completions]
-    elif not isinstance(completions[0], str):
-        prompt = [{"role": "user", "content": prompt}]
-    metadata: dict[str, Any] = {}
-    if None not in reasons:
-        metadata["truncated"] = [reason == "length" for reason in reasons]
-    if (gold := row.get("gold")) is not None:
-        metadata["gold"] = [float(value) for value in (gold if isinstance(gold, list) else [gold])]
-    if (systems := row.get("systems", row.get("models", row.get("system")))) is not None:
-        metadata["systems"] = list(systems) if isinstance(systems, list) else [systems]
-    if "answer" in row:
-        metadata["answer"] = row["answer"]
-    return Comparison(prompt, list(completions), **template_arguments(row), metadata=metadata), column is None
-
-
-def _from_comparison(comparison: Comparison, metadata: dict[str, Any]) -> Comparison:
-    """
-    A labelled comparison as candidates: the best rank is worth 1, the others 0; where all are equal, rank 0 is.
-
-    Whoever wrote them, they are no samples of one policy, so they get systems.
-    """
-    if comparison.ranks is not None:
-        best = min(comparison.ranks) if len(set(comparison.ranks)) > 1 else 0  # all wrong have rank 1
-        metadata["gold"] = [float(rank == best) for rank in comparison.ranks]
-        metadata.setdefault("systems", ["chosen" if rank == best else "rejected" for rank in comparison.ranks])
-    arguments = template_arguments(comparison.template_arguments)
-    return Comparison(comparison.prompt, comparison.completions, **arguments, metadata=metadata)
-
-
-def _read_output(value: Any) -> tuple[Text, str | None]:
-    """Text and finish reason of one output: a text, a message list, or an object of vLLM or OpenAI's protocol."""
-    if isinstance(value, str) or (isinstance(value, list) and value):
-        return value, None
-    read = value.get if isinstance(value, Mapping) else lambda name: getattr(value, name, None)
-    message = read("message")
-    text = message.get("content") if isinstance(message, Mapping) else getattr(message, "content", read("text"))
-    if not isinstance(text, str):
-        raise ValueError(f"a completion is {str(value)[:60]!r}; it is text, a message list or has text in it")
-    return text, read("finish_reason")
 
 
 # --- what results are worth
@@ -203,6 +186,8 @@ def answer_is_right(completion: Text, answer: Any) -> bool | None:
     Example:
         >>> answer_is_right("2 + 2 = 4, so the answer is $4.00.", "#### 4"), answer_is_right("It is Paris.", "paris")
         (True, True)
+        >>> answer_is_right("from 2010-2014", "2014"), answer_is_right("2,3", "23"), answer_is_right("1e5", "5")
+        (True, False, False)
     """
     text = completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
     number, truth = _last_number(text), _last_number(str(answer))
@@ -213,8 +198,15 @@ def answer_is_right(completion: Text, answer: Any) -> bool | None:
 
 
 def _last_number(text: str) -> float | None:
-    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+", text)
-    return float(numbers[-1].replace(",", "")) if numbers else None
+    """The last number of a text: `1,234.5`, `-3`, `1e5`, `3/4` or `\\frac{3}{4}`; no sign is a hyphen after a word."""
+    text = re.sub(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", text)
+    text = re.sub(r"\d+/\d+/(?=\d)", " ", text)  # of a date, the year
+    match = next(reversed(list(NUMBER.finditer(text))), None)
+    if match is None:
+        return None
+    value = float(match["number"].replace(",", "")) * (-1 if match["sign"] else 1)
+    divisor = float(match["divisor"] or 1)
+    return value / divisor if divisor else None
 
 
 def _words(text: str) -> list[str]:

@@ -15,8 +15,6 @@ Shapes: N rows of a batch, V vocabulary, T new tokens.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,7 +39,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from ..data.comparison import Text
+from ..data.comparison import Text, text_key
 from ..data.encoding import template_form, text_ids
 from ..scoring.scorer import in_eval_mode
 
@@ -249,11 +247,6 @@ def count_occurrences(prompts: Sequence[Text]) -> list[int]:
         occurrences.append(seen[key])
         seen[key] += 1
     return occurrences
-
-
-def text_key(text: Text) -> str:
-    """16 hex digits that name a text or a conversation."""
-    return hashlib.sha256(json.dumps(text, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 # --- one call of the policy

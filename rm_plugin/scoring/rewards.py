@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.comparison import TEMPLATE_COLUMNS, Comparison, same_text
+from ..data.comparison import TEMPLATE_COLUMNS, Comparison
 
 if TYPE_CHECKING:
     from .scorer import RewardScorer
@@ -307,6 +307,6 @@ def plan_digest(plan: list[Any]) -> str:
 def _calls_texts(call: Call) -> list[list[Any]]:
     columns = zip(call.prompts, call.completions, call.tools, call.chat_template_kwargs, strict=True)
     return [
-        [same_text(prompt), same_text(completion), tools, sorted((arguments or {}).items())]
+        [prompt, completion, tools, sorted((arguments or {}).items())]
         for prompt, completion, tools, arguments in columns
     ]

@@ -217,15 +217,26 @@ def test_output_may_be_the_input(command, model, tmp_path):
         ),
         ('["a", "b"]', " line 1 is of type list; give one object per line"),
         ("{}", " line 1: it has nothing; it needs"),
-        ('{"prompt": "a", "completions": []}', " line 1: completions is empty or no list; give at least one"),
-        ('{"prompt": "a", "completions": "b"}', " line 1: completions is empty or no list; give at least one"),
-        ('{"prompt": "a", "completion": ""}', " line 1: a completion is empty; every completion needs text"),
+        ('{"prompt": "a", "completions": []}', " line 1: `completions` is an empty list; give at least one"),
+        ('{"prompt": "a", "completions": "b"}', ' line 1: `completions` is "b"; it is a list, each item text'),
+        ('{"prompt": "a", "completion": ""}', " line 1: `completion` is empty; every completion needs text"),
         (
             '{"prompt": "a", "completion": 4}',
-            " line 1: 4 is neither text nor a list of messages with role and",
+            " line 1: `completion[0]` is 4 (int); it must be text or a list of messages",
         ),
-        ('{"prompt": {"text": "a"}, "completion": "b"}', ' line 1: {"text": "a"} is neither text nor a list of'),
-        ('{"prompt": "a", "completion": [{"text": "b"}]}', ' line 1: [{"text": "b"}] is neither text nor a list of'),
+        ('{"prompt": {"text": "a"}, "completion": "b"}', " line 1: message 0 of `prompt` has no `role`; every"),
+        (
+            '{"prompt": "a", "completion": [{"text": "b"}]}',
+            " line 1: message 0 of `completion[0]` has no `role`; every",
+        ),
+        (
+            '{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}',
+            " line 1: `completion` is text, which is not in",
+        ),
+        (
+            '{"prompt": "a", "completion": "b", "system": "c"}',
+            " line 1: `system` looks like a part of the prompt that",
+        ),
         (
             '{"prompt": "a", "completion": "b", "score": 1}',
             " line 1: it has a field 'score', which would be overwritten",

@@ -14,12 +14,11 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from rm_plugin.data.comparison import (
     BadRow,
     Comparison,
-    SkippedRows,
     load_rows,
-    read_comparisons,
-    read_messages,
     to_comparison,
+    to_prompt,
 )
+from rm_plugin.data.conversations import read_messages
 from rm_plugin.data.sources import _to_table
 
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: 1+1?\n\nAssistant:"
@@ -35,6 +34,17 @@ def assistant(content):
 
 def transcripts(comparison):
     return [comparison.prompt + completion for completion in comparison.completions]
+
+
+def read_all(rows):
+    """The comparisons of rows, and index and cause of those that are none."""
+    comparisons, bad = [], []
+    for index, row in enumerate(rows):
+        try:
+            comparisons.append(to_comparison(row, index))
+        except BadRow as bad_row:
+            bad.append((bad_row.index, bad_row.cause))
+    return comparisons, bad
 
 
 def cause_and_fix(row, index=17):
@@ -87,7 +97,7 @@ def test_no_prompt_has_the_type_of_the_completions():
         ({}, "either `completions` or `chosen` and `rejected`"),
         ({"chosen": "a"}, "`chosen` and `rejected` come together"),
         ({"chosen": "a", "rejected": "b", "ranks": [0, 1]}, "without `ranks`"),
-        ({"completions": []}, "0 completions"),
+        ({"completions": [], "ranks": []}, "0 completions"),
         ({"completions": ["a", "b"], "ranks": [0]}, "1 ranks for 2 completions"),
         ({"completions": ["a", [assistant("b")]]}, "are list, str"),
         ({"completions": [3]}, "are int, str"),
@@ -393,6 +403,35 @@ def test_a_system_column_is_the_first_message_and_refused_beside_plain_text(colu
     )
 
 
+def test_a_prompt_is_read_as_rows_are():
+    for row in (
+        [user("q")],
+        {"messages": [user("q")]},
+        {"prompt": [{"from": "human", "value": "q"}], "messages": None},
+        {"conversations": [user([{"type": "text", "text": "q"}])], "chosen": None},
+    ):
+        assert to_prompt(row) == Comparison([user("q")], [])
+    asked = to_prompt({"question": "2 + 2?", "tools": '[{"name": "f"}]', "chat_template_kwargs": None, "id": 3})
+    assert (asked.prompt, asked.completions, asked.tools, asked.id) == ("2 + 2?", [], [{"name": "f"}], "3")
+    assert not asked.conversational and to_prompt([user("q")]).conversational
+    assert to_prompt({"prompt": [user("q")], "system": "Be kind."}).prompt == [SYSTEM, user("q")]
+    for row in (
+        {"prompt": "Add.", "input": "2 + 2"},
+        {"prompt": "q", "system": "Be kind."},
+        {"prompt": "", "id": 1},
+        "",
+    ):
+        with pytest.raises(BadRow, match="^row 3: (`(input|system)` looks like a part|there is no prompt .found: )"):
+            to_prompt(row, 3)
+
+
+def test_messages_are_the_prompt_unless_they_are_what_is_compared():
+    row = {"messages": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]}
+    assert to_comparison(row).prompt == [user("q")]
+    whole = {"messages": [user("q"), assistant("a")], "chosen": [user("q"), assistant("a")]}
+    assert to_comparison({**whole, "rejected": [user("q"), assistant("b")]}).prompt == [user("q")]
+
+
 def test_an_alpaca_row_is_refused_until_its_input_is_joined():
     row = {"instruction": "Translate.", "input": "Hola", "chosen": "Hello", "rejected": "Bye"}
     assert cause_and_fix(row).startswith("there is no `prompt`, but `instruction` looks like one; rename")
@@ -615,29 +654,7 @@ def test_a_bad_row_survives_pickling():
     assert (str(bad_row), bad_row.index) == ("row 3: `chosen` is empty; write it", 3)
 
 
-GOOD, EMPTY = {"prompt": "p", "chosen": "a", "rejected": "b"}, {"prompt": "p", "chosen": "", "rejected": "b"}
-
-
-def test_reading_stops_at_the_first_bad_row_unless_told_to_skip():
-    with pytest.raises(BadRow, match="^row 1: `chosen` is empty; "):
-        read_comparisons([GOOD, EMPTY, GOOD, {}])
-    comparisons, skipped = read_comparisons([GOOD, EMPTY, GOOD, {}], on_bad_row="skip")
-    assert len(comparisons) == 2
-    assert skipped.count == 2
-    assert skipped.rows[0] == (1, "`chosen` is empty")
-    assert str(skipped).splitlines()[:2] == ["2 bad rows skipped", "  row 1: `chosen` is empty"]
-
-
-def test_the_list_of_skipped_rows_is_capped_and_their_count_is_exact():
-    _, skipped = read_comparisons([EMPTY] * 1234, on_bad_row="skip")
-    assert (skipped.count, len(skipped.rows)) == (1234, 1000)
-    assert str(skipped).endswith("  and 234 more")
-    assert str(SkippedRows()) == "0 bad rows skipped"
-
-
-def test_an_unknown_way_with_bad_rows_names_the_known_ones():
-    with pytest.raises(ValueError, match="on_bad_row='ignore' is unknown; use one of error, skip"):
-        read_comparisons([GOOD], on_bad_row="ignore")
+GOOD = {"prompt": "p", "chosen": "a", "rejected": "b"}
 
 
 # ------------------------------------------------------ sources ------------------------------------------------------
@@ -701,15 +718,15 @@ def test_a_column_of_mixed_types_is_read_as_it_stands(tmp_path):
     ]
     table = load_rows(write(tmp_path / "a.jsonl", rows))
     assert [{key: value for key, value in row.items() if value is not None} for row in table] == rows
-    comparisons, skipped = read_comparisons(table, on_bad_row="skip")
+    comparisons, bad = read_all(table)
     assert [comparison.chosen for comparison in comparisons] == [["4"], [[assistant("4")]], ["4", "b"]]
     assert [comparison.margin for comparison in comparisons] == [None, 2.0, 0.5]
-    assert skipped.rows == [(2, "`chosen` is 4 (int)")]
+    assert bad == [(2, "`chosen` is 4 (int)")]
 
 
 def test_a_column_that_the_first_thousand_rows_lack_is_not_lost(tmp_path):
     rows = [GOOD] * 1500 + [{**GOOD, "margin": 1.5, "tools": [{"name": "f"}]}, {**GOOD, "tools": [{"title": 1}]}]
-    comparisons, _ = read_comparisons(load_rows(write(tmp_path / "a.jsonl", rows)))
+    comparisons, _ = read_all(load_rows(write(tmp_path / "a.jsonl", rows)))
     assert [comparison.margin for comparison in comparisons[-3:]] == [None, 1.5, None]
     assert [comparison.tools for comparison in comparisons[-3:]] == [None, [{"name": "f"}], [{"title": 1}]]
 
@@ -722,7 +739,7 @@ def test_messages_of_different_keys_keep_their_nested_values(tmp_path):
         {"role": "tool", "content": "4"},
     ]
     rows = [{"prompt": prompt, "chosen": [assistant("4")], "rejected": [assistant("5")]}]
-    (comparison,), _ = read_comparisons(load_rows(write(tmp_path / "a.json", rows)))
+    (comparison,), _ = read_all(load_rows(write(tmp_path / "a.json", rows)))
     assert comparison.prompt == [prompt[0], {**prompt[1], "content": ""}, prompt[2]]
 
 
@@ -738,7 +755,7 @@ def test_a_csv_file_may_hold_json_lists_and_empty_cells(tmp_path):
         {"prompt": json.dumps([user("q")]), "completions": '["a", "b"]', "ranks": "[1, 0]", "margin": ""},
         {"prompt": "", "completions": '["c", "d"]', "ranks": "[0, 1]", "margin": "0.5"},
     ]
-    (first, second), _ = read_comparisons(load_rows(write(tmp_path / "a.csv", rows)))
+    (first, second), _ = read_all(load_rows(write(tmp_path / "a.csv", rows)))
     assert first == Comparison([user("q")], [[assistant("a")], [assistant("b")]], ranks=[1, 0])
     assert second == Comparison("", ["c", "d"], ranks=[0, 1], margin=0.5)
 
@@ -903,10 +920,10 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
 
 def test_hh_rlhf_is_read_whole(shared_data):
     rows = load_rows(shared_data / "hh_rlhf_harmless" / "test.jsonl.gz")
-    comparisons, skipped = read_comparisons(rows, on_bad_row="skip")
+    comparisons, bad = read_all(rows)
     empty, differing = [86, 516, 925, 1103], [1254, 1688, 1950, 1952, 2036]
-    assert (len(rows), len(comparisons), skipped.count) == (2312, 2308, 4)
-    assert skipped.rows == [(index, "`chosen` is empty") for index in empty]
+    assert (len(rows), len(comparisons)) == (2312, 2308)
+    assert bad == [(index, "`chosen` is empty") for index in empty]
     good = [index for index in range(2312) if index not in empty]
     read = dict(zip(good, comparisons, strict=True))
     assert [index for index in good if read[index].prompt == ""] == differing
@@ -915,14 +932,14 @@ def test_hh_rlhf_is_read_whole(shared_data):
 
 def test_dpo_demo_is_read_whole(shared_data):
     rows = load_rows(shared_data / "dpo_demo" / "dpo_en_demo.json")
-    comparisons, skipped = read_comparisons(rows)
-    assert (len(comparisons), skipped.count) == (300, 0)
+    comparisons, bad = read_all(rows)
+    assert (len(comparisons), bad) == (300, [])
     assert all(comparison.conversational and comparison.prompt[-1]["role"] == "user" for comparison in comparisons)
     assert comparisons[0].prompt[0]["content"].startswith("Hi! I'd like to create a new language game")
 
 
 def test_rm_bench_is_read_as_three_by_three(shared_data):
-    comparisons, _ = read_comparisons(load_rows(shared_data / "rm_bench"))
+    comparisons, _ = read_all(load_rows(shared_data / "rm_bench"))
     assert Counter(len(comparison.pairs()) for comparison in comparisons) == {9: 413}
 
 

@@ -17,7 +17,7 @@ from models import CHATML, tiny_config, tiny_reward_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from rm_plugin.commands.cli import main
-from rm_plugin.data.comparison import Comparison, read_comparisons
+from rm_plugin.data.comparison import Comparison, to_comparison
 from rm_plugin.evaluation import evaluate
 from rm_plugin.files import Journal
 from rm_plugin.loops.best_of_n import (
@@ -622,7 +622,7 @@ def test_candidates_of_any_generator_are_read(rows):
 
 def test_finish_reasons_gold_and_systems_are_kept():
     assert read_candidates([VLLM])[0].metadata == {"truncated": [False, True]}
-    rows = [{"prompt": "p", "completion": c, "gold": c == "2", "system": c * 2} for c in "23"]
+    rows = [{"prompt": "p", "completion": c, "gold": c == "2", "systems": c * 2} for c in "23"]
     assert read_candidates(rows)[0].metadata == {"gold": [1.0, 0.0], "systems": ["22", "33"]}
     [labelled] = read_candidates([{"prompt": "p", "chosen": "a", "rejected": ["b", "c"]}])
     assert labelled.metadata == {"gold": [1.0, 0.0, 0.0], "systems": ["chosen", "rejected", "rejected"]}
@@ -672,8 +672,12 @@ def test_what_only_later_rows_of_a_prompt_know_is_kept():
     }
     summary = summarize(best_of_n(None, None, length_reward, candidates=rows[:2]), num_samples=10)
     assert summary["truncated_rate"] == 1.0
-    with pytest.raises(ValueError, match="candidates of 'p' have the answer 'b' and 'c'; give one"):
+    with pytest.raises(
+        ValueError, match="row 3: the answer is 'c', that of an earlier row of its prompt 'b'; give one"
+    ):
         read_candidates([*rows, {"prompt": "p", "completion": "d", "answer": "c"}])
+    with pytest.raises(ValueError, match="candidates, row 0: `system` looks like a part of the prompt"):
+        read_candidates([{"prompt": "p", "completion": "d", "system": "Be kind."}])
 
 
 def test_a_conversations_candidates_become_messages(scorer):
@@ -782,6 +786,30 @@ def test_a_gold_scorer_gives_gold_values(tokenizer, scorer):
         ("It is -3", -3, True),
         ([{"role": "assistant", "content": "It is Paris."}], "paris", True),
         ("It is not", "Paris", False),
+        ("from 2010-2014", "2014", True),
+        ("from 2010-2014", "-2014", False),
+        ("2010–2014", 2014, True),
+        ("(-3)", -3, True),
+        ("x = −3.5", "-3.5", True),
+        ("f(2)-3", 3, True),
+        ("2,3", "23", False),
+        ("2,3", "3", True),
+        ("12,345", "12345", True),
+        ("1,234,567.5", "1234567.5", True),
+        ("1234,567", "1234567", False),
+        ("1,23", "123", False),
+        ("1e5", "5", False),
+        ("1e5", "100000", True),
+        ("2.5E-3", 0.0025, True),
+        ("3/4", "1/4", False),
+        ("3/4", "0.75", True),
+        ("\\boxed{\\frac{3}{4}}", "\\frac{1}{4}", False),
+        ("\\dfrac{3}{4}", "3/4", True),
+        ("-1/2", "-0.5", True),
+        ("on 3/4/2020", "2020", True),
+        ("1/0", "0", False),
+        (".5", "0.5", True),
+        ("-.5", "-0.5", True),
         ("I play the piano", "no", False),
         ("The answer is banana", "A", False),
         ("The answer is (A).", "A", True),
@@ -824,8 +852,7 @@ def test_dpo_and_our_trainer_take_the_pairs_and_sft_the_winners(prompts, tmp_pat
 
     results = best_of_n(policy, prompts, scorer, n=4, processing_class=tokenizer, generation_config=SHORT)
     pairs, winners = to_preferences(results), to_sft(results)
-    comparisons, skipped = read_comparisons(pairs)
-    assert len(comparisons) == len(pairs) and not skipped.count
+    assert all(to_comparison(pair).chosen for pair in pairs)
     policy.save_pretrained(tmp_path / "policy")
     common = {"max_steps": 1, "report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no"}
     for trainer_class, config_class, rows in ((DPOTrainer, DPOConfig, pairs), (SFTTrainer, SFTConfig, winners)):
@@ -949,8 +976,8 @@ def test_a_policy_whose_language_head_would_be_random_is_refused(tied, tmp_path)
     ("prompts", "message"),
     [
         ([], "there are no prompts"),
-        (["2 + 2 =", ""], "prompt 1 is empty"),
-        ([{"text": "2 + 2 ="}], "prompt 0 is empty"),
+        (["2 + 2 =", ""], "row 1: there is no prompt .found: nothing.; a policy needs words"),
+        ([{"text": "2 + 2 ="}], "row 0: there is no prompt .found: text."),
         (["2 + 2 =", "too long " * 300], "prompt 1 has .* tokens, with max_new_tokens=8 that is over"),
     ],
 )
@@ -983,11 +1010,14 @@ def test_a_conversation_needs_a_chat_template(policy, scorer):
     [
         ([], "there are no candidates"),
         ([{"completions": ["a"]}], "row 0: there is no prompt"),
-        ([{"prompt": "p"}], "row 0: there are no completions"),
-        ([{"prompt": "p", "completions": []}], "row 0: completions is empty"),
-        ([{"prompt": "p", "outputs": [{"tokens": [1]}]}], "it is text, a message list or has text in it"),
+        ([{"prompt": "p"}], "row 0: `chosen` and `rejected` are missing .found: prompt.; a preference row has"),
+        ([{"prompt": "p", "completions": []}], "row 0: `completions` is an empty list"),
+        (
+            [{"prompt": "p", "outputs": [{"tokens": [1]}]}],
+            r"row 0: `outputs.0.` is null; it must be text or a list of messages",
+        ),
         ([{"prompt": "p", "completions": ["a", "b"], "gold": [1.0]}], "1 gold for 2 completions"),
-        (["p"], "row 0: a row is a dict, not str"),
+        (["p"], "row 0: the row is .p.; a row is a dict from column name to value"),
     ],
 )
 def test_bad_candidates_are_named(rows, message):

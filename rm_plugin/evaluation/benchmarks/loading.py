@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...data.comparison import Comparison, Text, same_text
+from ...data.comparison import Comparison, text_key
 from ...data.sources import load_rows
 from ...messages import one_line
 from .base import Benchmark, Part, Row
@@ -61,8 +61,6 @@ class LoadedBenchmark:
         for comparison in self.comparisons:
             values = {
                 **vars(comparison),
-                "prompt": same_text(comparison.prompt),
-                "completions": [same_text(text) for text in comparison.completions],
                 # Looked up by name; what is inside keeps its order, in which templates write it out.
                 "chat_template_kwargs": sorted((comparison.chat_template_kwargs or {}).items()),
                 "metadata": sorted((comparison.metadata or {}).items()),
@@ -97,7 +95,7 @@ def read_comparisons(
         key = str(number if comparison.id is None else comparison.id)
         seen[key] += 1
         comparison.id = key if seen[key] == 1 else f"{key}#{seen[key]}"
-        comparison.metadata = {"cluster": _digest(comparison.prompt or comparison.id), **(comparison.metadata or {})}
+        comparison.metadata = {"cluster": text_key(comparison.prompt or comparison.id), **(comparison.metadata or {})}
         data.comparisons.append(comparison)
         if len(data.comparisons) == data.limit:
             break
@@ -206,8 +204,3 @@ def _origin_of(file: Path) -> str:
     """What a file is called: `chat_filtered.json` ► chat_filtered, `Adversarial/Neighbor/dataset.json` ► Neighbor."""
     stem = re.sub(r"-\d{5}-of-\d{5}$", "", file.name.split(".")[0])
     return file.absolute().parent.name if stem in ("dataset", "data", "train", "validation", "test") else stem
-
-
-def _digest(prompt: Text) -> str:
-    """Equal prompts, equal digest."""
-    return hashlib.blake2b(json.dumps(same_text(prompt), sort_keys=True).encode(), digest_size=8).hexdigest()
