@@ -359,7 +359,7 @@ class RewardScorer:
                 raise ValueError(f"{len(prompts)} prompts and {len(column)} {name}; give one a prompt")
         comparisons = []
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            arguments = template_arguments({name: column[i] for name, column in columns.items() if column is not None})
+            arguments = {name: column[i] for name, column in columns.items() if column is not None}
             comparisons.append(self.comparison(prompt, [completion], allow_empty=allow_empty, **arguments))
         return np.concatenate([np.zeros(0, dtype=np.float32), *self.score_comparisons(comparisons)])
 

@@ -231,7 +231,7 @@ def test_output_may_be_the_input(command, model, tmp_path):
         ),
         (
             '{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}',
-            " line 1: `completion` is text, which is not in",
+            " line 1: `prompt` is text, which is not in the messages of `completion`",
         ),
         (
             '{"prompt": "a", "completion": "b", "system": "c"}',
