@@ -146,25 +146,29 @@ def _check_fields(script_args, training_args) -> bool:
 
 
 def prompt_rows(script_args, tokenizer, split: str) -> list[dict[str, Any]]:
-    """Rows `{"prompt", "input_ids"}` of any data set that has a prompt or is a preference set; each prompt once."""
-    from ..data.comparison import to_comparison
+    """Rows for PPO of any data set that has a prompt or is a preference set, each prompt once, with its tools."""
+    from ..data.comparison import template_arguments, to_comparison
 
     if not script_args.dataset_name:
         raise ValueError("dataset_name is unset; name a hub id, a folder or a file (jsonl, json, parquet, csv)")
     options = {"name": script_args.dataset_config, "streaming": script_args.dataset_streaming}
     rows = {}
     for index, row in enumerate(load_rows(script_args.dataset_name, split, **options)):
-        prompt = row.get("prompt") or to_comparison(row, index).prompt
-        if not prompt:
-            raise ValueError(f"row {index} has no prompt; PPO needs one to complete")
-        if isinstance(prompt, str):
-            ids = tokenizer(prompt)["input_ids"]
-        elif tokenizer.chat_template is None:
-            raise ValueError(f"row {index} is a conversation and the policy has no chat template; give plain prompts")
-        else:
-            ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-        rows[tuple(ids)] = prompt
-    return [{"prompt": prompt, "input_ids": list(ids)} for ids, prompt in rows.items()]
+        with located(f"{script_args.dataset_name} row {index}"):
+            prompt = row.get("prompt") or to_comparison(row).prompt
+            if not prompt:
+                raise ValueError("it has no prompt; PPO needs one to complete")
+            columns = template_arguments(row)
+            if isinstance(prompt, str):
+                ids = tokenizer(prompt)["input_ids"]
+            elif tokenizer.chat_template is None:
+                raise ValueError("it is a conversation and the policy has no chat template; give plain prompts")
+            else:
+                arguments = {"tools": columns["tools"], **(columns["chat_template_kwargs"] or {})}
+                ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **arguments)
+                ids = ids["input_ids"]
+        rows[tuple(ids)] = {"prompt": prompt, "input_ids": list(ids), **columns}
+    return list(rows.values())
 
 
 def _load_policy(training_args, model_args):
@@ -224,6 +228,7 @@ def quickstart_policy(seed: int = 0):
         `(Qwen3ForCausalLM, PreTrainedTokenizerFast)`: a policy that answers in the right form and is often wrong.
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
     from transformers import Qwen3ForCausalLM
 
     from .quickstart import build_model, build_tokenizer
@@ -235,24 +240,18 @@ def quickstart_policy(seed: int = 0):
     torch.manual_seed(seed)
     policy = Qwen3ForCausalLM(backbone.config)
     policy.model = backbone
-    prompts, answers = zip(*((row["prompt"], row["chosen"]) for row in preference_data(seed)[0]), strict=True)
-    texts = [
-        (prompt_ids, answer_ids + [tokenizer.eos_token_id])
-        for prompt_ids, answer_ids in zip(
-            tokenizer(list(prompts))["input_ids"], tokenizer(list(answers))["input_ids"], strict=True
-        )
-    ]
+    rows = preference_data(seed)[0]
+    prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
+    answers = [ids + [tokenizer.eos_token_id] for ids in tokenizer([row["chosen"] for row in rows])["input_ids"]]
+    texts = [torch.tensor(prompt + answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    targets = [torch.tensor([-100] * len(p) + answer) for p, answer in zip(prompts, answers, strict=True)]
     print(f"teaching the embedded policy its answers: {QUICKSTART_STEPS} steps", flush=True)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=2e-3)
     policy.train()
     for step in range(QUICKSTART_STEPS):
-        batch = [texts[(step * QUICKSTART_BATCH + i) % len(texts)] for i in range(QUICKSTART_BATCH)]
-        length = max(len(prompt) + len(answer) for prompt, answer in batch)
-        ids = torch.full((len(batch), length), tokenizer.pad_token_id)
-        labels = torch.full_like(ids, -100)
-        for i, (prompt, answer) in enumerate(batch):
-            ids[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-            labels[i, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
+        batch = [(step * QUICKSTART_BATCH + i) % len(texts) for i in range(QUICKSTART_BATCH)]
+        ids = pad_sequence([texts[i] for i in batch], batch_first=True, padding_value=tokenizer.pad_token_id)
+        labels = pad_sequence([targets[i] for i in batch], batch_first=True, padding_value=-100)
         policy(input_ids=ids, attention_mask=ids != tokenizer.pad_token_id, labels=labels).loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()

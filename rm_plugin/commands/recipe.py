@@ -148,19 +148,11 @@ def run_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> int
     from accelerate.commands.launch import launch_command, launch_command_parser
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
-    script = [
-        "--module",
-        "rm_plugin.commands.cli",
-        "train",
-        *(["--config", os.fspath(path)] if path is not None else []),
-    ]
+    words = resolve_accelerate_config_argument(launch_words)
+    words += ["--module", "rm_plugin.commands.cli", "train"] + (["--config", os.fspath(path)] if path else [])
     os.environ["RM_PLUGIN_LAUNCHED"] = "1"
     try:
-        launch_command(
-            launch_command_parser().parse_args(
-                [*resolve_accelerate_config_argument(launch_words), *script, *arguments]
-            )
-        )
+        launch_command(launch_command_parser().parse_args([*words, *arguments]))
     except subprocess.CalledProcessError as error:
         return error.returncode  # the process has said why
     finally:
