@@ -166,21 +166,21 @@ def clustered(rng, kind, num_clusters, size):
     return values.ravel(), np.repeat(np.arange(num_clusters), size)
 
 
-@pytest.mark.parametrize(("num_clusters", "size"), [(10, 3), (25, 4)])
+@pytest.mark.parametrize(("num_clusters", "size"), [(10, 3), (20, 3)])
 @pytest.mark.parametrize("kind", ["normal", "binary"])
 def test_intervals_of_few_clusters_cover_and_their_tests_err_as_often_as_they_say(kind, num_clusters, size):
-    # Plain percentiles cover 89 to 93 % at 10 clusters. Standard error of each share at 400 sets: 1.1 and 0.5 points
+    # Plain percentiles cover 89 to 93 % at 10 clusters. Standard error of each share at 500 sets: 1.0 and 0.4 points
     rng, draws = np.random.default_rng(num_clusters), {"num_samples": 1000}
     covered, rejected = 0, {0.05: 0, 0.01: 0}
-    for trial in range(400):
+    for trial in range(500):
         values, clusters = clustered(rng, kind, num_clusters, size)
         interval = bootstrap_interval(values, clusters=clusters, seed=trial, **draws)
         covered += interval["low"] <= (0.5 if kind == "binary" else 0.0) <= interval["high"]
         other, _ = clustered(rng, kind, num_clusters, size)
         p_value = compare_models(values, other, clusters=clusters, seed=trial, **draws)["p_value"]
         rejected = {level: count + (p_value < level) for level, count in rejected.items()}
-    assert covered / 400 >= 0.93
-    assert rejected[0.05] / 400 <= 1.5 * 0.05 and rejected[0.01] / 400 <= 2.4 * 0.01
+    assert covered / 500 >= 0.93
+    assert rejected[0.05] / 500 <= 1.5 * 0.05 and rejected[0.01] / 500 <= 2.4 * 0.01
 
 
 def test_expanded_percentiles_have_their_published_level():
