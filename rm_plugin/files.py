@@ -101,21 +101,15 @@ def parse_json(text: str, where: str) -> Any:
         return json.loads(text.rstrip(), object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not JSON ({error.msg} at column {error.colno}); correct it") from None
-    except _DuplicateKey as error:
-        raise ValueError(f"{where} has the key {error.args[0]!r} twice; remove one") from None
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{where} cannot be read ({error}); correct it") from None
-
-
-class _DuplicateKey(Exception):
-    """A key that stands twice in one JSON object."""
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise _DuplicateKey(next(key for key in keys if keys.count(key) > 1))
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
     return values
 
 
@@ -152,7 +146,8 @@ class Journal(Mapping):
         self.settings: dict[str, Any] | None = None  # those of an earlier run, until `begin`
         self._offsets: dict[str, Any] = {}  # of the lines; without a file the values themselves
         self._synced = time.monotonic()
-        self.path = None if output is None else Path(f"{output}.journal" + (f".{part}" if part else ""))
+        suffix = ".journal" + (f".{part}" if part else "")
+        self.path = None if output is None else Path(f"{Path(output).resolve()}{suffix}")  # one lock whatever its name
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -57,8 +57,8 @@ def test_lines_are_read_with_their_numbers_and_blank_ones_skipped(tmp_path):
         (b'{"a": "\xed\xa0\x80"}', "line 2 is not UTF-8 text (invalid continuation byte); save it as UTF-8"),
         (b"[1]", "line 2 is of type list; give one object per line"),
         (b"7", "line 2 is of type int; give one object per line"),
-        (b'{"a": 1, "b": 2, "a": 3}', "line 2 has the key 'a' twice; remove one"),
-        (b'{"x": {"a": 1, "a": 1}}', "line 2 has the key 'a' twice; remove one"),
+        (b'{"a": 1, "b": 2, "a": 3}', "line 2 cannot be read (the key 'a' stands twice); correct it"),
+        (b'{"x": {"a": 1, "a": 1}}', "line 2 cannot be read (the key 'a' stands twice); correct it"),
         (b"version https://git-lfs.github.com/spec/v1", "is a Git-LFS pointer, not the data; run git lfs pull"),
     ],
 )
@@ -188,6 +188,8 @@ def test_a_second_process_is_refused_while_the_journal_is_open_and_not_after(tmp
             f"{tmp_path / 'out'} is being made by another process, which holds {tmp_path / 'out.journal'}; wait for "
             "it, or name another output\n"
         )
+        (tmp_path / "link").symlink_to(tmp_path / "out")
+        assert subprocess.run([*start[:-1], str(tmp_path / "link")], capture_output=True).returncode == 1
     assert subprocess.run(start).returncode == 0
 
 

@@ -390,7 +390,7 @@ def test_screen_has_no_noise_from_upstream(workflow):
     assert [line for line in lines if line and not line.startswith(ours) and not any(b in line for b in bars)] == []
 
 
-def test_train_goes_on_from_the_newest_checkpoint(workflow, command, recipe):
+def test_train_resumes_from_the_newest_checkpoint(workflow, command, recipe):
     words = ["--max_steps", 3, "--save_strategy", "no", "--eval_strategy", "no"]
     assert command("train", "--config", recipe, *words)[0] == 0
     state = json.loads((recipe.parent / "output" / "trainer_state.json").read_text())

@@ -58,7 +58,7 @@ def lengths(prompts, completions):
 
 
 @pytest.mark.slow
-def test_a_run_killed_anywhere_goes_on_and_ends_with_the_same_bytes(tmp_path):
+def test_a_run_killed_anywhere_resumes_and_ends_with_the_same_bytes(tmp_path):
     command = [sys.executable, str(TESTS / "kill_and_resume.py"), str(tmp_path), "12"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
