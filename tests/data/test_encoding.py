@@ -27,6 +27,7 @@ from rm_plugin.data.encoding import (
     template_hash,
     token_ids,
     trim_template_tail,
+    without_trailing_pads,
 )
 
 
@@ -560,3 +561,17 @@ def test_pad_token_of_smollm2_is_its_unknown_token(smollm2_tokenizer):
     assert tokenizer.pad_token == tokenizer.eos_token == "<|im_end|>"
     ensure_pad_token(tokenizer)
     assert tokenizer.pad_token == "<|endoftext|>" and len(tokenizer) == 49152
+
+
+def test_trailing_pads_are_cut_before_the_common_prefix_is_taken():
+    group = EncodedGroup([[9, 2, 5, 2, 2], [9, 2, 2], [9, 2, 5, 7]], kept=[0, 1, 3], ranks=[0, 1, 1], num_dropped=1)
+    cut = without_trailing_pads(group, 2)
+    assert cut.input_ids == [[9, 2, 5], [9], [9, 2, 5, 7]]  # a pad inside a text stays
+    assert cut.prefix_length == 0  # each text keeps a token of its own
+    assert (cut.kept, cut.ranks, cut.num_dropped) == ([0, 1, 3], [0, 1, 1], 1)
+    assert without_trailing_pads(EncodedGroup([[2, 2, 2], [2]]), 2).input_ids == [
+        [2],
+        [2],
+    ]  # never to none
+    assert without_trailing_pads(group, None) is group
+    assert group.input_ids[0] == [9, 2, 5, 2, 2]

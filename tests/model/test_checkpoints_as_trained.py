@@ -576,6 +576,24 @@ def test_a_block_without_pooling_reads_the_last_token(tmp_path):
     torch.testing.assert_close(RewardModel.from_pretrained(tmp_path)(ids).logits, model(ids).logits)
 
 
+def test_rows_of_token_ids_are_cut_as_texts_are(checkpoints, tmp_path):
+    checkpoint = checkpoints("trl pad==eos")
+    pairs = zip(checkpoint.ids[::2], checkpoint.ids[1::2], strict=True)
+    rows = make_rows([{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in pairs])
+    trainer = make_trainer(tmp_path, checkpoint.path, rows, tokenizer=checkpoint.tokenizer(), eval_dataset=rows)
+    assert_as_trained(trainer.predict(trainer.eval_dataset).predictions.reshape(-1), checkpoint.scores)
+
+
+def test_length_limits_count_the_tokens_that_are_cut_afterwards(checkpoints):
+    checkpoint = checkpoints("trl pad==eos")
+    longest = max(map(len, checkpoint.ids))
+    texts = [list(texts) for texts in zip(*TEXTS, strict=True)]
+    scorer = parsing_scorer(checkpoint.path, max_length=longest)
+    assert_as_trained(scorer.score(*texts), checkpoint.scores)
+    with pytest.raises(ValueError, match=f"has {longest} tokens, max_length is {longest - 1}"):
+        parsing_scorer(checkpoint.path, max_length=longest - 1).score(*texts)
+
+
 def test_a_pad_token_changed_by_others_after_us_is_the_one_that_counts(checkpoints, tmp_path):
     """TRL, training on from our folder with a tokenizer whose pad is EOS, leaves our block as it was."""
     model = AutoModelForSequenceClassification.from_pretrained(checkpoints("ours").path)
