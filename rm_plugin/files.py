@@ -100,6 +100,7 @@ def parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text.rstrip(), object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
+        where += f" line {error.lineno}" * (error.lineno > 1)
         raise ValueError(f"{where} is not JSON ({error.msg} at column {error.colno}); correct it") from None
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{where} cannot be read ({error}); correct it") from None

@@ -9,33 +9,23 @@ from __future__ import annotations
 
 import csv
 import gzip
-import itertools
 import json
 import logging
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from ..files import parse_json, read_jsonl
 from ..messages import one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 KINDS = (".jsonl", ".json", ".csv", ".parquet")
-NOT_DATA = {"dataset_info.json", "dataset_infos.json"}  # descriptions that lie beside the data
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-SPLIT_OF_WORD = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "eval": "test",
-}
 JSON_COLUMNS = {"completions", "ranks", "scores", "rewards", "rating", "chat_template_kwargs"}  # of a csv file
 
 
@@ -53,8 +43,8 @@ def load_rows(
     Args:
         source (`str`, `Path`, `Dataset`, `IterableDataset`, `DatasetDict`, `IterableDatasetDict` or `list[dict]`):
             Rows, as an object of `datasets` or a list; a file (jsonl, json, csv, each maybe `.gz`, or parquet); a
-            folder of such files, whose names say the split (`train-0.parquet`, `test.jsonl`; without any, all are
-            `train`); a folder of `save_to_disk`; or else an id on the Hugging Face hub. A single file is split
+            folder of such files, whose splits are those that `datasets` sees (`train-0.parquet`, `test.jsonl`); a
+            folder of `save_to_disk`; or else an id on the Hugging Face hub. A single file is split
             `train`.
         split (`str`, *optional*):
             Split, or in the language of `datasets` a part or a sum of splits: `"train[:10%]"`, `"train+test"`. May be
@@ -86,7 +76,7 @@ def load_rows(
     import datasets
 
     if isinstance(source, list) and all(isinstance(row, dict) for row in source):
-        source = _to_table(source)
+        source = to_table(source)
     if source in ("", {}) or not isinstance(source, str | Path | dict | datasets.Dataset | datasets.IterableDataset):
         raise ValueError(f"source={source!r} is no data; give a file, a folder, a hub id, a Dataset or a list of rows")
     path = Path(source).expanduser() if isinstance(source, str | Path) else None
@@ -147,17 +137,16 @@ def _find_splits(path: Path) -> Dataset | dict[str, Any]:
         except Exception as error:  # whatever its half-written files lead to
             raise ValueError(f"{path} cannot be read ({one_line(error)}); save it again") from error
         return saved
-    splits: dict[str, list[Path]] = {}
-    for file in sorted(path.rglob("*")):
-        inside = file.relative_to(path)
-        hidden = any(part.startswith(".") for part in inside.parts)
-        if file.is_file() and _kind_of(file) and file.name not in NOT_DATA and not hidden:
-            words = re.findall("[a-z]+", str(inside).lower())
-            named = [SPLIT_OF_WORD[word] for word in words if word in SPLIT_OF_WORD]
-            splits.setdefault(named[-1] if named else "train", []).append(file)
-    if not splits:
+    from datasets.data_files import DataFilesDict, get_data_patterns
+
+    try:
+        found = DataFilesDict.from_patterns(get_data_patterns(str(path)), str(path), list(KINDS))
+    except FileNotFoundError:  # of `datasets`: nothing is there
+        found = {}
+    files = {str(split): [Path(file) for file in names if _kind_of(Path(file))] for split, names in found.items()}
+    if not any(files.values()):
         raise ValueError(f"{path} has no data in it; it needs files of {', '.join(KINDS)}, or those of save_to_disk")
-    return splits
+    return {split: names for split, names in files.items() if names}
 
 
 def _take_split(splits: dict[str, Any], split: str | None, where: str, streaming: bool) -> Dataset | IterableDataset:
@@ -198,19 +187,18 @@ def _read_files(paths: list[Path], streaming: bool) -> Dataset | IterableDataset
     kinds = {_kind_of(path) for path in paths}
     if ".parquet" in kinds and len(kinds) > 1:
         raise ValueError(f"{names[0]} and {names[-1]} are of one split but not of one kind; give one kind")
+    if ".parquet" not in kinds and streaming:
+        return datasets.IterableDataset.from_generator(_iterate_files, gen_kwargs={"paths": names})
+    rows = [] if ".parquet" in kinds else list(_iterate_files(names))
     try:
         if ".parquet" in kinds:
             return datasets.load_dataset("parquet", data_files=names, split="train", streaming=streaming)
-        if streaming:
-            return datasets.IterableDataset.from_generator(_iterate_files, gen_kwargs={"paths": names})
-        return _to_table(list(_iterate_files(names)))
-    except _UnreadableFile:
-        raise
+        return to_table(rows)
     except Exception as error:  # pyarrow, datasets, Unicode and overflow errors
         raise ValueError(f"{', '.join(names)} cannot be read as a table ({one_line(error)}); check it") from error
 
 
-def _to_table(rows: list[dict[str, Any]]) -> Dataset:
+def to_table(rows: list[dict[str, Any]]) -> Dataset:
     """
     Rows as a table that gives back what was put in, also where a column holds values of several types or shapes.
 
@@ -248,57 +236,53 @@ def _is_uniform(values: list[Any]) -> bool:
     return types <= {int, float} or types in ({str}, {bool})
 
 
-class _UnreadableFile(ValueError):
-    """A text file with an error that its message places."""
-
-
 def _iterate_files(paths: list[str]) -> Iterator[dict[str, Any]]:
     """The rows of text files."""
     for path in paths:
-        opener = gzip.open if path.lower().endswith(".gz") else open
-        try:
-            with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-                yield from _csv_rows(file, path) if _kind_of(Path(path)) == ".csv" else _json_rows(file, path)
-        except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
-            raise _UnreadableFile(f"{path} cannot be read ({one_line(error)}); give a whole file in UTF-8") from error
+        yield from _csv_rows(path) if _kind_of(Path(path)) == ".csv" else _json_rows(path)
 
 
-def _json_rows(file: IO[str], path: str) -> Iterator[dict[str, Any]]:
+@contextmanager
+def _opened(path: str) -> Iterator[IO[str]]:
+    opener = gzip.open if path.lower().endswith(".gz") else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            yield file
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read ({one_line(error)}); give a whole file in UTF-8") from error
+
+
+def _json_rows(path: str) -> Iterator[dict[str, Any]]:
     """The objects of a JSON list, of JSON lines, or a single one, whatever the file is called."""
-    start, line = next(((number, line) for number, line in enumerate(file, 1) if line.strip()), (1, ""))
-    if line.lstrip().startswith("[") or line.strip() == "{":  # a list, or one object over many lines
-        rows = _parse_json(line + file.read(), path, start)
-        numbered = (
-            ((f"item {i}", row) for i, row in enumerate(rows)) if isinstance(rows, list) else [("the content", rows)]
-        )
-    else:
-        lines = itertools.chain([(start, line)] if line else [], enumerate(file, start + 1))
-        numbered = ((f"line {i}", _parse_json(line, path, i)) for i, line in lines if line.strip())
-    for place, row in numbered:
+    with _opened(path) as file:
+        start = next((line for line in file if line.strip()), "")
+        text = start + file.read() if start.lstrip().startswith("[") or start.strip() == "{" else None
+    if text is None:
+        yield from (row for _, row in read_jsonl(path))
+        return
+    rows = parse_json(text, path)
+    for i, row in enumerate(rows if isinstance(rows, list) else [rows]):
         if not isinstance(row, dict):
-            raise _UnreadableFile(f"{path}: {place} is of type {type(row).__name__}; every row must be a JSON object")
+            raise ValueError(f"{path}: item {i} is of type {type(row).__name__}; every row must be a JSON object")
         yield row
 
 
-def _parse_json(text: str, path: str, line: int) -> Any:
-    try:
-        return json.loads(text.rstrip())
-    except json.JSONDecodeError as error:
-        where = f"{path} line {line + error.lineno - 1}"
-        raise _UnreadableFile(f"{where} is not JSON ({error.msg} at column {error.colno}); correct it") from None
-
-
-def _csv_rows(file: IO[str], path: str) -> Iterator[dict[str, Any]]:
+def _csv_rows(path: str) -> Iterator[dict[str, Any]]:
     """The lines of a csv file with a header. Cells are text; lists stand in them as JSON."""
     csv.field_size_limit(2**31 - 1)  # transcripts are longer than the default of 131,072
-    reader = csv.DictReader(file, strict=True)
-    for row in reader:
-        if None in row:
-            raise _UnreadableFile(
-                f"{path} line {reader.line_num} has more cells than the header's {len(reader.fieldnames)}; "
-                "put cells with commas in quotes"
-            )
-        yield {column: _csv_cell(column, cell) for column, cell in row.items()}
+    with _opened(path) as file:
+        reader = csv.DictReader(file, strict=True)
+        columns = reader.fieldnames or []
+        if len(set(columns)) < len(columns):
+            twice = next(column for column in columns if columns.count(column) > 1)
+            raise ValueError(f"{path} has the column {twice!r} twice; rename one")
+        for row in reader:
+            if None in row:
+                raise ValueError(
+                    f"{path} line {reader.line_num} has more cells than the header's {len(columns)}; "
+                    "put cells with commas in quotes"
+                )
+            yield {column: _csv_cell(column, cell) for column, cell in row.items()}
 
 
 def _csv_cell(column: str, cell: str | None) -> Any:

@@ -19,7 +19,7 @@ from rm_plugin.data.comparison import (
     to_prompt,
 )
 from rm_plugin.data.conversations import read_messages
-from rm_plugin.data.sources import _to_table
+from rm_plugin.data.sources import to_table
 
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: 1+1?\n\nAssistant:"
 
@@ -775,7 +775,7 @@ def test_a_folder_is_read_by_the_splits_in_its_file_names(tmp_path):
     assert list(load_rows(tmp_path, split="train")) == ROWS * 2
     assert list(load_rows(tmp_path, split="validation")) == ROWS
     assert list(load_rows(tmp_path, split="test[:1]")) == ROWS[:1]
-    with pytest.raises(ValueError, match="has the splits validation, test, train; choose one with split="):
+    with pytest.raises(ValueError, match="has the splits train, validation, test; choose one with split="):
         load_rows(tmp_path)
 
 
@@ -816,7 +816,7 @@ def test_a_split_may_be_a_part_or_a_sum():
     [
         ('{"a": 1}\n{"a":\n', "a.jsonl line 2 is not JSON .Expecting value at column 6."),
         ('[\n{"a": 1},\n{"a":}]', "a.jsonl line 3 is not JSON"),
-        ('{"a": 1}\n3\n', "a.jsonl: line 2 is of type int; every row must be a JSON object"),
+        ('{"a": 1}\n3\n', "a.jsonl line 2 is of type int; give one object per line"),
         ("[[1]]", "a.jsonl: item 0 is of type list; every row must be a JSON object"),
         ("", "a.jsonl has 0 rows; give at least one"),
         (b"\xff", "a.jsonl cannot be read .'utf-8' codec"),
@@ -839,6 +839,8 @@ def test_a_broken_json_file_says_where(tmp_path, content, message):
             "a.csv line 2 has more cells than the header's 2; put cells with commas",
         ),
         ("a.csv", b'chosen,rejected\n"a,b\n', "a.csv cannot be read .unexpected end of data."),
+        ("a.csv", b"chosen,rejected,chosen\na,b,c\n", "a.csv has the column 'chosen' twice; rename one"),
+        ("a.jsonl", b'{"a": 1, "a": 2}\n', "a.jsonl line 1 has the key 'a' twice; remove one"),
         ("a.jsonl.gz", b"not zipped", "a.jsonl.gz cannot be read .Not a gzipped file"),
         ("a.jsonl.gz", gzip.compress(b'{"a": 1}' * 99)[:20], "a.jsonl.gz cannot be read .Compressed file ended"),
         ("a.parquet", b"x", "a.parquet cannot be read as a table"),
@@ -945,6 +947,6 @@ def test_rm_bench_is_read_as_three_by_three(shared_data):
 
 def test_a_table_gives_back_what_was_put_in():
     rows = [{"a": "4", "b": [1, "4"], "c": {"x": "true"}}, {"a": "x", "b": ["5"], "c": {"y": None}}, {"d": [[]]}]
-    table = _to_table(rows)
+    table = to_table(rows)
     assert table.column_names == ["a", "b", "c", "d"]
     assert [{key: value for key, value in row.items() if value is not None} for row in table] == rows
