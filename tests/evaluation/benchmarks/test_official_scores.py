@@ -156,6 +156,9 @@ def test_rewardbench_2_ties_at_the_edges():
     # One right completion has no spread: the pair counts for the accuracies alone.
     single = BENCHMARKS["rewardbench-2"].aggregate([ties("tied", 1, [9.0], [1.0]), ties("ref", 1, [9.0], [1.0])])
     assert set(single["subsets"]) == {"Ties/accuracy_tied", "Ties/accuracy_ref"}
+    assert [name for name in single["missing"] if name.startswith("Ties")] == [
+        "Ties/preferred", "Ties/preferred_hard", "Ties/margin",
+    ]  # fmt: skip
     several = [ties("tied", 1, [9.0, 8.0], [1.0]), ties("ref", 1, [9.0, 2.0], [1.0])]  # D is that of the tied prompt
     assert BENCHMARKS["rewardbench-2"].aggregate(several)["subsets"]["Ties/preferred"]["num_items"] == 1
     unscored = [ties("tied", 1, [9.0, NAN], [1.0]), ties("ref", 1, [9.0], [1.0])]
