@@ -61,7 +61,7 @@ def test_an_adapter_folder_says_that_it_has_one_label(tmp_path):
     assert loaded.config.num_labels == 1
 
 
-@until_fixed("under QLoRA every trained tensor becomes bf16, the head included", "training: _trained_linear")
+@until_fixed("under QLoRA every trained tensor becomes bf16, the head included", "training: _TrainedValues")
 def test_the_head_stays_float32_under_qlora(tmp_path):
     classifier().save_pretrained(tmp_path / "base")
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=["score"])
