@@ -25,7 +25,7 @@ def model_card(
 
     Args:
         repository (`str`): hub id or folder that the model is loaded by.
-        library (`str`): `"transformers"`, or `"peft"` for an adapter folder.
+        library (`str`): `"transformers"`, `"peft"` for an adapter folder, `"rm_plugin"` for the native format.
         facts (`dict`): what the model was made of and how, by name.
         metrics (`dict`): metrics of the last evaluation, by name.
         step (`int`, *optional*): training step that they were measured at.

@@ -507,7 +507,7 @@ class RewardModel(PreTrainedModel):
             return
         if format == "standard":
             logger.warning(
-                "%s: saved as model_type reward_model, which needs rm_plugin to load", self._why_not_standard()
+                "%s: saved as model_type reward_model, which needs rm_plugin to load", self.why_not_standard()
             )
         super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
 
@@ -518,7 +518,7 @@ class RewardModel(PreTrainedModel):
         Its config carries our extras in the block `"reward_model"`. `None` where transformers has no such class, or
         none whose head has a bias.
         """
-        if self._why_not_standard() is not None:
+        if self.why_not_standard() is not None:
             return None
         config = copy.deepcopy(self.config.backbone_config)
         config.num_labels = 1
@@ -536,8 +536,8 @@ class RewardModel(PreTrainedModel):
         copy_quantization(self, standard)
         return standard.train(self.training)
 
-    def _why_not_standard(self) -> str | None:
-        """What no standard checkpoint can hold of this model."""
+    def why_not_standard(self) -> str | None:
+        """What no standard checkpoint can hold of this model, or `None`: then all but adapters are saved as one."""
         standard_class = sequence_classifier(self.config.backbone_config)
         if standard_class is None:
             return f"transformers has no sequence classifier for {self.config.backbone_config.model_type}"
@@ -583,7 +583,7 @@ class RewardModel(PreTrainedModel):
         Raises:
             ValueError: transformers has no class for such a model, so no other tool could open it.
         """
-        if (reason := self._why_not_standard()) is not None:
+        if (reason := self.why_not_standard()) is not None:
             raise ValueError(
                 f"{reason}, so no other tool could open it; merge().save_pretrained(folder, format='native') keeps it "
                 "for rm_plugin"

@@ -766,7 +766,7 @@ class PairwiseRewardTrainer(RewardTrainer):
             loss += f", label smoothing {args.label_smoothing_factor:g}"
         return model_card(
             self.hub_model_id or model_name,
-            library="peft" if is_adapter else "transformers",
+            library="peft" if is_adapter else "rm_plugin" if self.reward_model.why_not_standard() else "transformers",
             facts={
                 "Started from": config.base_model or "a model in memory",
                 "Training": f"{'LoRA' if is_adapter else 'full'}, {self.state.global_step} steps, "
