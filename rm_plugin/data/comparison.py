@@ -331,10 +331,14 @@ def _read_completions(row: Mapping[str, Any], candidates: bool) -> tuple[list[Te
 
 def _text_of_output(value: Any) -> Any:
     """The text in what vLLM (`{"text"}`) and OpenAI's protocol (`{"message": {"content"}}`) write of one output."""
-    if not isinstance(value, Mapping) or value.keys() & {"role", "from"}:
+    output = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
+    if not output or output.keys() & {"role", "from"}:
         return value
-    message = value.get("message")
-    return value.get("text") if message is None else [message] if "tool_calls" in message else message.get("content")
+    message = output.get("message")
+    if message is None:
+        return output.get("text")
+    message = message if isinstance(message, Mapping) else vars(message)
+    return [dict(message)] if message.get("tool_calls") else message.get("content")
 
 
 def _read_ranks(row: Mapping[str, Any], num_completions: int) -> list[int] | None:

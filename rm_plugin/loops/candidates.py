@@ -130,7 +130,7 @@ def _read_candidates(row: Any) -> Comparison:
         comparison.metadata = dict(comparison.metadata or {})
     else:
         if not isinstance(row, Mapping) and hasattr(row, "outputs"):  # vLLM's RequestOutput
-            row = {"prompt": row.prompt, "outputs": [vars(output) for output in row.outputs]}
+            row = {"prompt": row.prompt, "outputs": list(row.outputs)}
         comparison = to_comparison(row, candidates=True, allow_empty=True)
         comparison.metadata = _read_metadata(row)
     if not comparison.prompt:
@@ -157,7 +157,8 @@ def _read_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
     if "gold" in metadata:
         metadata["gold"] = [None if value is None else float(value) for value in metadata["gold"]]
     outputs = next((row[name] for name in LIST_COLUMNS if row.get(name) is not None), [row.get("completion")])
-    reasons = [output.get("finish_reason") if isinstance(output, Mapping) else None for output in outputs]
+    outputs = [output if isinstance(output, Mapping) else getattr(output, "__dict__", {}) for output in outputs]
+    reasons = [output.get("finish_reason") for output in outputs]
     if any(reasons):
         metadata["truncated"] = [None if reason is None else reason == "length" for reason in reasons]
     return metadata

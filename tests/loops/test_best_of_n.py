@@ -610,10 +610,22 @@ VLLM = SimpleNamespace(
         [{"prompt": "1 + 1 =", "outputs": ["2", "3"]}],
         [{"prompt": "1 + 1 =", "outputs": [{"text": "2", "finish_reason": "stop"}, {"text": "3"}]}],
         [{"prompt": "1 + 1 =", "choices": [{"message": {"content": text}} for text in "23"]}],
+        [{"prompt": "1 + 1 =", "choices": [SimpleNamespace(message=SimpleNamespace(content=text)) for text in "23"]}],
+        [{"prompt": "1 + 1 =", "choices": [{"message": {"content": text, "tool_calls": None}} for text in "23"]}],
         [{"question": "1 + 1 =", "responses": ["2", "3"]}],
         [VLLM],
     ],
-    ids=["completions", "completion", "texts", "vllm", "openai", "responses", "RequestOutput"],
+    ids=[
+        "completions",
+        "completion",
+        "texts",
+        "vllm",
+        "openai",
+        "openai objects",
+        "openai nulls",
+        "responses",
+        "RequestOutput",
+    ],
 )
 def test_candidates_of_any_generator_are_read(rows):
     [group] = read_candidates(rows)
