@@ -147,7 +147,8 @@ def _check_fields(script_args, training_args) -> bool:
 
 def prompt_rows(script_args, tokenizer, split: str) -> list[dict[str, Any]]:
     """Rows for PPO of any data set that has a prompt or is a preference set, each prompt once, with its tools."""
-    from ..data.comparison import template_arguments, to_comparison
+    from ..data.comparison import template_arguments, to_comparison, to_prompt
+    from ..data.encoding import prompt_ids
 
     if not script_args.dataset_name:
         raise ValueError("dataset_name is unset; name a hub id, a folder or a file (jsonl, json, parquet, csv)")
@@ -155,19 +156,12 @@ def prompt_rows(script_args, tokenizer, split: str) -> list[dict[str, Any]]:
     rows = {}
     for index, row in enumerate(load_rows(script_args.dataset_name, split, **options)):
         with located(f"{script_args.dataset_name} row {index}"):
-            prompt = row.get("prompt") or to_comparison(row).prompt
+            prompt = (to_prompt(row) if row.get("prompt") else to_comparison(row)).prompt
             if not prompt:
                 raise ValueError("it has no prompt; PPO needs one to complete")
             columns = template_arguments(row)
-            if isinstance(prompt, str):
-                ids = tokenizer(prompt)["input_ids"]
-            elif tokenizer.chat_template is None:
-                raise ValueError("it is a conversation and the policy has no chat template; give plain prompts")
-            else:
-                arguments = {"tools": columns["tools"], **(columns["chat_template_kwargs"] or {})}
-                ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **arguments)
-                ids = ids["input_ids"]
-        rows[tuple(ids)] = {"prompt": prompt, "input_ids": list(ids), **columns}
+            ids = prompt_ids(prompt, tokenizer, **columns)
+        rows[tuple(ids)] = {"prompt": prompt, "input_ids": ids, **columns}
     return list(rows.values())
 
 

@@ -78,7 +78,7 @@ class Comparison:
         id (`str`, *optional*):
             Name of the comparison in its data set.
         subset (`str`, *optional*):
-            Part of the data set that it belongs to, for figures per part.
+            Part of the data set that it belongs to, for metrics per part.
         metadata (`dict`, *optional*):
             Whatever an evaluation needs later (domain, lengths, ...).
 
@@ -545,7 +545,7 @@ def _without_repeated_prompt(prompt: list[dict], completions: list[list[dict]]) 
 
 
 def _find_prompt(prompt: list[dict], text: list[dict]) -> tuple[int, int] | None:
-    """Where the prompt's messages, or those after its system message, stand in a text that goes on behind them."""
+    """Where the prompt's messages, or those after its system message, stand in a text that continues after them."""
     if not prompt or not text:
         return None
     asked = prompt[1:] if len(prompt) > 1 and prompt[0]["role"] in ("system", "developer") else prompt

@@ -33,6 +33,7 @@ from jinja2 import TemplateError
 from ..messages import check_choice
 from .comparison import Comparison, Text
 from .control_tokens import CONTROL_TOKENS, ControlTokens
+from .conversations import read_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,7 +68,7 @@ class EncodedGroup:
     """One prompt with its completions as token ids.
 
     Args:
-        input_ids (`list[list[int]]`): ids of prompt + completion, one list a completion that was kept.
+        input_ids (`list[list[int]]`): ids of prompt + completion, one list per completion that was kept.
         prefix_length (`int`): number of leading ids that all of them share; less than the shortest.
         kept (`list[int]`): for each list, the index of its completion in the comparison.
         ranks (`list[int]`, *optional*): ranks of the kept completions, smaller is better.
@@ -272,6 +273,36 @@ def _completed_text_ids(prompt: str, completion: str, tokenizer: PreTrainedToken
     elif tokenizer.eos_token is not None and not completion.endswith(tokenizer.eos_token):
         text += tokenizer.eos_token
     return text_ids(text, tokenizer)
+
+
+def prompt_ids(
+    prompt: Text,
+    tokenizer: PreTrainedTokenizerBase,
+    tools: list | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> list[int]:
+    """Ids that a policy continues; a conversation that ends with the assistant's words is continued there."""
+    if not prompt:
+        raise ValueError("it is empty, a policy needs words to continue; give it text or leave it out")
+    if isinstance(prompt, str):
+        return text_ids(prompt, tokenizer)
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"it is a conversation and the policy's {type(tokenizer).__name__} has no chat template; use a chat "
+            "model, set its chat_template, or give plain text"
+        )
+    messages = read_messages(prompt)
+    continues = messages[-1]["role"] == "assistant"
+    rendered = tokenizer.apply_chat_template(
+        template_form(tokenizer, tools).fit(messages),
+        tokenize=True,
+        return_dict=True,
+        add_generation_prompt=not continues,
+        continue_final_message=continues,
+        tools=tools,
+        **(chat_template_kwargs or {}),
+    )
+    return list(rendered["input_ids"])
 
 
 def text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -38,12 +38,12 @@ class BestOfN:
     """One prompt with all its candidates.
 
     Args:
-        index (`int`): place of the prompt in its list.
+        index (`int`): position of the prompt in its list.
         prompt (`str` or `list[dict]`): the prompt.
         completions (`list`): (n,) the candidates.
         scores (`list[float]`): (n,) rewards; None for one that could not be scored.
         ranks (`list[int]`): (n,) 0 for the highest score, equal for equal scores, unscored ones last.
-        best (`int`, *optional*): place of the chosen candidate, the first with rank 0; None if none is scored.
+        best (`int`, *optional*): index of the chosen candidate, the first with rank 0; None if none is scored.
         gold (`list[float]`, *optional*): (n,) what each is truly worth, where that is known.
         truncated (`list[bool]`, *optional*): (n,) whether each was cut at the length limit, where that is known.
         systems (`list[str]`, *optional*): (n,) who wrote each, where they are not samples of one policy.
@@ -86,7 +86,7 @@ def read_candidates(rows: Iterable[Comparison | Mapping[str, Any]]) -> list[Comp
             - `chosen` and `rejected`: any preference row, whose chosen ones are worth 1 and rejected ones 0 (they are
               not samples of one policy: their systems are "chosen" and "rejected").
 
-            Besides: `gold` (list of numbers or booleans, one a candidate), `answer`, `systems` (who wrote each),
+            Besides: `gold` (list of numbers or booleans, one per candidate), `answer`, `systems` (who wrote each),
             `tools` and `chat_template_kwargs` (for the chat template).
 
     Returns:
@@ -302,7 +302,7 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
-    """The figures of [`summarize`] in a few lines."""
+    """The metrics of [`summarize`] in a few lines."""
     rates = [f"{100 * summary['duplicate_rate']:.1f} % duplicates"]
     if summary["truncated_rate"] is not None:
         rates.append(f"{100 * summary['truncated_rate']:.1f} % cut at the length limit")

@@ -40,7 +40,8 @@ from transformers import (
 )
 
 from ..data.comparison import Text, text_key
-from ..data.encoding import template_form, text_ids
+from ..data.encoding import prompt_ids
+from ..messages import located
 from ..scoring.scorer import in_eval_mode
 
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -185,36 +186,6 @@ def _continues(prompt: Text) -> bool:
     return not isinstance(prompt, str) and prompt[-1]["role"] == "assistant"
 
 
-def prompt_ids(
-    prompt: Text,
-    processing_class: PreTrainedTokenizerBase,
-    index: int = 0,
-    *,
-    tools: list | None = None,
-    chat_template_kwargs: dict | None = None,
-) -> list[int]:
-    """Token ids that the policy continues; a conversation that ends with the assistant's words is continued there."""
-    if not prompt:
-        raise ValueError(f"prompt {index} is empty, a policy needs words to continue; give it text or leave it out")
-    if isinstance(prompt, str):
-        return text_ids(prompt, processing_class)
-    if processing_class.chat_template is None:
-        raise ValueError(
-            f"prompt {index} is a conversation and the policy's {type(processing_class).__name__} has no chat "
-            "template; use a chat model, set its chat_template, or give plain text"
-        )
-    rendered = processing_class.apply_chat_template(
-        template_form(processing_class, tools).fit(prompt),
-        tokenize=True,
-        return_dict=True,
-        add_generation_prompt=not _continues(prompt),
-        continue_final_message=_continues(prompt),
-        tools=tools,
-        **(chat_template_kwargs or {}),
-    )
-    return list(rendered["input_ids"])
-
-
 def check_prompt(
     prompt: Text,
     processing_class: PreTrainedTokenizerBase,
@@ -224,7 +195,8 @@ def check_prompt(
     **template_arguments,
 ) -> list[int]:
     """[`prompt_ids`], of a prompt that leaves room for its completion."""
-    ids = prompt_ids(prompt, processing_class, index, **template_arguments)
+    with located(f"prompt {index}"):
+        ids = prompt_ids(prompt, processing_class, **template_arguments)
     context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and len(ids) + config.max_new_tokens > context:
         raise ValueError(

@@ -32,7 +32,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..data.comparison import Text, template_arguments
-from ..data.encoding import num_embeddings, template_hash, trim_template_tail
+from ..data.encoding import num_embeddings, prompt_ids, template_hash, trim_template_tail
 from ..model.modeling import RewardModel
 from ..scoring.scorer import RewardScorer
 
@@ -237,30 +237,18 @@ class PromptReader:
         if "input_ids" not in row:
             if isinstance(prompt, dict):
                 raise ValueError(f"a row has {', '.join(row) or 'nothing'}; it needs input_ids, as PPOTrainer does")
-            return self._ids(text, columns), text, columns
+            return prompt_ids(text, self.tokenizer, **columns), text, columns
         ids = [int(i) for i in row["input_ids"]]
         if isinstance(text, list) or not self.header or ids[-len(self.header) :] != self.header:
             return ids, self.tokenizer.decode(ids, skip_special_tokens=True) if text is None else text, columns
         if isinstance(text, str):  # the ids are rendered messages; perhaps of this text as the only one
             messages = [{"role": "user", "content": text}]
-            if self._ids(messages, columns) == ids:
+            if prompt_ids(messages, self.tokenizer, **columns) == ids:
                 return ids, messages, columns
         raise ValueError(
             f"the prompt {self.tokenizer.decode(ids)[:80]!r} is rendered by the policy's chat template; give its row "
             "the messages too, as prompt"
         )
-
-    def _ids(self, prompt: Text, columns: dict[str, Any]) -> list[int]:
-        if isinstance(prompt, str):
-            return list(self.tokenizer(prompt)["input_ids"])
-        if self.tokenizer.chat_template is None:
-            raise ValueError(
-                "the policy's tokenizer has no chat template and a prompt is a conversation; set its chat_template, "
-                "or give plain prompts"
-            )
-        options = {"tools": columns["tools"], **(columns["chat_template_kwargs"] or {})}
-        rendered = self.tokenizer.apply_chat_template(prompt, return_dict=True, add_generation_prompt=True, **options)
-        return list(rendered["input_ids"])
 
     def _completion(self, prompt: Text, prompt_ids: list[int], ids: list[int]) -> str:
         text = self.tokenizer.decode(ids, skip_special_tokens=True)

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from rm_plugin.commands.cli import main
 from rm_plugin.data.comparison import Comparison, to_comparison
+from rm_plugin.data.encoding import prompt_ids
 from rm_plugin.evaluation import evaluate
 from rm_plugin.files import Journal
 from rm_plugin.loops.best_of_n import (
@@ -31,7 +32,7 @@ from rm_plugin.loops.best_of_n import (
     to_preferences,
     to_sft,
 )
-from rm_plugin.loops.generation import load_policy, prompt_ids, sample_completions
+from rm_plugin.loops.generation import load_policy, sample_completions
 from rm_plugin.metrics.statistics import wilson_interval
 from rm_plugin.model.modeling import RewardModel
 from rm_plugin.scoring.scorer import RewardScorer
@@ -1013,7 +1014,7 @@ def test_rewards_that_are_no_finite_numbers_are_refused_before_they_are_written(
 
 
 def test_a_conversation_needs_a_chat_template(policy, scorer):
-    with pytest.raises(ValueError, match="prompt 0 is a conversation and the policy's .* has no chat template"):
+    with pytest.raises(ValueError, match="prompt 0: it is a conversation and the policy's .* has no chat template"):
         BestOfNSampler(policy, tiny_tokenizer("plain"), scorer, n=2).sample(CHAT)
 
 

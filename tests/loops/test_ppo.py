@@ -291,7 +291,7 @@ def test_calls_of_the_model_stay_within_the_token_budget(ppo):
     [
         ({"prompts": None}, "prompts is None; give the rows"),
         ({"prompts": []}, "prompts is empty"),
-        ({"prompts": [CONVERSATIONS[0]]}, "no chat template and a prompt is a conversation"),
+        ({"prompts": [CONVERSATIONS[0]]}, "is a conversation and the policy.s .* has no chat template"),
         ({"prompts": [{"text": "a"}]}, "a row has text; it needs input_ids"),
         ({"reward_weights": [1.0, 2.0]}, "2 reward_weights for 1 scorers"),
         ({"reward_clip": 0}, "reward_clip=0"),
