@@ -279,6 +279,8 @@ def _open_locked(path: Path, output: str | os.PathLike) -> IO[bytes]:
             raise ValueError(
                 f"{output} is being made by another process, which holds {path}; wait for it, or name another output"
             ) from None
+        except OSError as error:  # some network file systems
+            raise OSError(error.errno, f"{error.strerror}; the output needs a file system with locks", path) from error
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 file.seek(0)

@@ -87,7 +87,7 @@ def parse_fields(
         defaults = {name: _default(value, actions[name], hints[name]) for name, value in recipe.items()}
     os.environ.update({str(name): str(value) for name, value in environment.items()})
     parser.set_defaults_with_config(**defaults)
-    with located(" ".join([*([] if path is None else [os.fspath(path)]), *arguments])):
+    with located(" ".join([*([] if path is None else [os.fspath(path)]), *arguments]) or prog.split()[-1]):
         *parsed, rest = parser.parse_args_into_dataclasses(args=list(arguments), return_remaining_strings=True)
         _check_numbers(parsed)
     launch_words = [word for name, value in launch.items() for word in _launch_words(name, value)]
