@@ -64,7 +64,7 @@ def train(args: argparse.Namespace, engine: str) -> None:
     from rm_plugin.data.encoding import ensure_pad_token
     from rm_plugin.model.modeling import RewardModel
     from rm_plugin.training.checkpoints import newest_complete_checkpoint
-    from rm_plugin.training.trainer import reward_peft_config
+    from rm_plugin.training.peft_configs import reward_peft_config
 
     folder = args.output / engine
     if (folder / "adapter_model.safetensors").exists():

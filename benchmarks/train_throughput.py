@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> None:
 
     from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer, RewardModel
     from rm_plugin.data.encoding import ensure_pad_token
-    from rm_plugin.training.trainer import reward_peft_config
+    from rm_plugin.training.peft_configs import reward_peft_config
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     ensure_pad_token(tokenizer)

@@ -70,7 +70,7 @@ def scorer_from_env() -> RewardScorer:
     if "dtype" not in options:
         options["dtype"] = "auto"
     if options.pop("load_in_4bit", False):
-        from .training.trainer import nf4_config
+        from .training.peft_configs import nf4_config
 
         options["quantization_config"] = nf4_config()
     return RewardScorer(options.pop("model"), **options)

@@ -1,16 +1,15 @@
 """The README's Python examples run as they stand, and its commands and names exist."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
 import pytest
-import torch
 import trl
 from datasets import Dataset
-from transformers import AutoModelForCausalLM
 
 from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer
-from rm_plugin.commands.quickstart import build_model, build_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,41 +18,33 @@ FROM_PYTHON, GRPO, PPO, BEST_OF_N = SNIPPETS  # each has its test
 HAS_PPO = Path(trl.__file__).with_name("experimental").joinpath("ppo").is_dir()
 
 
-def run(snippet):
+def run(snippet, **given):
     """The variables that a snippet leaves, run where the process stands."""
-    variables = {"__name__": "readme"}
+    variables = {"__name__": "readme", **given}
     exec(compile(snippet, "README.md", "exec"), variables)
     return variables
 
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory):
-    """Where the first snippet has run, its variables, and a policy beside the reward model that it saved."""
+    """Where the first snippet has run, its variables, and the lines that it printed."""
     folder = tmp_path_factory.mktemp("readme")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.chdir(folder)
-        variables = run(FROM_PYTHON)
-    tokenizer = build_tokenizer()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        policy = AutoModelForCausalLM.from_config(build_model(tokenizer).config)
-    policy.save_pretrained(folder / "my-policy")
-    tokenizer.save_pretrained(folder / "my-policy")
-    return folder, variables
+        return folder, run(FROM_PYTHON), printed.getvalue().splitlines()
 
 
 @pytest.fixture
 def here(first_run, tmp_path, monkeypatch):
-    """A new working directory with `my-reward-model` and `my-policy`."""
-    for name in ("my-reward-model", "my-policy"):
-        (tmp_path / name).symlink_to(first_run[0] / name)
+    """A new working directory with `my-reward-model`, which is all that the other snippets take from the first."""
+    (tmp_path / "my-reward-model").symlink_to(first_run[0] / "my-reward-model")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     return tmp_path
 
 
 def records_of(trainer):
-    """The logs of the trainer with the callback's figures in them."""
+    """The logs of the trainer with the callback's metrics in them."""
     return [record for record in trainer.state.log_history if "reward_scoring/mean" in record]
 
 
@@ -63,19 +54,21 @@ def test_a_python_example_has_at_most_twenty_lines(snippet):
 
 
 @pytest.mark.slow
-def test_the_first_example_runs_as_it_stands(first_run):
-    folder, variables = first_run
+def test_the_first_example_prefers_the_treaty_over_the_penguins_and_says_so(first_run):
+    folder, variables, printed = first_run
     evaluations = [log["eval_accuracy"] for log in variables["trainer"].state.log_history if "eval_accuracy" in log]
-    assert evaluations[-1] > 0.6
-    prompt, one, other = "Which country owns Antarctica?", "The penguins own it.", "No country owns it."
-    score, other_score = variables["scorer"].score([prompt] * 2, [one, other])
-    assert score != other_score
+    assert evaluations[-1] > 0.75
+    assert printed[-1] == f"P(the Treaty answer is preferred over the penguins) = {variables['p']:.3f}"
+    assert variables["p"] > 0.9
+    scorer, prompt = variables["scorer"], "Which country owns Antarctica?"
+    assert scorer.rank(prompt, [variables["penguins"], variables["treaty"]])[0] == 1
+    assert scorer.preference(prompt, "No country owns it.", "The penguins own it.") > 0.5
     assert (folder / "my-reward-model" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow
 @pytest.mark.trl112
-def test_the_grpo_example_runs_and_logs_the_rewards_figures(here):
+def test_the_grpo_example_runs_and_logs_the_rewards_metrics(here):
     records = records_of(run(GRPO)["trainer"])
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     for record in records:
@@ -89,7 +82,7 @@ def test_the_grpo_example_runs_and_logs_the_rewards_figures(here):
 @pytest.mark.slow
 @pytest.mark.trl112
 @pytest.mark.skipif(not HAS_PPO, reason="PPO is in TRL up to 1.12; `make test` runs this on 1.12.0")
-def test_the_ppo_example_runs_and_logs_the_rewards_figures(here, capsys):
+def test_the_ppo_example_runs_and_logs_the_rewards_metrics(here):
     trainer = run(PPO)["trainer"]
     records = records_of(trainer)
     assert records == [record for record in trainer.state.log_history if "objective/scores" in record]
@@ -98,7 +91,20 @@ def test_the_ppo_example_runs_and_logs_the_rewards_figures(here, capsys):
         assert record["reward_scoring/num_scores"] == 8
         assert record["reward_scoring/std"] > 0
         assert record["reward_scoring/mean"] == pytest.approx(record["objective/scores"], abs=1e-5)
-    assert capsys.readouterr().out.splitlines()[-1] == str([record["reward_scoring/mean"] for record in records])
+
+
+@pytest.mark.slow
+@pytest.mark.trl112
+@pytest.mark.skipif(not HAS_PPO, reason="PPO is in TRL up to 1.12; `make test` runs this on 1.12.0")
+def test_the_ppo_example_trains_on_answers_that_are_all_empty(here):
+    """As an instruct policy's often are; with pad = EOS, TRL 1.12 fails in its second update."""
+    always_eos = "def always_eos(module, args, logits): return logits + 1e4 * (torch.arange(logits.shape[-1]) == 1)"
+    before = f"import torch\n{always_eos}\npolicy.lm_head.register_forward_hook(always_eos)\nvalue_model ="
+    variables = run(PPO.replace("value_model =", before, 1))
+    assert variables["tokenizer"].eos_token_id == 1
+    records = [record for record in variables["trainer"].state.log_history if "objective/scores" in record]
+    assert len(records) == 8
+    assert all(record["val/num_eos_tokens"] > 0 for record in records)
 
 
 @pytest.mark.slow
@@ -118,6 +124,8 @@ def test_the_best_of_n_example_runs_and_its_pairs_train_dpo_and_a_reward_model(h
 
     rows, tokenizer = Dataset.from_list(variables["pairs"]), scorer.processing_class
     fields = {"max_steps": 1, "logging_steps": 1, "bf16": False, "use_cpu": True, "save_strategy": "no"}
+    variables["policy"].save_pretrained("my-policy")
+    tokenizer.save_pretrained("my-policy")
     dpo = trl.DPOTrainer("my-policy", None, trl.DPOConfig("dpo", **fields), train_dataset=rows)
     dpo.train()
     assert dpo.state.log_history[0]["loss"] == pytest.approx(0.693147, abs=1e-4)  # policy and reference are equal

@@ -21,12 +21,9 @@ from models import tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, TrainerCallback, TrainerState
 
 from rm_plugin.model.modeling import RewardModel
-from rm_plugin.training.trainer import (
-    PairwiseRewardConfig,
-    PairwiseRewardTrainer,
-    lora_config,
-    newest_complete_checkpoint,
-)
+from rm_plugin.training.checkpoints import newest_complete_checkpoint
+from rm_plugin.training.peft_configs import lora_config
+from rm_plugin.training.trainer import PairwiseRewardConfig, PairwiseRewardTrainer
 
 WORDS = ["Which", "country", "owns", "Antarctica", "penguins", "treaty", "answer", "four", "five", "hello", "world"]
 SMALL_WEIGHTS = {"initializer_range": 0.05}
@@ -103,9 +100,8 @@ def history(trainer, name: str = "loss") -> list[float]:
 
 
 def trained_weights(trainer) -> dict[str, torch.Tensor]:
-    """Copies of the parameters that are trained, a learned tie threshold among them."""
-    weights = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
-    return weights if trainer._tie_raw is None else {**weights, "tie_raw": trainer._tie_raw.detach().clone()}
+    """Copies of the parameters that are trained."""
+    return {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
 
 
 # --- killed runs
@@ -175,11 +171,11 @@ KILLED = {
         preference_rows,
         {"peft_config": lora_config(r=4, lora_dropout=0.3), "disable_dropout": False},
     ),
-    "learned tie threshold, in mid-save of the state": (
+    "ties, in mid-save of the state": (
         in_the_state,
         "llama",
         ranked_rows,
-        {"tie_threshold": 0.5, "learn_tie_threshold": True, "gradient_accumulation_steps": 2},
+        {"tie_threshold": 0.5, "gradient_accumulation_steps": 2},
     ),
 }
 
@@ -230,7 +226,7 @@ DISTRIBUTED = {
     ),
     "micro-batches": (preference_rows, {"max_tokens_per_microbatch": 40}),
     "stream": (lambda: Dataset.from_list(preference_rows()).to_iterable_dataset(), {}),
-    "learned tie threshold": (ranked_rows, {"tie_threshold": 0.5, "learn_tie_threshold": True}),
+    "ties": (ranked_rows, {"tie_threshold": 0.5}),
 }
 
 
@@ -251,7 +247,7 @@ def run_distributed(folder: Path, batch: int) -> dict:
             "metrics": {key: value for key, value in metrics.items() if "second" not in key and "runtime" not in key},
             **{
                 key: history(trainer, key)
-                for key in ("loss", "grad_norm", "accuracy", "margin", "mean_reward", "num_tokens", "tie_threshold")
+                for key in ("loss", "grad_norm", "accuracy", "margin", "mean_reward", "num_tokens")
             },
         }
     return results

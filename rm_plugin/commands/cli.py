@@ -60,7 +60,7 @@ def load_scorer(args: argparse.Namespace, **kwargs) -> RewardScorer:
     if args.revision is not None:
         model_kwargs["revision"] = args.revision
     if args.load_in_4bit:
-        from ..training.trainer import nf4_config
+        from ..training.peft_configs import nf4_config
 
         model_kwargs["quantization_config"] = nf4_config()
     options = {

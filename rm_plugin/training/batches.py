@@ -109,7 +109,7 @@ class RowEncoder:
                 reasoning=self.reasoning,
             )
         except TemplateError as error:  # such as "roles must alternate"
-            raise BadRow(f"the chat template refuses it: {error}", "mend the row or the template", index) from None
+            raise BadRow(f"the chat template refuses it: {error}", "fix the row or the template", index) from None
         except ValueError as error:
             raise ValueError(f"row {index}: {error}") from None
 
@@ -143,18 +143,18 @@ class RowEncoder:
 
 
 def _distinct_texts(row: dict[str, Any]) -> tuple[EncodedGroup, list[int]]:
-    """The different texts of an encoded row, which the model computes, and for each completion the place of its."""
+    """The different texts of an encoded row, which the model computes, and each completion's index among them."""
     texts = [tuple(ids) for ids in row["input_ids"]]
-    places = {ids: place for place, ids in enumerate(dict.fromkeys(texts))}
-    return EncodedGroup([list(ids) for ids in places], row["prefix_length"]), [places[ids] for ids in texts]
+    index = {ids: i for i, ids in enumerate(dict.fromkeys(texts))}
+    return EncodedGroup([list(ids) for ids in index], row["prefix_length"]), [index[ids] for ids in texts]
 
 
 def _encoded_row(index: int, group: EncodedGroup, cause: str) -> dict[str, Any]:
-    places = {rank: place for place, rank in enumerate(sorted(set(group.ranks or [])))}
+    dense = {rank: i for i, rank in enumerate(sorted(set(group.ranks or [])))}
     return {
         "input_ids": group.input_ids,
         "prefix_length": group.prefix_length,
-        "ranks": [places[rank] for rank in group.ranks or []],  # of a source's own scale, maybe beyond int32
+        "ranks": [dense[rank] for rank in group.ranks or []],  # of a source's own scale, maybe beyond int32
         "margin": group.margin,
         "row": index,
         "length": packed_tokens(group),
@@ -249,11 +249,11 @@ class PackingCollator:
 
     - `model` (`dict`): arguments of the model's forward, see [`rm_plugin.model.packing.collate`]; equal texts of a
       group are computed once, as by the scorer, so that they tie;
-    - `text_of_completion` (N,) int64: for each completion the place of its text in the logits, or `None` for 0 … N−1;
+    - `text_of_completion` (N,) int64: for each completion the index of its text in the logits, or `None` for 0 … N−1;
     - `better`, `worse`, `group` (M,) int64, `tie` (M,) bool, `margin` (M,) float32: arguments of
       [`rm_plugin.training.losses.comparison_loss`];
     - `rows` (`list` of G tuples): for each group the index of its data-set row, its number of completions, and the
-      places of its pairs among them (ties left out), `(better, worse)`;
+      indices of its pairs among them (ties left out), `(better, worse)`;
     - `num_pairs`, `num_tokens`, `num_computed_tokens` (`int`): pairs that are no ties, tokens of the texts, tokens
       that the model computes for them; `batch_size` (`int`): groups of the whole batch.
 
@@ -277,17 +277,13 @@ class PackingCollator:
         self.ties = ties
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, list[dict]]:
-        groups, places = zip(*map(_distinct_texts, rows), strict=True)
+        groups, text_indices = zip(*map(_distinct_texts, rows), strict=True)
         runs = split_by_tokens(groups, self.max_tokens, self.shared_prefix, self.rope_switch)
-        return {
-            "microbatches": [
-                self._microbatch([rows[i] for i in run], [groups[i] for i in run], [places[i] for i in run], len(rows))
-                for run in runs
-            ]
-        }
+        parts = (([part[i] for i in run] for part in (rows, groups, text_indices)) for run in runs)
+        return {"microbatches": [self._microbatch(*part, len(rows)) for part in parts]}
 
     def _microbatch(
-        self, rows: list[dict], groups: list[EncodedGroup], places: list[list[int]], batch_size: int
+        self, rows: list[dict], groups: list[EncodedGroup], text_indices: list[list[int]], batch_size: int
     ) -> dict[str, Any]:
         better, worse, tie, of_group, margin, row_pairs, text_of_completion = [], [], [], [], [], [], []
         start = num_texts = 0
@@ -300,7 +296,7 @@ class PackingCollator:
             margin += [row["margin"] or 0.0] * len(pairs)
             preferred = [(b, w) for b, w, is_tie in pairs if not is_tie]
             row_pairs.append((row["row"], len(row["input_ids"]), preferred))
-            text_of_completion += [num_texts + place for place in places[g]]
+            text_of_completion += [num_texts + i for i in text_indices[g]]
             start += len(row["input_ids"])
             num_texts += len(group.input_ids)
         return {

@@ -28,11 +28,9 @@ __all__ = [
     "bradley_terry_loss",
     "center_rewards_loss",
     "comparison_loss",
-    "eta_from_raw",
     "mean_per_group",
     "rao_kupper_loss",
     "ranked_pairs",
-    "raw_from_eta",
 ]
 
 
@@ -85,14 +83,14 @@ def rao_kupper_loss(
     scores_a_B: Tensor,
     scores_b_B: Tensor,
     tie_B: Tensor,
-    eta: Tensor | float,
+    eta: float,
     margin: Tensor | float | None = None,
 ) -> Tensor:
     """
     Negative log-likelihood under Bradley-Terry with ties: −log P(tie) where `tie_B` is true, else −log P(a ≻ b).
 
     P(a ≻ b) = σ(Δ − η), P(b ≻ a) = σ(−Δ − η) and P(tie) = (e^{2η} − 1)·σ(Δ − η)·σ(−Δ − η) sum to one. η is the reward
-    difference below which the two are hard to tell apart: P(tie) at Δ = 0 is tanh(η/2), so a data set with a fraction
+    difference below which the two are hard to distinguish: P(tie) at Δ = 0 is tanh(η/2), so a data set with a fraction
     p of ties among near-equals suggests η = 2·atanh(p). All is done in log space and is finite at Δ = ±10⁴.
 
     Args:
@@ -102,9 +100,8 @@ def rao_kupper_loss(
             Reward of the other completion.
         tie_B (`torch.Tensor` of shape `(B,)`, bool):
             Whether the pair is a tie.
-        eta (`float` or 0-dim `torch.Tensor`):
-            Tie threshold η > 0, in units of the reward. A tensor that requires a gradient gets one; hold it as
-            `eta_from_raw(raw)` with a free parameter `raw` so that it stays positive.
+        eta (`float`):
+            Tie threshold η > 0, in units of the reward.
         margin (`torch.Tensor` of shape `(B,)`, `float` or `None`, *optional*):
             Subtracted from Δ where the pair is not a tie. A tie has no winner, so its margin is not used.
 
@@ -127,14 +124,15 @@ def rao_kupper_loss(
     margins_B = _margins(scores_a_B, scores_b_B, ("scores_a", "scores_b"))
     if tie_B.dtype != torch.bool or tie_B.shape != margins_B.shape:
         raise ValueError(
-            f"tie_B has dtype {tie_B.dtype} and shape {tuple(tie_B.shape)}, it must be bool and have one value a "
+            f"tie_B has dtype {tie_B.dtype} and shape {tuple(tie_B.shape)}, it must be bool and have one value per "
             f"pair, {tuple(margins_B.shape)}"
         )
-    eta = _check_eta(eta, margins_B)
+    check_eta(eta)
     a_wins_B = margins_B - eta
     if margin is not None:
         a_wins_B = a_wins_B - _like_pairs(margin, margins_B, "margin")
-    log_tie_B = _log_expm1(2 * eta) + F.logsigmoid(margins_B - eta) + F.logsigmoid(-margins_B - eta)
+    log_expm1 = 2 * eta + math.log(-math.expm1(-2 * eta))  # log(e^{2η} − 1), without overflow
+    log_tie_B = log_expm1 + F.logsigmoid(margins_B - eta) + F.logsigmoid(-margins_B - eta)
     return -torch.where(tie_B, log_tie_B, F.logsigmoid(a_wins_B))
 
 
@@ -215,15 +213,15 @@ def comparison_loss(
     *,
     margin_M: Tensor | None = None,
     tie_M: Tensor | None = None,
-    eta: Tensor | float | None = None,
+    eta: float | None = None,
     label_smoothing: float = 0.0,
     center_rewards_coefficient: float | None = None,
 ) -> Tensor:
     """
-    The loss of a batch of comparisons, one value a group: the mean over the group's pairs of the loss of a pair.
+    The loss of a batch of comparisons, one value per group: the mean over the group's pairs of the loss of a pair.
 
     A pair's loss is [`bradley_terry_loss`], or [`rao_kupper_loss`] where `eta` is given, plus
-    `center_rewards_coefficient` times [`center_rewards_loss`]. A batch of plain pairs (one pair a group) therefore has
+    `center_rewards_coefficient` times [`center_rewards_loss`]. A batch of plain pairs (one per group) therefore has
     `.mean()` equal to TRL's `-logsigmoid(chosen - rejected - margin).mean()`; a full ranking of K completions weighs
     each of its pairs 1/C(K, 2), so that a long list does not outweigh a pair.
 
@@ -242,7 +240,7 @@ def comparison_loss(
             Margin of each pair, in units of the reward, 0 where there is none.
         tie_M (`torch.Tensor` of shape `(M,)`, bool, or `None`, *optional*):
             Which pairs are ties. Needs `eta`.
-        eta (`float`, 0-dim `torch.Tensor` or `None`, *optional*):
+        eta (`float` or `None`, *optional*):
             Tie threshold of Rao-Kupper. `None` is Bradley-Terry.
         label_smoothing (`float`, *optional*, defaults to `0.0`):
             See [`bradley_terry_loss`]. Not available with `eta`.
@@ -292,7 +290,7 @@ def mean_per_group(values_M: Tensor, group_M: Tensor, num_groups: int) -> Tensor
 
     Args:
         values_M (`torch.Tensor` of shape `(M,)`):
-            One value a pair.
+            One value per pair.
         group_M (`torch.Tensor` of shape `(M,)`, int64):
             Group of each pair, from 0 to `num_groups - 1`, in any order.
         num_groups (`int`):
@@ -311,54 +309,6 @@ def mean_per_group(values_M: Tensor, group_M: Tensor, num_groups: int) -> Tensor
     sums_G = values_M.new_zeros(num_groups).index_add(0, group_M, values_M)
     counts_G = values_M.new_zeros(num_groups).index_add(0, group_M, torch.ones_like(values_M))
     return sums_G / counts_G.clamp(min=1)
-
-
-def eta_from_raw(raw: Tensor) -> Tensor:
-    """
-    Tie threshold η = softplus(raw) > 0 of a free parameter, for a learned η.
-
-    Args:
-        raw (0-dim `torch.Tensor`):
-            Unconstrained parameter; start it at `raw_from_eta(eta)`.
-
-    Returns:
-        0-dim `torch.Tensor`: η, with a gradient to `raw`.
-
-    Example:
-    ```python
-    >>> raw = torch.nn.Parameter(torch.tensor(raw_from_eta(0.5)))
-    >>> eta_from_raw(raw)
-    tensor(0.5000, grad_fn=<SoftplusBackward0>)
-
-    ```
-    """
-    return F.softplus(raw)
-
-
-def raw_from_eta(eta: float) -> float:
-    """
-    The raw parameter of which [`eta_from_raw`] makes `eta`: log(e^η − 1).
-
-    Args:
-        eta (`float`):
-            Tie threshold η > 0.
-
-    Returns:
-        `float`.
-
-    Raises:
-        `ValueError`: If η is not positive.
-
-    Example:
-    ```python
-    >>> round(raw_from_eta(math.log(2)), 6)
-    0.0
-
-    ```
-    """
-    if not eta > 0 or math.isinf(eta):
-        raise ValueError(f"eta={eta}, it must be a positive number, such as 0.5")
-    return eta + math.log(-math.expm1(-eta))
 
 
 def _upcast(scores: Tensor) -> Tensor:
@@ -383,7 +333,7 @@ def _like_pairs(value: Tensor | float, margins_B: Tensor, name: str) -> Tensor |
         return value
     if value.dim() != 0 and value.shape != margins_B.shape:
         raise ValueError(
-            f"{name} has shape {tuple(value.shape)}, it must have one value a pair, {tuple(margins_B.shape)}"
+            f"{name} has shape {tuple(value.shape)}, it must have one value per pair, {tuple(margins_B.shape)}"
         )
     return value.to(margins_B)
 
@@ -394,28 +344,19 @@ def _check_indices(**indices: Tensor) -> None:
         if index_M.dtype != torch.int64 or index_M.dim() != 1 or index_M.shape != first.shape:
             raise ValueError(
                 f"{name} has dtype {index_M.dtype} and shape {tuple(index_M.shape)}, better_M, worse_M and group_M "
-                "must be int64 and have one value a pair, (M,)"
+                "must be int64 and have one value per pair, (M,)"
             )
 
 
 def check_label_smoothing(label_smoothing: float) -> None:
+    """Raise unless ε lies in [0, 0.5)."""
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(
             f"label_smoothing={label_smoothing}, it must lie in [0, 0.5); at 0.5 nothing is left to learn"
         )
 
 
-def _check_eta(eta: Tensor | float, margins_B: Tensor) -> Tensor:
-    eta = torch.as_tensor(eta).to(margins_B)
-    if eta.dim() != 0:
-        raise ValueError(f"eta has shape {tuple(eta.shape)}, it must be one number; use a 0-dim tensor or a float")
-    if not 0 < float(eta.detach()) < math.inf:
-        raise ValueError(
-            f"eta={float(eta.detach())}, it must be a positive number, such as 0.5; learn it as eta_from_raw(raw)"
-        )
-    return eta
-
-
-def _log_expm1(x: Tensor) -> Tensor:
-    """log(e^x − 1) for x > 0, neither overflowing for large x nor losing digits for small x."""
-    return x + torch.log(-torch.expm1(-x))
+def check_eta(eta: float) -> None:
+    """Raise unless η can be the tie threshold of Rao and Kupper."""
+    if not 0 < eta < math.inf:
+        raise ValueError(f"eta={eta}, it must be a positive number, such as 0.5")

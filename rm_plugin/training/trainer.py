@@ -7,17 +7,36 @@ tokenizer (pad ≠ EOS) the same loss trajectory in fp32.
 
     PairwiseRewardTrainer("Qwen/Qwen3-0.6B", args, train_dataset=rows, peft_config=lora_config(r=16)).train()
 
+The methods of upstream that it overrides, those with an underscore because nothing public is called there:
+
+    _prepare_dataset                 rows of every format, encoded as groups; stays
+    _set_signature_columns_if_needed the columns of our rows; stays
+    _get_dataloader                  evaluation keeps the last batch; goes with an option of transformers for that
+    _run_epoch                       resumed at the last step, trains no more; goes when transformers looks before it
+    training_step                    one backward per micro-batch; stays
+    compute_loss                     the loss of a micro-batch; stays
+    floating_point_ops               counts the tokens of packed rows; stays
+    _track_num_input_tokens          the same, for include_num_input_tokens_seen; stays
+    log                              metrics since the last log; stays
+    predict                          rows of every format; goes when transformers prepares what `predict` is given
+    evaluation_loop                  every row once, exact over processes; goes when its gather takes rows of any width
+    train                            resumes from a whole checkpoint; goes when transformers finds one
+    _load_from_checkpoint            names and extras of our format; goes when transformers loads by `from_pretrained`
+    _load_best_model                 the same
+    _save                            the model's card beside its weights; stays
+    _push_from_checkpoint            reward_model.json goes to the hub, too; goes when transformers copies all files
+    create_model_card                our card; stays
+
 Shapes: `N` completions of a micro-batch, `M` pairs, `G` groups.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +45,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
-from peft import LoraConfig, PeftConfig, PeftModel, PeftType, TaskType
-from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-from peft.utils import (
-    TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
-    TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
-)
+from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -69,73 +83,23 @@ from ..model.checkpoint import WHERE_ON_HUB, find_head, load_tokenizer
 from ..model.modeling import RewardHead, RewardModel, head_in_use
 from .batches import COLUMNS, PackingCollator, RowEncoder, code_version, encode_dataset, encode_stream
 from .checkpoints import newest_complete_checkpoint
-from .losses import check_label_smoothing, comparison_loss, eta_from_raw, raw_from_eta
+from .config import PairwiseRewardFields
+from .losses import check_eta, check_label_smoothing, comparison_loss
+from .peft_configs import reward_peft_config
 
 logger = logging.getLogger(__name__)
 
 LEARNING_RATES = {"LoRA": 1e-4, "full": 5e-6}
-TIE_THRESHOLD_LEARNING_RATE = 1e-2  # η is one number of order 1: at the model's learning rate it would stand still
-TIE_THRESHOLD_FILE = "tie_threshold.pt"  # in a checkpoint: the learned parameter to the last bit
 
 
 @dataclass
-class PairwiseRewardConfig(RewardConfig):
+class PairwiseRewardConfig(PairwiseRewardFields, RewardConfig):
     """
     [`trl.RewardConfig`] and what shared-prefix preference training needs besides.
 
     Fields of TRL's keep their names, defaults and meaning, but for `learning_rate`: unset, it is 1e-4 for LoRA and
     5e-6 for full training, and the log says so. `label_smoothing_factor` is the ε of the pairwise loss.
     """
-
-    learning_rate: float | None = field(
-        default=None,
-        metadata={"help": "Initial learning rate for AdamW. Unset: 1e-4 for LoRA, 5e-6 for full training."},
-    )
-    truncation_mode: str = field(
-        default="drop",
-        metadata={
-            "help": "What to do with a completion over `max_length`: 'drop' it (TRL's way), 'keep_end' (cut the start "
-            "of the prompt) or 'error'."
-        },
-    )
-    reasoning: str = field(
-        default="keep",
-        metadata={
-            "help": "What to do with <think>…</think> in completions: 'keep', 'strip' or 'error'. Stored in the model."
-        },
-    )
-    trim_template_tail: bool = field(
-        default=True,
-        metadata={
-            "help": "Let the chat template of a model with a fresh head end at its last special token, as generated "
-            "text does."
-        },
-    )
-    on_bad_row: str = field(
-        default="error",
-        metadata={"help": "What to do with a row that is not a comparison: 'error' or 'skip' (counted and listed)."},
-    )
-    shared_prefix: str = field(
-        default="auto",
-        metadata={
-            "help": "'auto' computes what completions share once, where a check shows that the model allows it; 'off' "
-            "pads."
-        },
-    )
-    max_tokens_per_microbatch: int | None = field(
-        default=None,
-        metadata={
-            "help": "Split a device's batch into micro-batches of at most so many tokens; the gradients are the same."
-        },
-    )
-    tie_threshold: float | None = field(
-        default=None,
-        metadata={"help": "η > 0 of the Rao-Kupper loss, which reads equal ranks as ties. Unset: Bradley-Terry."},
-    )
-    learn_tie_threshold: bool = field(
-        default=False,
-        metadata={"help": "Learn η from `tie_threshold` on, at a learning rate of 0.01; it is saved with the model."},
-    )
 
     def __post_init__(self):
         if self.deepspeed and self.learning_rate is None:
@@ -153,14 +117,12 @@ class PairwiseRewardConfig(RewardConfig):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} leaves no token; give at least 1, or null for no limit")
         if self.tie_threshold is not None:
-            raw_from_eta(self.tie_threshold)  # raises unless positive
+            check_eta(self.tie_threshold)
             if self.label_smoothing_factor:
                 raise ValueError(
                     f"label_smoothing_factor={self.label_smoothing_factor} with tie_threshold, the loss with ties has "
                     "no smoothing; set one of them"
                 )
-        elif self.learn_tie_threshold:
-            raise ValueError("learn_tie_threshold needs a start value; set tie_threshold, such as 0.5")
 
     @classmethod
     def from_reward_config(cls, args: RewardConfig) -> PairwiseRewardConfig:
@@ -168,95 +130,6 @@ class PairwiseRewardConfig(RewardConfig):
         ours = cls.__new__(cls)
         ours.__dict__.update({f.name: f.default for f in fields(cls) if f.default is not MISSING} | args.__dict__)
         return ours
-
-
-def lora_config(
-    r: int = 16,
-    lora_alpha: int | None = None,
-    target_modules: str | list[str] = "all-linear",
-    lora_dropout: float = 0.0,
-    use_dora: bool = False,
-    **kwargs,
-) -> LoraConfig:
-    """
-    A LoRA configuration for a reward model: every linear layer of the backbone, and the head trained in full.
-
-    Args:
-        r (`int`): rank.
-        lora_alpha (`int`, *optional*): scale numerator; 2r if absent.
-        target_modules (`str` or `list[str]`): layers to adapt.
-        lora_dropout (`float`): dropout before the adapters; TRL's `disable_dropout` sets it to 0.
-        use_dora (`bool`): weight-decomposed LoRA (DoRA).
-        kwargs: more fields of [`peft.LoraConfig`].
-    """
-    return reward_peft_config(
-        LoraConfig(
-            r=r,
-            lora_alpha=2 * r if lora_alpha is None else lora_alpha,
-            target_modules=target_modules,
-            lora_dropout=lora_dropout,
-            use_dora=use_dora,
-            **kwargs,
-        )
-    )
-
-
-def reward_peft_config(peft_config: PeftConfig, model_type: str | None = None, quantized: bool = False) -> PeftConfig:
-    """
-    A copy of a PEFT configuration under which the reward head is trained and saved.
-
-    Without `task_type="SEQ_CLS"` or `modules_to_save=["score"]` PEFT freezes the head and does not save it.
-
-    Args:
-        peft_config (`PeftConfig`): any; it is not changed.
-        model_type (`str`, *optional*): of the backbone, for PEFT's choice of layers where none are named.
-        quantized (`bool`): whether the backbone's weights are.
-
-    Raises:
-        ValueError: a method that cannot train a reward model, or layers that neither the configuration nor PEFT names.
-    """
-    check_peft_method(peft_config, to_train=True, quantized=quantized)
-    peft_config = copy.deepcopy(peft_config)
-    peft_config.task_type = TaskType.SEQ_CLS
-    kept = [name for name in peft_config.modules_to_save or [] if name != "lm_head"]
-    peft_config.modules_to_save = kept if "score" in kept else [*kept, "score"]
-    if model_type is not None:
-        _name_layers(peft_config, model_type)
-    if getattr(peft_config, "target_modules", None) == "all-linear" and hasattr(peft_config, "exclude_modules"):
-        peft_config.exclude_modules = peft_config.exclude_modules or "score"
-    return peft_config
-
-
-def _name_layers(peft_config: PeftConfig, model_type: str) -> None:
-    """Fill in the layers that PEFT adapts by default in an architecture, which it does not find under our own type."""
-    if getattr(peft_config, "feedforward_modules", "") is None:  # IA3's, which has tables of its own
-        known = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(model_type)
-        peft_config.feedforward_modules = None if known is None else set(known)
-    if getattr(peft_config, "target_modules", "") is not None or getattr(peft_config, "target_parameters", None):
-        return
-    if peft_config.peft_type == PeftType.IA3:
-        layers = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
-    else:
-        layers = getattr(PEFT_TYPE_TO_TUNER_MAPPING[peft_config.peft_type], "target_module_mapping", None)
-    if not layers:
-        return  # the method finds its layers itself
-    known = layers.get(model_type)
-    if known is None and peft_config.peft_type in (PeftType.IA3, PeftType.LN_TUNING):  # not for all linear layers
-        raise ValueError(
-            f"{type(peft_config).__name__} names no target_modules, and PEFT has none for {model_type}; set "
-            "target_modules (and IA3's feedforward_modules) to names of its layers"
-        )
-    peft_config.target_modules = "all-linear" if known is None else set(known)
-
-
-def nf4_config(compute_dtype: torch.dtype = torch.bfloat16, double_quant: bool = True) -> BitsAndBytesConfig:
-    """4-bit NormalFloat quantisation of the backbone's linear layers (QLoRA, arXiv 2305.14314); the head stays."""
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=compute_dtype,
-        bnb_4bit_use_double_quant=double_quant,
-    )
 
 
 def pairwise_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -334,48 +207,11 @@ class PairwiseRewardTrainer(RewardTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = PairwiseRewardConfig(f"{name.split('/')[-1]}-Reward")
         args = PairwiseRewardConfig.from_reward_config(args)
-        _check_supported(args, data_collator, preprocess_logits_for_metrics, optimizers)
-        if not isinstance(model, str):
-            unused = {"quantization_config": quantization_config, "model_init_kwargs": args.model_init_kwargs}
-            for name in [name for name, value in unused.items() if value is not None]:
-                logger.warning("%s has no effect: the model is in memory already", name)
-
-        set_seed(args.seed)  # TRL's order: before a head is drawn
-        given = model
-        model = _load_model(model, args, quantization_config) if isinstance(model, str) else _as_reward_model(model)
-        reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
-        config = reward_model.config
-        self._has_fresh_head = reward_model.has_fresh_head
-        if processing_class is None:
-            hub = {"trust_remote_code": args.trust_remote_code}
-            if isinstance(given, str):
-                hub |= {name: value for name, value in (args.model_init_kwargs or {}).items() if name in WHERE_ON_HUB}
-            processing_class = load_tokenizer(given, config, **hub)
-        ensure_pad_token(processing_class, reward_model)
-        self._trailing_pad_id = config.trailing_pad_id
-        if args.pad_token is not None and self._trailing_pad_id is not None:
-            logger.warning(
-                "pad_token=%s has no effect: the model keeps the pad token %s that it was trained with",
-                *(args.pad_token, processing_class.pad_token),
-            )
-        if peft_config is not None:
-            quantized = is_quantized(reward_model)
-            peft_config = reward_peft_config(peft_config, config.backbone_config.model_type, quantized)
-        if args.learning_rate is None:
-            method = "full" if peft_config is None and not isinstance(model, PeftModel) else "LoRA"
-            args.learning_rate = LEARNING_RATES[method]
-            logger.warning("learning_rate is unset: %g for %s training", args.learning_rate, method)
-        if args.disable_dropout:
-            _disable_attention_dropout(reward_model)
-
-        self._data_counts: dict[str, dict[str, int]] = {}  # by data set, until the first log
-        self._window: _Window | None = None  # training figures since the last log
-        self._held_out: dict[str, tuple[np.ndarray, dict]] = {}  # by metric prefix, scores and metrics of one step
-        self._held_out_step = 0
-        self._num_parameters: int | None = None
-        self._tie_raw: nn.Parameter | None = None  # η = softplus of it, where η is learned
-        self._tie_step = -1
-
+        _check_supported(args, data_collator, preprocess_logits_for_metrics)
+        given, given_optimizer = model, optimizers[0]
+        model, processing_class, peft_config = self._adopt(
+            model, args, processing_class, quantization_config, peft_config
+        )
         before = _TrainedValues(model)
         collator = PackingCollator(max_tokens=args.max_tokens_per_microbatch, ties=args.tie_threshold is not None)
         model_init_kwargs, args.model_init_kwargs = args.model_init_kwargs, None  # used above; TRL would warn
@@ -394,27 +230,73 @@ class PairwiseRewardTrainer(RewardTrainer):
         )
         args.model_init_kwargs = model_init_kwargs
         before.restore(self.model)
+        self._restore(given)
+        if given_optimizer is not None:
+            _check_optimizer(given_optimizer, self.model)
+
+    def _adopt(
+        self, given, args: PairwiseRewardConfig, processing_class, quantization_config, peft_config
+    ) -> tuple[RewardModel | PeftModel, PreTrainedTokenizerBase, PeftConfig | None]:
+        """What TRL's constructor gets: the model as a `RewardModel`, its tokenizer, and a PEFT config with a head."""
+        if not isinstance(given, str):
+            unused = {"quantization_config": quantization_config, "model_init_kwargs": args.model_init_kwargs}
+            for name in [name for name, value in unused.items() if value is not None]:
+                logger.warning("%s has no effect: the model is in memory already", name)
+        set_seed(args.seed)  # TRL's order: before a head is drawn
+        model = _load_model(given, args, quantization_config) if isinstance(given, str) else _as_reward_model(given)
+        reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
+        config = reward_model.config
+        if processing_class is None:
+            hub = {"trust_remote_code": args.trust_remote_code}
+            if isinstance(given, str):
+                hub |= {name: value for name, value in (args.model_init_kwargs or {}).items() if name in WHERE_ON_HUB}
+            processing_class = load_tokenizer(given, config, **hub)
+        ensure_pad_token(processing_class, reward_model)
+        if args.pad_token is not None and config.trailing_pad_id is not None:
+            logger.warning(
+                "pad_token=%s has no effect: the model keeps the pad token %s that it was trained with",
+                *(args.pad_token, processing_class.pad_token),
+            )
+        if peft_config is not None:
+            quantized = is_quantized(reward_model)
+            peft_config = reward_peft_config(peft_config, config.backbone_config.model_type, quantized)
+        if args.learning_rate is None:
+            method = "full" if peft_config is None and not isinstance(model, PeftModel) else "LoRA"
+            args.learning_rate = LEARNING_RATES[method]
+            logger.warning("learning_rate is unset: %g for %s training", args.learning_rate, method)
+        if args.disable_dropout:
+            _disable_attention_dropout(reward_model)
+
+        # Read while TRL's constructor prepares the data sets.
+        self._has_fresh_head, self._trailing_pad_id = reward_model.has_fresh_head, config.trailing_pad_id
+        self._data_counts: dict[str, dict[str, int]] = {}  # by data set, until the first log
+        self._window: _Window | None = None  # training metrics since the last log
+        self._held_out: dict[str, tuple[np.ndarray, dict]] = {}  # by metric prefix, scores and metrics of one step
+        self._held_out_step = 0
+        self._num_parameters: int | None = None
+        return model, processing_class, peft_config
+
+    def _restore(self, given: str | PreTrainedModel | PeftModel) -> None:
+        """What TRL's constructor has changed or cannot know: pad token, config, side file, kernels, packing."""
+        args, reward_model, collator = self.args, self.reward_model, self.data_collator
+        config = reward_model.config
         if isinstance(self.model, PeftModel):
             with_side_file(self.model)
-        ensure_pad_token(self.processing_class, self.reward_model)  # TRL may have set another EOS or template
+        ensure_pad_token(self.processing_class, reward_model)  # TRL may have set another EOS or template
         if isinstance(given, PreTrainedModel) and given is not reward_model:  # shares its weights, and what is new
-            given.score = self.reward_model.score  # a float32 copy, or PEFT's wrapper
+            given.score = reward_model.score  # a float32 copy, or PEFT's wrapper
             given.config.pad_token_id = config.pad_token_id
             given.config.get_text_config().vocab_size = config.vocab_size
-        if optimizers[0] is not None:
-            _check_optimizer(optimizers[0], self.model)
         config.reasoning = args.reasoning
         config.template_hash = template_hash(self.processing_class)
         config.tie_threshold = args.tie_threshold
-        if args.learn_tie_threshold:
-            self._tie_raw = nn.Parameter(torch.tensor(raw_from_eta(args.tie_threshold), device=self.args.device))
-        if args.use_liger_kernel:  # TRL's constructor has offered it the model as a whole, of a type that it knows not
+        if args.use_liger_kernel:  # TRL's constructor has offered it the model as a whole, whose type it does not know
             # Liger's fused loss would replace the forward of what it takes for a causal language model.
             kernels = {**(args.liger_kernel_config or {}), "fused_linear_cross_entropy": False}
-            apply_liger_kernel(self.reward_model.model, kernels)
+            apply_liger_kernel(reward_model.model, kernels)
         collator.shared_prefix = self._shares_prefixes()
         if not self._is_sharded:  # where weights are sharded, all processes must make as many calls
-            collator.rope_switch = self.reward_model.rope_switch
+            collator.rope_switch = reward_model.rope_switch
         elif args.max_tokens_per_microbatch is not None:
             raise ValueError(
                 f"max_tokens_per_microbatch={args.max_tokens_per_microbatch} under FSDP or DeepSpeed: processes would "
@@ -492,23 +374,6 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     # --- training
 
-    def create_optimizer(self, *args, **kwargs):
-        optimizer = super().create_optimizer(*args, **kwargs)
-        raw = self._tie_raw
-        if raw is not None and all(raw is not p for group in optimizer.param_groups for p in group["params"]):
-            # Not a parameter of the model, so that DDP, whose forward does not see it, is not confused.
-            optimizer.add_param_group({"params": [raw], "weight_decay": 0.0, "lr": TIE_THRESHOLD_LEARNING_RATE})
-            optimizer.register_step_pre_hook(lambda *_: self._reduce_tie_gradient())
-        return optimizer
-
-    def _reduce_tie_gradient(self) -> None:
-        if self._tie_raw.grad is not None:
-            self._tie_raw.grad = self.accelerator.reduce(self._tie_raw.grad, reduction="mean")
-
-    @property
-    def _eta(self) -> torch.Tensor | float | None:
-        return self.args.tie_threshold if self._tie_raw is None else eta_from_raw(self._tie_raw)
-
     def _run_epoch(self, *args, **kwargs):
         # transformers looks whether the run is over after a step only: resumed from the checkpoint of its last step it
         # would train one more. To go when it looks before.
@@ -518,9 +383,7 @@ class PairwiseRewardTrainer(RewardTrainer):
             self.control.should_training_stop = True
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """One backward a micro-batch; their gradients add up to that of the whole batch."""
-        if self._tie_raw is not None and self._tie_step != self.state.global_step:  # transformers zeroes the model's
-            self._tie_step, self._tie_raw.grad = self.state.global_step, None
+        """One backward per micro-batch; their gradients add up to that of the whole batch."""
         loss = 0.0
         *first, last = inputs["microbatches"]
         for microbatch in first:
@@ -542,7 +405,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         return loss, outputs
 
     def _group_losses(self, scores_N: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        eta = self._eta
+        eta = self.args.tie_threshold
         return comparison_loss(
             scores_N,
             inputs["better"],
@@ -569,16 +432,14 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training and self._window is not None:
-            figures = self._window.figures(self.accelerator)
+            metrics = self._window.metrics(self.accelerator)
             self._window = None
             tokens = torch.tensor(self._total_train_tokens, device=self.args.device)
-            figures["num_tokens"] = self.accelerator.reduce(tokens, reduction="sum").item()
-            if self._tie_raw is not None:
-                figures["tie_threshold"] = self._eta.item()
+            metrics["num_tokens"] = self.accelerator.reduce(tokens, reduction="sum").item()
             for name, counts in self._data_counts.items():
-                figures |= {f"data_{name}_{what}": n for what, n in counts.items() if n}
+                metrics |= {f"data_{name}_{what}": n for what, n in counts.items() if n}
             self._data_counts = {}
-            self._metrics["train"].update({name: [value] for name, value in figures.items()})
+            self._metrics["train"].update({name: [value] for name, value in metrics.items()})
         super().log(logs, start_time)
 
     # --- evaluation
@@ -675,7 +536,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         return model
 
     def _note_held_out(self, prefix: str, scores: np.ndarray, metrics: dict[str, float]) -> None:
-        """Keep the figures of a step for the model card, and its mean and spread of scores for the model's config."""
+        """Keep the metrics of a step for the model card, and its mean and spread of scores for the model's config."""
         if self._held_out_step != self.state.global_step:
             self._held_out, self._held_out_step = {}, self.state.global_step
         self._held_out[prefix] = (scores, dict(metrics))
@@ -708,12 +569,6 @@ class PairwiseRewardTrainer(RewardTrainer):
             extras = loaded.config.extras
         for name in ("reward_mean", "reward_std"):
             setattr(self.reward_model.config, name, extras.get(name))
-        if self._tie_raw is not None:
-            exact = Path(resume_from_checkpoint, TIE_THRESHOLD_FILE)
-            if exact.exists():
-                self._tie_raw.data.copy_(torch.load(exact, weights_only=True))
-            elif extras.get("tie_threshold") is not None:
-                self._tie_raw.data.fill_(raw_from_eta(extras["tie_threshold"]))
 
     def _load_best_model(self):
         if self._is_sharded:
@@ -721,14 +576,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         else:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self._tie_raw is not None and self.args.should_save:
-            torch.save(self._tie_raw.detach().cpu(), Path(output_dir, TIE_THRESHOLD_FILE))
-
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if self._tie_raw is not None:
-            self.reward_model.config.tie_threshold = self._eta.item()
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
@@ -741,7 +589,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         super()._push_from_checkpoint(checkpoint_folder)
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
-        """Write README.md into the output folder: how to load and score, and the figures measured."""
+        """Write README.md into the output folder: how to load and score, and the metrics measured."""
         if self.is_world_process_zero():
             folder = Path(self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -820,7 +668,7 @@ class _Window:
         self.num_completions += len(scores_N)
         return self
 
-    def figures(self, accelerator) -> dict[str, float]:
+    def metrics(self, accelerator) -> dict[str, float]:
         """The means over all processes, under TRL's names."""
         counts = self.sums.new_tensor([self.num_pairs, self.num_completions])
         sums = accelerator.reduce(torch.cat([self.sums, counts]), reduction="sum").tolist()
@@ -846,7 +694,7 @@ def _scores(outputs, inputs: dict[str, Any]) -> torch.Tensor:
     return scores if text_of_completion is None else scores[text_of_completion]
 
 
-def _check_supported(args: PairwiseRewardConfig, data_collator, preprocess_logits_for_metrics, optimizers) -> None:
+def _check_supported(args: PairwiseRewardConfig, data_collator, preprocess_logits_for_metrics) -> None:
     """TRL's options that have no meaning here are refused, or, where nothing is lost, named in the log."""
     if data_collator is not None:
         raise ValueError("data_collator is given, PairwiseRewardTrainer packs its own batches; leave it unset")
@@ -856,11 +704,6 @@ def _check_supported(args: PairwiseRewardConfig, data_collator, preprocess_logit
         )
     if args.batch_eval_metrics:
         raise ValueError("batch_eval_metrics=True, metrics here are over all pairs at once; set it to False")
-    if args.learn_tie_threshold and optimizers[1] is not None:
-        raise ValueError(
-            "learn_tie_threshold adds a learning rate of its own, which the scheduler given does not know; leave the "
-            "scheduler to the trainer: optimizers=(optimizer, None)"
-        )
     if args.include_for_metrics:
         raise ValueError(
             f"include_for_metrics={args.include_for_metrics}, compute_metrics gets scores of pairs and their rows; "

@@ -11,7 +11,8 @@ import torch
 import training_runs
 from training_runs import KILLED, classifier, history, make_trainer, preference_rows, trained_weights
 
-from rm_plugin.training.trainer import lora_config, newest_complete_checkpoint
+from rm_plugin.training.checkpoints import newest_complete_checkpoint
+from rm_plugin.training.peft_configs import lora_config
 
 
 @pytest.fixture(scope="module")

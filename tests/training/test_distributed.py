@@ -12,7 +12,7 @@ import training_runs
 from training_runs import DISTRIBUTED, run_distributed
 
 from rm_plugin import RewardModel
-from rm_plugin.training.trainer import newest_complete_checkpoint
+from rm_plugin.training.checkpoints import newest_complete_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -46,8 +46,8 @@ def test_two_processes_follow_one_at_the_same_global_batch(name, two_processes, 
     assert (two["num_processes"], one["num_processes"]) == (2, 1)
     assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
     assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
-    for figure in ("accuracy", "margin", "mean_reward", "num_tokens", "tie_threshold"):
-        assert two[figure] == pytest.approx(one[figure], abs=1e-5), figure
+    for metric in ("accuracy", "margin", "mean_reward", "num_tokens"):
+        assert two[metric] == pytest.approx(one[metric], abs=1e-5), metric
     np.testing.assert_allclose(two["predictions"], one["predictions"], atol=1e-4)
     assert len(two["predictions"]) == 7  # 4 rows and 3, in batches of 8
     assert two["metrics"]["eval_num_pairs"] == 7

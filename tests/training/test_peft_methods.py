@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rm_plugin import RewardModel, RewardScorer, nf4_config
 from rm_plugin.model.adapters import check_peft_method
-from rm_plugin.training.trainer import reward_peft_config
+from rm_plugin.training.peft_configs import reward_peft_config
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "peft.md"
 METHODS = sorted(method.value for method in PeftType)

@@ -4,10 +4,12 @@ Runs of several processes and killed runs are in test_distributed.py and test_re
 """
 
 import copy
+import dataclasses
 import gc
 import json
 import math
 import pickle
+import re
 import sys
 import types
 from pathlib import Path
@@ -36,14 +38,9 @@ from rm_plugin.data.sources import load_rows
 from rm_plugin.model.adapters import load_peft_model
 from rm_plugin.training import batches
 from rm_plugin.training.batches import PackingCollator, RowEncoder, code_version, encode_dataset
-from rm_plugin.training.trainer import (
-    PairwiseRewardConfig,
-    PairwiseRewardTrainer,
-    lora_config,
-    nf4_config,
-    pairwise_metrics,
-    reward_peft_config,
-)
+from rm_plugin.training.config import PairwiseRewardFields
+from rm_plugin.training.peft_configs import lora_config, nf4_config, reward_peft_config
+from rm_plugin.training.trainer import PairwiseRewardConfig, PairwiseRewardTrainer, pairwise_metrics
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -455,13 +452,6 @@ def test_arguments_without_effect_are_named(tmp_path, caplog):
     for options in refused:
         with pytest.raises(ValueError, match=next(iter(options)).removesuffix("_factor")):
             make_trainer(tmp_path, classifier(), preference_rows(), **options)
-    model = classifier()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    optimizers = optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    with pytest.raises(ValueError, match=r"learn_tie_threshold .* optimizers=\(optimizer, None\)"):
-        make_trainer(
-            tmp_path, model, ranked_rows(), optimizers=optimizers, tie_threshold=0.5, learn_tie_threshold=True
-        )
 
 
 def test_samplers_by_length_see_the_tokens_of_a_row(tmp_path):
@@ -690,15 +680,13 @@ def test_the_loss_of_a_ranked_list_is_the_mean_over_its_pairs(tmp_path):
     assert history(trainer)[1] < history(trainer)[0]
 
 
-@pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
-def test_ties_are_trained_on_and_their_threshold_is_saved(learned, tmp_path):
+def test_ties_are_trained_on_and_their_threshold_is_saved(tmp_path):
     rows = ranked_rows(24)
     trainer = make_trainer(
         tmp_path,
         classifier(),
         rows,
         tie_threshold=1.5,
-        learn_tie_threshold=learned,
         max_steps=5,
         per_device_train_batch_size=8,
     )
@@ -721,42 +709,9 @@ def test_ties_are_trained_on_and_their_threshold_is_saved(learned, tmp_path):
     batch = batch_of(trainer, 8)
     assert sum(batch["tie"].tolist()) > 3
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(by_hand(1.5), abs=1e-5)
-    if learned:  # the slope of the loss in η, by a difference quotient; softplus' slope is 1 − e^−η
-        trainer.compute_loss(trainer.model, batch).backward()
-        slope = (by_hand(1.5001) - by_hand(1.4999)) / 0.0002
-        assert trainer._tie_raw.grad.item() == pytest.approx(slope * (1 - math.exp(-1.5)), rel=1e-2)
-        trainer.model.zero_grad()
     trainer.train()
     trainer.save_model(tmp_path / "saved")
-    saved = RewardModel.from_pretrained(tmp_path / "saved").config.tie_threshold
-    if not learned:
-        assert saved == 1.5
-        return
-    thresholds = history(trainer, "tie_threshold")
-    assert saved == pytest.approx(thresholds[-1])
-    assert 0.015 < 1.5 - saved < 0.03  # Adam: steps of 0.01, 0.008, … 0.002 in softplus' raw parameter
-
-
-def test_a_gradient_of_the_tie_threshold_does_not_outlive_its_step(tmp_path):
-    seen = []
-
-    class Seen(TrainerCallback):
-        def on_pre_optimizer_step(self, args, state, control, **kwargs):
-            seen.append(trainer._tie_raw.grad.item())
-
-    trainer = make_trainer(
-        tmp_path,
-        classifier(),
-        [ranked_rows(24)[1]] * 4,
-        tie_threshold=0.5,
-        learn_tie_threshold=True,
-        max_steps=4,
-        learning_rate=0.0,
-        gradient_accumulation_steps=2,
-        callbacks=[Seen()],
-    )
-    trainer.train()
-    assert seen == pytest.approx([seen[0]] * 4, rel=0.2)  # η moves a little; a sum would be two, three, four times
+    assert RewardModel.from_pretrained(tmp_path / "saved").config.tie_threshold == 1.5
 
 
 def test_label_smoothing_is_that_of_the_pair(tmp_path):
@@ -1171,3 +1126,75 @@ def test_a_model_card_without_an_evaluation_says_so(tmp_path):
     assert "No evaluation was run." in card
     assert "datasets:\n- some/data\n" in card
     assert "- mine\n" in card
+
+
+# --- what stands where
+
+
+def test_the_list_at_the_head_of_the_file_names_every_method_of_upstream_that_is_overridden():
+    head = sys.modules[PairwiseRewardTrainer.__module__].__doc__.split("overrides")[1]
+    listed = re.findall(r"^    (\w+) +\S", head, re.MULTILINE)
+    overridden = [n for n, f in vars(PairwiseRewardTrainer).items() if callable(f) and hasattr(trl.RewardTrainer, n)]
+    assert sorted(listed) == sorted(set(overridden) - {"__init__"})
+
+
+def test_own_fields_stand_in_a_plain_dataclass_that_imports_nothing():
+    source = Path(sys.modules[PairwiseRewardFields.__module__].__file__).read_text(encoding="utf-8")
+    imports = re.findall(r"^\s*(?:from|import) (\w+)", source, re.MULTILINE)
+    assert imports == ["__future__", "dataclasses"]
+    own = {f.name: f for f in dataclasses.fields(PairwiseRewardFields)}
+    ours = {f.name: f for f in dataclasses.fields(PairwiseRewardConfig)}
+    assert {name: (ours[name].default, ours[name].metadata) for name in own} == {
+        name: (field.default, field.metadata) for name, field in own.items()
+    }
+    assert {f.name for f in dataclasses.fields(trl.RewardConfig)} | own.keys() == ours.keys()
+    assert list(ours)[0] == "output_dir"  # the one that is given by position
+
+
+# --- limits that are met exactly
+
+
+@pytest.mark.parametrize("mode", ["drop", "keep_end", "error"])
+def test_a_text_of_just_max_length_tokens_is_whole(mode):
+    row = {"chosen_ids": [5, 6, 7, 8], "rejected_ids": [5, 6, 9]}
+    encoder = batches.RowEncoder(tiny_tokenizer("plain"), max_length=4, truncation_mode=mode)
+    encoded = encoder(row, 0)
+    assert encoded["input_ids"] == [[5, 6, 7, 8], [5, 6, 9]]
+    assert (encoded["cause"], encoded["num_dropped"], encoded["num_truncated"]) == ("", 0, 0)
+    one_more = {**row, "chosen_ids": [4, 5, 6, 7, 8]}
+    if mode == "error":
+        with pytest.raises(ValueError, match="row 3: `chosen_ids` has 5 tokens, max_length is 4"):
+            encoder(one_more, 3)
+    elif mode == "drop":
+        assert encoder(one_more, 3)["cause"] == batches.OVER_LENGTH
+    else:
+        assert encoder(one_more, 3)["input_ids"][0] == [5, 6, 7, 8]
+        assert encoder(one_more, 3)["num_truncated"] == 1
+
+
+def test_text_of_just_max_length_tokens_is_whole_too():
+    tokenizer, row = tiny_tokenizer("plain"), {"prompt": "hello", "chosen": " world", "rejected": " four"}
+    longest = max(map(len, batches.RowEncoder(tokenizer)(row, 0)["input_ids"]))
+    assert batches.RowEncoder(tokenizer, max_length=longest)(row, 0)["num_dropped"] == 0
+    assert batches.RowEncoder(tokenizer, max_length=longest - 1)(row, 0)["num_dropped"] == 1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prefix"),
+    [([5, 6, 7], [5, 6, 8], 2), ([5, 6], [5, 6, 8], 1), ([5, 6, 8], [5, 6], 1), ([5], [5, 6], 0), ([5, 6], [5, 6], 1)],
+)
+def test_a_shared_prefix_leaves_every_completion_a_token_of_its_own(chosen, rejected, prefix):
+    row = batches.RowEncoder(tiny_tokenizer("plain"))({"chosen_ids": chosen, "rejected_ids": rejected}, 0)
+    assert row["prefix_length"] == prefix
+    assert row["length"] == len(chosen) + len(rejected) - prefix
+
+
+def test_a_token_budget_that_is_met_exactly_is_used():
+    encoder = batches.RowEncoder(tiny_tokenizer("plain"))
+    rows = [encoder({"chosen_ids": [5, 6, 7], "rejected_ids": [5, 6, 8]}, i) for i in range(4)]  # 4 packed tokens each
+    sizes = [
+        [len(m["rows"]) for m in batches.PackingCollator(shared_prefix=True, max_tokens=budget)(rows)["microbatches"]]
+        for budget in (16, 15, 8, 7, 4)
+    ]
+    assert [max(size) for size in sizes] == [4, 3, 2, 1, 1]
+    assert all(sum(size) == 4 for size in sizes)
