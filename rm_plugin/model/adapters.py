@@ -63,6 +63,8 @@ PEFT_ON_PLAIN_WEIGHTS = {  # methods that fail over 4-bit and 8-bit layers (peft
     "TINYLORA",
 }  # fmt: skip
 LORA_NEVER_MERGED = ("alora_invocation_tokens", "layer_replication", "lora_bias")  # options that no plain model holds
+# Initialisations that change the base at random, or by data: whoever opens the adapter gets another base.
+LORA_NEVER_REPEATED = ("pissa_niter_", "corda", "lora_ga")
 
 
 # ------------------------------------------------------------------------------------------------------------- methods
@@ -81,10 +83,16 @@ def check_peft_method(peft_config: PeftConfig, to_train: bool = False, quantized
         ValueError: such a method; docs/peft.md lists all methods.
     """
     name = getattr(peft_config.peft_type, "value", peft_config.peft_type)
+    start = str(getattr(peft_config, "init_lora_weights", None))
     options = [option for option in LORA_NEVER_MERGED if getattr(peft_config, option, None)]
     reason = (PEFT_WITHOUT_SCORES | (PEFT_NEVER_MERGED if to_train else {})).get(name)
     if peft_config.is_prompt_learning:
         reason = "puts learned tokens before the text, where a RewardModel has none"
+    elif start.startswith(LORA_NEVER_REPEATED):
+        reason = (
+            f"with init_lora_weights={start!r} changes the base in a way that cannot be repeated where the adapter is "
+            "opened; use 'pissa', 'olora' or True, or convert the adapter with PEFT"
+        )
     elif options and (to_train or "alora_invocation_tokens" in options):
         reason = f"with {options[0]} cannot be merged into a plain model"
     elif quantized and name in PEFT_ON_PLAIN_WEIGHTS:

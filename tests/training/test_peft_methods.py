@@ -184,6 +184,29 @@ def test_lora_that_no_plain_model_can_hold_is_refused(option, value):
         reward_peft_config(LoraConfig(**{option: value}))
 
 
+@pytest.mark.parametrize("start", ["pissa", "olora", "orthogonal"])
+def test_a_base_that_the_start_of_lora_changes_is_changed_alike_wherever_the_adapter_is_opened(start, base, tmp_path):
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=start)
+    trainer = make_trainer(tmp_path / "run", base, ROWS, tokenizer=None, peft_config=config, max_steps=2)
+    trainer.train()
+    trainer.save_model(tmp_path / "saved")
+    expected = pytest.approx(scores(trainer.model), abs=1e-5)
+    assert scores(RewardModel.from_pretrained(tmp_path / "saved")) == expected
+    RewardModel.from_pretrained(tmp_path / "saved").export(tmp_path / "exported", tiny_tokenizer("plain"))
+    assert scores(AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported")) == expected
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_2", "lora_ga"])
+def test_a_start_of_lora_that_cannot_be_repeated_is_refused_in_training_and_where_it_is_opened(start, base, tmp_path):
+    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=start, task_type="SEQ_CLS")
+    with pytest.raises(ValueError, match=f"^LoraConfig with init_lora_weights='{start}' changes the base"):
+        make_trainer(tmp_path / "run", base, ROWS, tokenizer=None, peft_config=config)
+    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, pad_token_id=0)
+    get_peft_model(plain, config).save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match=f"^LoraConfig with init_lora_weights='{start}' changes the base"):
+        RewardModel.from_pretrained(tmp_path / "saved")
+
+
 def test_an_adapter_of_another_trainer_is_scored_and_its_merge_refused_in_one_line(base, tmp_path):
     plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, pad_token_id=0)
     model = get_peft_model(plain, LoraConfig(r=2, lora_bias=True, task_type="SEQ_CLS", target_modules=["q_proj"]))
