@@ -177,8 +177,10 @@ def _choose_files(path: Path, benchmark: Benchmark, split: str | None) -> tuple[
     A file, or those data files of a folder that are named after the benchmark's folder or configuration and its split,
     where some are; and the split that their names say.
     """
+    from datasets.data_files import FILES_TO_IGNORE  # descriptions that lie beside the data
+
     folder = path if path.is_dir() else path.parent
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = [file for file in sorted(path.rglob("*")) if file.name not in FILES_TO_IGNORE] if path.is_dir() else [path]
     inside = {file: file.relative_to(folder) for file in files}
     if path.is_dir():
         files = [file for file in files if file.name.lower().endswith(KINDS) and "/." not in f"/{inside[file]}"]
