@@ -24,7 +24,7 @@ _PUBLIC = {
     "PairwiseRewardConfig": "training.trainer",
     "PairwiseRewardTrainer": "training.trainer",
     "lora_config": "training.peft_configs",
-    "nf4_config": "training.peft_configs",
+    "nf4_config": "model.adapters",
     "RewardScorer": "scoring.scorer",
     "BestOfNSampler": "loops.best_of_n",
     "RewardScoringCallback": "loops.callbacks",

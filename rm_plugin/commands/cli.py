@@ -60,7 +60,7 @@ def load_scorer(args: argparse.Namespace, **kwargs) -> RewardScorer:
     if args.revision is not None:
         model_kwargs["revision"] = args.revision
     if args.load_in_4bit:
-        from ..training.peft_configs import nf4_config
+        from ..model.adapters import nf4_config
 
         model_kwargs["quantization_config"] = nf4_config()
     options = {
@@ -187,13 +187,13 @@ def _evaluate(args: argparse.Namespace) -> None:
     from ..evaluation.harness import evaluate, evaluate_scores
     from ..evaluation.report import print_report
     from ..processes import Processes
-    from ..scoring.rewards import is_function
+    from ..scoring.rewards import is_dotted_path
 
     if bool(args.benchmark) == bool(args.data):
         raise UsageError("give either --benchmark NAME (see rm-plugin benchmarks) or --data FILE_OR_ID")
     if args.data and args.source:
         raise UsageError("--source is for a --benchmark, --data names its own data; leave --source out")
-    if args.scores or (args.model and is_function(args.model)):
+    if args.scores or (args.model and is_dotted_path(args.model)):
         unused = _scorer_options(args) + ["--text-format"] * bool(args.scores and args.text_format != "auto")
         what = "--scores, which run no model" if args.scores else f"the function {args.model}"
         if unused:
@@ -213,7 +213,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         return
     processes = Processes.current()  # before the model: it says which GPU is this process's
     options |= {"text_format": args.text_format, "progress": sys.stderr.isatty()}
-    model = args.model if is_function(args.model) else load_scorer(args, progress=False)
+    model = args.model if is_dotted_path(args.model) else load_scorer(args, progress=False)
     for data in loaded:
         output = Path(args.output) if len(jobs) == 1 else Path(args.output, data.name)
         report = evaluate(model, data, output=output, **options)

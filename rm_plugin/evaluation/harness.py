@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from ..data.comparison import Comparison
 from ..files import Journal, differences, write_atomically
 from ..processes import Processes, open_journal, shares
-from ..scoring.rewards import Member, as_ruler, plan_digest
+from ..scoring.rewards import Member, Reward, as_reward, plan_digest
 from .benchmarks import LoadedBenchmark, as_messages, load_benchmark
 from .report import EvaluationReport
 from .results import Results, measure
@@ -117,24 +117,26 @@ def evaluate(
 
     start = time.perf_counter()
     world = Processes.current()
-    ruler = as_ruler(model, name, scorer_kwargs)
-    work, used_format = _formatted(data, ruler, text_format)
+    reward = as_reward(model, name, evaluating=True, **scorer_kwargs)
+    if output is not None:
+        reward.check_can_resume()
+    work, used_format = _formatted(data, reward, text_format)
     seconds["load model"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    plan = ruler.plan(work)
+    plan = reward.plan(work)
     seconds["plan"] = time.perf_counter() - start
     about_data = _about_data(data, used_format)
     about = {
         "schema_version": SCHEMA_VERSION,
         "benchmark": about_data,
-        "model": ruler.about,
+        "model": reward.about,
         "plan": plan_digest(plan),
     }
 
     start = time.perf_counter()
     folder = None if output is None else Path(output)
-    journal, scores, counts = _run(plan, ruler, data.comparisons, folder, about, world, progress)
+    journal, scores, counts = _run(plan, reward, data.comparisons, folder, about, world, progress)
     seconds["score"] = time.perf_counter() - start
 
     with journal:
@@ -143,11 +145,11 @@ def evaluate(
         seconds["metrics"] = time.perf_counter() - start
         run = {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "device": ruler.device,
+            "device": reward.device,
             "num_processes": world.size,
             **counts,
-            "num_at_length_limit": ruler.num_at_limit(plan),
-            "num_control_tokens": ruler.num_control_tokens,
+            "num_at_length_limit": reward.num_at_limit(plan),
+            "num_control_tokens": reward.num_control_tokens,
             "scores_sha256": scores_checksum(data.comparisons, scores),
             "seconds": {key: round(value, 3) for key, value in seconds.items()},
             "versions": _versions(),
@@ -293,11 +295,11 @@ def _title(about: dict) -> str:
     return f"{about['model'].get('name')} on {about['benchmark'].get('name')}"
 
 
-def _formatted(data: LoadedBenchmark, ruler: Any, text_format: str) -> tuple[list[Comparison], str]:
+def _formatted(data: LoadedBenchmark, reward: Reward, text_format: str) -> tuple[list[Comparison], str]:
     """The comparisons as the model reads them, and in which form that is."""
     plain = sum(not comparison.conversational for comparison in data.comparisons)
     wanted = text_format == "messages" or (
-        text_format == "auto" and ruler.template is not None and data.name != "preference"
+        text_format == "auto" and reward.template is not None and data.name != "preference"
     )
     if not plain:
         return data.comparisons, "messages"
@@ -311,7 +313,7 @@ def _formatted(data: LoadedBenchmark, ruler: Any, text_format: str) -> tuple[lis
 
 def _run(
     plan: list[Any],
-    ruler: Any,
+    reward: Reward,
     comparisons: list[Comparison],
     folder: Path | None,
     about: dict[str, Any],
@@ -329,14 +331,14 @@ def _run(
     if resumed:
         log.info("%s: resumes from %d scores", folder, len(resumed))
     try:
-        costs = [ruler.tokens(batch) or len(batch.members) for batch in todo]
+        costs = [reward.tokens(batch) or len(batch.members) for batch in todo]
         mine = [todo[index] for index in shares(costs, world.size)[world.rank]]
         computed: dict[Member, float] = {}
         hidden = not progress or world.rank > 0
         for batch in tqdm(mine, desc="scoring", unit="batch", disable=hidden):
             chunk = [
                 [c, k, None if math.isnan(value) else value]
-                for members, value in zip(batch.members, ruler.run(batch).tolist(), strict=True)
+                for members, value in zip(batch.members, reward.run(batch).tolist(), strict=True)
                 for c, k in members
             ]
             journal.append(f"{chunk[0][0]}.{chunk[0][1]}+{len(chunk)}", chunk)
@@ -348,7 +350,7 @@ def _run(
     for part in [resumed, *world.gather(computed)]:
         for (c, k), value in part.items():
             scores[c][k] = value
-    tokens = [ruler.tokens(batch) for batch in todo]
+    tokens = [reward.tokens(batch) for batch in todo]
     counts = {
         "num_completions_computed": sum(len(values) for values in scores) - len(resumed),
         "num_completions_resumed": len(resumed),

@@ -17,7 +17,6 @@ gain (over n = 1) and regret (to a choice by the gold value itself) where gold v
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import math
@@ -37,11 +36,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text, text_length
+from ..data.comparison import Comparison, Text, text_length
 from ..files import Journal, atomic_writer, differences, parse_json, write_atomically
 from ..messages import explained
 from ..processes import Processes, open_journal, shares
-from ..scoring.rewards import FunctionRuler, ModelRuler, accepted, weights_digest
+from ..scoring.rewards import Reward, ScorerReward, as_reward, weights_digest
 from ..scoring.scorer import RewardScorer
 from .candidates import (
     BestOfN,
@@ -129,9 +128,9 @@ class BestOfNSampler:
                 raise ValueError(f"{name}={value}, it must be at least 1")
         if scorer is None:
             raise ValueError("scorer is missing; give a RewardScorer, the name of a reward model or a reward function")
-        self.scorer = RewardScorer(scorer) if isinstance(scorer, (str, os.PathLike)) else scorer
-        if not callable(self.scorer):
+        if isinstance(scorer, torch.nn.Module):
             raise ValueError(f"scorer is a {type(scorer).__name__}; wrap a model: RewardScorer(model, tokenizer)")
+        self.scorer = as_reward(scorer)
         if isinstance(policy, (str, os.PathLike)):
             name = os.fspath(policy)
             with explained(f"the policy {name} cannot be loaded"):
@@ -149,7 +148,7 @@ class BestOfNSampler:
         if n > 1 and policy is not None and not self.generation_config.do_sample:
             raise ValueError(f"do_sample=False gives {n} equal completions; set do_sample=True or n=1")
         self.callbacks = list(callbacks or [])
-        self.gold = gold
+        self.gold = None if gold is None else as_reward(gold)
         self.seed = seed
         self.batch_size = batch_size
         self.progress = progress
@@ -315,7 +314,7 @@ class BestOfNSampler:
             }
 
     def _score(self, groups: list[Comparison], indices: list[int]) -> list[BestOfN]:
-        scores = _values(self.scorer, groups)
+        scores = self.scorer.values(groups)
         results = []
         for index, group, values in zip(indices, groups, scores, strict=True):
             meta = group.metadata or {}
@@ -334,9 +333,7 @@ class BestOfNSampler:
     def _gold_values(self, groups: list[Comparison]) -> list[list[float] | None]:
         answers = [(group.metadata or {}).get("answer") for group in groups]
         if self.gold is not None:
-            return [
-                [None if math.isnan(v) else float(v) for v in values] for values in _values(self.gold, groups, answers)
-            ]
+            return [[None if math.isnan(v) else float(v) for v in values] for values in self.gold.values(groups)]
         right = [
             [None if answer is None else answer_is_right(text, answer) for text in group.completions]
             for group, answer in zip(groups, answers, strict=True)
@@ -355,7 +352,7 @@ class BestOfNSampler:
 
     def _settings(self, groups: list[Comparison]) -> dict[str, Any]:
         """What a result depends on, besides its prompt and, where they are ready, its completions."""
-        settings = {**_identity("reward", self.scorer), **_identity("gold", self.gold)}
+        settings = {**_about("reward", self.scorer), **_about("gold", self.gold)}
         known = [[(group.metadata or {}).get(name) for name in ("answer", "gold", "systems")] for group in groups]
         if any(value is not None for values in known for value in values):
             settings["answers"] = text_key(json.dumps(known, default=str))
@@ -364,7 +361,7 @@ class BestOfNSampler:
             settings["template_arguments"] = text_key(json.dumps(arguments, default=str))
         if not groups[0].completions:
             settings |= {
-                "policy": _name(self.policy),
+                "policy": _policy_name(self.policy),
                 "policy_weights": weights_digest(self.policy),
                 "n": self.n,
                 "seed": self.seed,
@@ -488,57 +485,21 @@ def _with_samples(group: Comparison, line: dict[str, Any]) -> Comparison:
     return Comparison(asked(group.prompt), line["completions"], **group.template_arguments, metadata=metadata)
 
 
-def _values(function: Any, groups: list[Comparison], answers: list[Any] | None = None) -> list[np.ndarray]:
-    """One value per candidate: (n,) float32 per group, NaN where there is none. A scorer computes groups at once."""
-    if isinstance(function, RewardScorer):
-        comparisons = [
-            function.comparison(g.prompt, g.completions, allow_empty=True, **g.template_arguments) for g in groups
-        ]
-        return function.score_comparisons(comparisons)
-    sizes = [len(group.completions) for group in groups]
-    columns = {} if answers is None else {"answer": answers}
-    columns |= {name: [getattr(group, name) for group in groups] for name in TEMPLATE_COLUMNS}
-    columns = {
-        name: [value for value, size in zip(columns[name], sizes, strict=True) for _ in range(size)]
-        for name in accepted(function, columns)
-    }
-    values = function(
-        prompts=[group.prompt for group in groups for _ in group.completions],
-        completions=[text for group in groups for text in group.completions],
-        **columns,
-    )
-    if inspect.iscoroutine(values):
-        values.close()
-        raise ValueError(f"{_name(function)} is asynchronous; best-of-n takes plain reward functions")
-    if len(values) != sum(sizes):
-        raise ValueError(f"{_name(function)} gave {len(values)} values for {sum(sizes)} completions; give one each")
-    flat = np.array([math.nan if value is None else value for value in values], dtype=np.float32)
-    if bad := flat[np.isinf(flat)].tolist():
-        raise ValueError(
-            f"{_name(function)} gave {len(bad)} of {len(values)} values that are not finite ({bad[0]}); give finite "
-            "numbers, or None or NaN where there is none"
-        )
-    return np.split(flat, np.cumsum(sizes)[:-1])
-
-
 def _ranks(scores: np.ndarray) -> list[int]:
     """0 for the highest score, equal for equal ones; what is not scored comes last."""
     return [int(np.sum(scores > s)) if s == s else int(np.isfinite(scores).sum()) for s in scores]
 
 
-def _name(thing: Any) -> str:
-    """What a user calls a model, a scorer or a function."""
-    config = getattr(getattr(thing, "model", thing), "config", None)
-    return getattr(config, "_name_or_path", None) or getattr(thing, "__name__", None) or type(thing).__name__
+def _policy_name(policy: PreTrainedModel) -> str:
+    return getattr(policy.config, "_name_or_path", None) or type(policy).__name__
 
 
-def _identity(role: str, function: Any) -> dict[str, Any]:
-    """What distinguishes a reward from another one, as the harness has it; a model may lie anywhere."""
-    if function is None:
+def _about(role: str, reward: Reward | None) -> dict[str, Any]:
+    """What distinguishes a reward from another one; a model may lie anywhere."""
+    if reward is None:
         return {f"{role}_kind": None}
-    if isinstance(function, RewardScorer):
-        about = ModelRuler(function, None).about
+    reward.check_can_resume()
+    about = reward.about
+    if isinstance(reward, ScorerReward):
         del about["name"], about["max_num_batched_tokens"]  # neither changes a score
-    else:
-        about = FunctionRuler(function, _name(function)).about
     return {f"{role}_{name}": value for name, value in about.items()}

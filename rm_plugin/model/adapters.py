@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from ..data.encoding import num_embeddings
 from .checkpoint import (
@@ -101,6 +101,16 @@ def check_peft_method(peft_config: PeftConfig, to_train: bool = False, quantized
         reason = "trains no head (it has no modules_to_save)"
     if reason is not None:
         raise ValueError(f"{type(peft_config).__name__} {reason}; or use lora_config()")
+
+
+def nf4_config(compute_dtype: torch.dtype = torch.bfloat16, double_quant: bool = True) -> BitsAndBytesConfig:
+    """4-bit NormalFloat quantisation of the backbone's linear layers (QLoRA, arXiv 2305.14314); the head stays."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=compute_dtype,
+        bnb_4bit_use_double_quant=double_quant,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- loading

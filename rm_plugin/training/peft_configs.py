@@ -1,6 +1,6 @@
-"""How a reward model is adapted: configurations of PEFT's and bitsandbytes' under which its head is trained and kept.
+"""How a reward model is adapted: configurations of PEFT under which its head is trained and kept.
 
-PairwiseRewardTrainer(model, peft_config=lora_config(r=16), quantization_config=nf4_config())
+PairwiseRewardTrainer(model, peft_config=lora_config(r=16))
 """
 
 from __future__ import annotations
@@ -96,13 +96,3 @@ def _name_layers(peft_config: PeftConfig, model_type: str) -> None:
             "target_modules (and IA3's feedforward_modules) to names of its layers"
         )
     peft_config.target_modules = "all-linear" if known is None else set(known)
-
-
-def nf4_config(compute_dtype: torch.dtype = torch.bfloat16, double_quant: bool = True) -> BitsAndBytesConfig:
-    """4-bit NormalFloat quantisation of the backbone's linear layers (QLoRA, arXiv 2305.14314); the head stays."""
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=compute_dtype,
-        bnb_4bit_use_double_quant=double_quant,
-    )

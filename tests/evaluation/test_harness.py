@@ -1,7 +1,6 @@
 """The evaluation harness: runs that survive kills, folders that mix nothing, figures that can be recomputed."""
 
 import csv
-import functools
 import json
 import os
 import subprocess
@@ -25,7 +24,7 @@ from rm_plugin.evaluation.results import baseline_scores, measure
 from rm_plugin.files import Journal
 from rm_plugin.loops.callbacks import EvaluationCallback
 from rm_plugin.metrics.statistics import wilson_interval
-from rm_plugin.scoring.rewards import as_ruler, plan_digest
+from rm_plugin.scoring.rewards import as_reward, plan_digest
 
 TESTS = Path(__file__).parents[1]
 ROWS = [
@@ -205,43 +204,6 @@ def test_a_run_that_needed_too_much_memory_resumes_in_smaller_batches(scorer, tm
     np.testing.assert_allclose(np.concatenate(report.scores), np.concatenate(whole.scores), atol=1e-5)
 
 
-def test_a_folder_of_a_judge_whose_code_has_changed_is_refused(tmp_path):
-    def judge(sign):
-        space = {}
-        code = f"def judge(prompts, completions):\n    return [{sign} * float(len(text)) for text in completions]\n"
-        exec(code, space)  # as written at a prompt, where no source is to be had
-        return space["judge"]
-
-    class Judge:
-        def __call__(self, prompts, completions):
-            return [0.0] * len(prompts)
-
-    evaluate(judge("+1"), source=ROWS, output=tmp_path / "one", num_samples=100)
-    evaluate(judge("+1"), source=ROWS, output=tmp_path / "one", num_samples=100)
-    with pytest.raises(ValueError, match="source_hash was .* and is now"):
-        evaluate(judge("-1"), source=ROWS, output=tmp_path / "one", num_samples=100)
-    with pytest.raises(ValueError, match="source_hash was .* and is now"):
-        for weight in (1.0, -1.0):
-            judge_of = functools.partial(weighted, weight)
-            evaluate(judge_of, source=ROWS, output=tmp_path / "two", num_samples=100)
-    with pytest.raises(ValueError, match="source_hash was .* and is now"):
-        for weight in (1.0, -1.0):
-            evaluate(holding(weight), source=ROWS, output=tmp_path / "three", num_samples=100)
-    about = [evaluate(one, source=ROWS, num_samples=100).report["model"] for one in (lengths, Judge(), len_or_zero)]
-    assert len({one["source_hash"] for one in about}) == 3 and None not in {one["source_hash"] for one in about}
-
-
-def weighted(weight, prompts, completions):
-    return [weight * len(text) for text in completions]
-
-
-def holding(weight):
-    return lambda prompts, completions: [weight * len(text) for text in completions]
-
-
-len_or_zero = functools.partial(lambda flag, prompts, completions: [float(flag)] * len(prompts), 0)
-
-
 def test_a_folder_of_another_judge_is_refused(tmp_path, monkeypatch):
     code = "def {}(prompts, completions):\n    return [float(len(text)) for text in completions]\n"
     for name in ("judges_one", "judges_two"):
@@ -251,7 +213,7 @@ def test_a_folder_of_another_judge_is_refused(tmp_path, monkeypatch):
     for other, said in (
         ("judges_one:shorter", "function was judges_one:longer and is now judges_one:shorter"),
         ("judges_two:longer", "function was judges_one:longer and is now judges_two:longer"),
-        (lengths, "is now test_harness.lengths"),
+        (lengths, "is now test_harness:lengths"),
     ):
         with pytest.raises(ValueError, match="holds another evaluation") as error:
             evaluate(other, source=ROWS, output="run", num_samples=100)
@@ -921,11 +883,11 @@ def test_a_run_of_a_judge_does_not_resume_on_data_that_differ_in(field, tmp_path
 
 
 def test_the_plan_of_a_judge_holds_all_that_it_is_called_with():
-    ruler = as_ruler(lengths, None, {})
+    reward = as_reward(lengths)
 
     def digest(**change):
         row = {**FULL_ROW, **change}
-        return plan_digest(ruler.plan(load_benchmark("preference", [row, OTHER_ROW]).comparisons))
+        return plan_digest(reward.plan(load_benchmark("preference", [row, OTHER_ROW]).comparisons))
 
     for field in ("prompt", "completions", "tools", "chat_template_kwargs"):
         assert len({digest(), *(digest(**{field: value}) for value in CHANGES[field])}) == 1 + len(CHANGES[field])

@@ -35,6 +35,7 @@ from rm_plugin.loops.best_of_n import (
 from rm_plugin.loops.generation import load_policy, sample_completions
 from rm_plugin.metrics.statistics import wilson_interval
 from rm_plugin.model.modeling import RewardModel
+from rm_plugin.scoring.rewards import as_reward
 from rm_plugin.scoring.scorer import RewardScorer
 
 PLAIN = ["2 + 2 =", "Which country owns Antarctica?", "Hello world,", "2 + 2 ="]
@@ -284,7 +285,7 @@ def test_a_killed_run_resumes_without_generating_twice(tmp_path, policy, tokeniz
             raise error
         return scorer(prompts=prompts, completions=completions)
 
-    dies_at_the_third_prompt.__name__ = scorer.__name__
+    dies_at_the_third_prompt = as_reward(dies_at_the_third_prompt, scorer.__name__)
     with pytest.raises(Killed):
         run(counting, tokenizer, dies_at_the_third_prompt, output)
     assert counting.count == 12 and not output.exists()
@@ -324,7 +325,7 @@ def test_what_is_damaged_in_the_journal_is_done_again(how, tmp_path, policy, tok
             raise error
         return length_reward(prompts, completions)
 
-    dies.__name__ = "length_reward"
+    dies = as_reward(dies, "length_reward")
     with pytest.raises(Killed):
         run(policy, tokenizer, dies, tmp_path / "best.jsonl")
     spoiled(tmp_path / "best.jsonl.journal", how)
@@ -362,7 +363,7 @@ def test_a_second_start_is_refused_while_the_first_runs(tmp_path, policy, tokeni
             run(policy, tokenizer, length_reward, output)
         return length_reward(prompts, completions)
 
-    run(policy, tokenizer, reward, output)
+    run(policy, tokenizer, as_reward(reward, "reward"), output)
     assert len(output.read_text("utf-8").splitlines()) == len(PLAIN)
 
 
@@ -1006,10 +1007,12 @@ def test_rewards_that_are_no_finite_numbers_are_refused_before_they_are_written(
     def infinite(prompts, completions):
         return [-math.inf] * len(prompts)
 
-    for function, message in ((later, "later is asynchronous"), (infinite, "infinite gave 2 of 2 values .*-inf")):
+    for function, message in ((later, "later .* it is asynchronous"), (infinite, "infinite gave the score -inf")):
         with pytest.raises(ValueError, match=message):
             rows = [{"prompt": "p", "completions": ["a", "b"]}]
-            best_of_n(None, None, function, candidates=rows, output=tmp_path / "best.jsonl")
+            best_of_n(
+                None, None, as_reward(function, function.__name__), candidates=rows, output=tmp_path / "best.jsonl"
+            )
         assert not (tmp_path / "best.jsonl").exists()
 
 

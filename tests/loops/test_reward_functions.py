@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import get_json_schema
 
-from rm_plugin import rewards
 from rm_plugin.loops.callbacks import RewardScoringCallback
 from rm_plugin.metrics.ranking import spearman
+from rm_plugin.scoring import rewards
 from rm_plugin.scoring.scorer import RewardScorer
 
 pytestmark = pytest.mark.trl112
