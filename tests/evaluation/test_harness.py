@@ -161,7 +161,7 @@ def test_a_second_run_into_the_same_folder_is_refused_in_one_line_while_the_firs
         said.append(main(["evaluate", "builtins:len", "--data", str(data), "--output", str(tmp_path / "run")]))
         return lengths(prompts, completions)
 
-    evaluate(judge, source=str(data), output=tmp_path / "run", num_samples=100)
+    evaluate(judge, source=str(data), output=tmp_path / "run", num_samples=100, name="judge")
     assert said and set(said) == {2}
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(said) and "is being made by another process" in lines[0]
@@ -495,7 +495,7 @@ def test_a_function_may_leave_texts_out_but_not_give_other_than_finite_numbers()
     report = evaluate(lambda prompts, completions: [None, *lengths(prompts, completions)[1:]], source=ROWS)
     assert report.report["counts"]["num_unscored_comparisons"] == 1
     for result, said in (
-        (lambda p, c: [float("nan")] * len(c), "scores that are not finite (nan)"),
+        (lambda p, c: [float("nan")] * len(c), "gave the score nan; a score is a finite number"),
         (lambda p, c: [1.0], "gave 1 scores for 48 completions"),
         (lambda p, c: 1 / 0, "ZeroDivisionError"),
         (lambda p, c: [[1.0]] * len(c), "<lambda> gave the score [1.0]; a score is a finite number, or None"),
@@ -874,12 +874,13 @@ def test_a_run_of_a_judge_does_not_resume_on_data_that_differ_in(field, tmp_path
     def judge(prompts, completions, tools=None, chat_template_kwargs=None):
         return [float(len(text[0]["content"])) for text in completions]
 
-    evaluate(judge, source=[FULL_ROW, OTHER_ROW], output=tmp_path, num_samples=100)
+    evaluate(judge, source=[FULL_ROW, OTHER_ROW], output=tmp_path, num_samples=100, name="judge")
     (tmp_path / "report.json").unlink()
-    evaluate(judge, source=[FULL_ROW, OTHER_ROW], output=tmp_path, num_samples=100)
+    evaluate(judge, source=[FULL_ROW, OTHER_ROW], output=tmp_path, num_samples=100, name="judge")
     for value in CHANGES[field]:
         with pytest.raises(ValueError, match="data was .* and is now .*; name another folder"):
-            evaluate(judge, source=[{**FULL_ROW, field: value}, OTHER_ROW], output=tmp_path, num_samples=100)
+            rows = [{**FULL_ROW, field: value}, OTHER_ROW]
+            evaluate(judge, source=rows, output=tmp_path, num_samples=100, name="judge")
 
 
 def test_the_plan_of_a_judge_holds_all_that_it_is_called_with():

@@ -260,7 +260,7 @@ def test_text_of_others_is_tame_wherever_it_is_shown(tmp_path, capsys):
     path.write_text("".join(json.dumps({**row, "subset": evil}) + "\n" for row in rows))
     report = evaluate(judge(50), source=path, output=tmp_path / "run", name=evil, on_bad_row="skip", num_samples=100)
     print_report(report.report)
-    evaluate(judge(10), source=path, output=tmp_path / "other", on_bad_row="skip", num_samples=100)
+    evaluate(judge(10), source=path, output=tmp_path / "other", name="scores", on_bad_row="skip", num_samples=100)
     assert main(["compare", str(tmp_path / "run"), str(tmp_path / "other")]) == 0
     assert main(["leaderboard", str(tmp_path / "run")]) == 0
     assert main(["evaluate", "x", "--data", str(path), "--output", str(tmp_path / "new")]) == 2
