@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from peft import LoraConfig, PeftConfig, PeftType, TaskType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import (
     TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
 )
-from transformers import BitsAndBytesConfig
 
 from ..model.adapters import check_peft_method
 

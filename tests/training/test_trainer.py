@@ -35,11 +35,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rm_plugin import RewardModel, RewardScorer
 from rm_plugin.data.sources import load_rows
-from rm_plugin.model.adapters import load_peft_model
+from rm_plugin.model.adapters import load_peft_model, nf4_config
 from rm_plugin.training import batches
 from rm_plugin.training.batches import PackingCollator, RowEncoder, code_version, encode_dataset
 from rm_plugin.training.config import PairwiseRewardFields
-from rm_plugin.training.peft_configs import lora_config, nf4_config, reward_peft_config
+from rm_plugin.training.peft_configs import lora_config, reward_peft_config
 from rm_plugin.training.trainer import PairwiseRewardConfig, PairwiseRewardTrainer, pairwise_metrics
 
 
