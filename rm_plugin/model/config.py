@@ -12,12 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AutoConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 _HAS_LINEAR_HEAD: dict[type, bool] = {}  # by sequence classifier class: is its head a linear `score` without bias?
@@ -154,6 +149,9 @@ for _name in ("hidden_size", "vocab_size", "pad_token_id", "eos_token_id", "bos_
 
 def sequence_classifier(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     """transformers' one-label decoder classifier for a config, if its head is a linear `score` without bias."""
+    # Here: its module, once imported, imports modeling.py (see `rm_plugin/__init__.py`), which needs this one whole.
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
     standard_class = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if standard_class is None or isinstance(config, RewardModelConfig):
         return None
