@@ -50,6 +50,7 @@ from ..data.encoding import (
 )
 from ..data.sources import HUB_ID
 from ..messages import check_choice
+from ..model.adapters import check_peft_method
 from ..model.checkpoint import (
     HUB_ARGUMENTS,
     WHERE_ON_HUB,
@@ -462,11 +463,7 @@ class RewardScorer:
         """The reward model with the adapter and the head that the model given has now."""
         given = self._given
         if hasattr(given, "get_base_model"):  # a PeftModel: its adapters live inside the base model
-            if given.active_peft_config.is_prompt_learning:
-                raise ValueError(
-                    f"{type(given.active_peft_config).__name__} puts tokens before the text, a scorer computes the "
-                    "text alone; train with LoRA"
-                )
+            check_peft_method(given.active_peft_config)
             given = given.get_base_model()
         if given.config.num_labels != 1:
             raise ValueError(f"num_labels={given.config.num_labels}, a reward model has 1; load with num_labels=1")

@@ -530,7 +530,7 @@ def test_virtual_tokens_of_prompt_tuning_are_refused():
 
     classifier = AutoModelForSequenceClassification.from_config(tiny_config(num_labels=1))
     tuned = get_peft_model(classifier, PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2))
-    with pytest.raises(ValueError, match="PromptTuningConfig puts tokens before the text"):
+    with pytest.raises(ValueError, match="PromptTuningConfig puts learned tokens before the text"):
         RewardScorer(tuned, tiny_tokenizer("plain"))
 
 

@@ -230,6 +230,8 @@ def test_an_adapter_that_gives_no_score_of_a_text_alone_is_not_opened(method, ba
         RewardScorer(str(tmp_path), tiny_tokenizer("plain"))
     with pytest.raises(ValueError, match=type(config).__name__):
         make_trainer(tmp_path, model, ROWS)
+    with pytest.raises(ValueError, match=type(config).__name__):
+        RewardScorer(model, tiny_tokenizer("plain")).score(*OF_ROWS)
 
 
 def test_normalisation_layers_that_are_trained_keep_the_dtype_of_the_base(base, tmp_path):
