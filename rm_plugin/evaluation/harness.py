@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 
 from ..data.comparison import Comparison
 from ..files import Journal, differences, write_atomically
+from ..messages import check_choice
 from ..processes import Processes, open_journal, shares
 from ..scoring.rewards import Member, Reward, as_reward, plan_digest
 from .benchmarks import LoadedBenchmark, as_messages, load_benchmark
@@ -108,8 +109,7 @@ def evaluate(
 
     ```
     """
-    if text_format not in TEXT_FORMATS:
-        raise ValueError(f"text_format={text_format!r} is unknown; use one of {', '.join(TEXT_FORMATS)}")
+    check_choice("text_format", text_format, TEXT_FORMATS)
     seconds, start = {}, time.perf_counter()
     how = {"split": split, "config": config, "subset": subset, "limit": limit, "on_bad_row": on_bad_row}
     data = _loaded(benchmark, source, **how)
