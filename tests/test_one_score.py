@@ -17,7 +17,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rm_plugin.data.comparison import Comparison
-from rm_plugin.data.encoding import ensure_pad_token, trim_template_tail
+from rm_plugin.data.encoding import ensure_pad_token
+from rm_plugin.data.templates import trim_template_tail
 from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.loops.best_of_n import best_of_n
 from rm_plugin.scoring.scorer import RewardScorer

@@ -18,6 +18,8 @@ from weakref import WeakKeyDictionary
 
 from tokenizers import AddedToken
 
+from .templates import template_form
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -150,14 +152,11 @@ def _any_of(tokens: Iterable[str]) -> re.Pattern:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str:
-    """A conversation as the template writes it, its contents as text or as parts; nothing where it is refused."""
-    parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
-    for form in (messages, parts):
-        try:
-            return tokenizer.apply_chat_template(form, tokenize=False)
-        except Exception:  # whatever a template says: it does not take this conversation
-            continue
-    return ""
+    """A conversation as the template writes it; nothing where it is refused."""
+    try:
+        return tokenizer.apply_chat_template(template_form(tokenizer).fit(messages), tokenize=False)
+    except Exception:  # whatever a template says: it does not take this conversation
+        return ""
 
 
 def _strings(value: Any) -> Iterable[str]:

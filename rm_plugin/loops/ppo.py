@@ -32,7 +32,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..data.comparison import Text, template_arguments
-from ..data.encoding import num_embeddings, prompt_ids, template_hash, trim_template_tail
+from ..data.encoding import num_embeddings, prompt_ids
+from ..data.templates import template_hash, trim_template_tail
 from ..model.modeling import RewardModel
 from ..scoring.scorer import RewardScorer
 

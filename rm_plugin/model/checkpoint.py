@@ -28,7 +28,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from ..data.encoding import template_hash, trim_template_tail
+from ..data.templates import template_hash, trim_template_tail
 from .config import RewardModelConfig, sequence_classifier
 
 WHERE_ON_HUB = ("revision", "token", "cache_dir", "local_files_only")

@@ -45,10 +45,10 @@ from ..data.encoding import (
     EncodedGroup,
     common_prefix_length,
     encode,
-    template_hash,
     without_trailing_pads,
 )
 from ..data.sources import HUB_ID
+from ..data.templates import template_hash
 from ..messages import check_choice
 from ..model.adapters import check_peft_method
 from ..model.checkpoint import (

@@ -23,7 +23,7 @@ from datasets import Dataset, Features, IterableDataset, Value
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from ..data import comparison, control_tokens, conversations, encoding
+from ..data import comparison, control_tokens, conversations, encoding, templates
 from ..data.comparison import BadRow, to_comparison
 from ..data.encoding import EncodedGroup, common_prefix_length, cut_start, encode, without_trailing_pads
 from ..model.packing import collate, cost, packed_tokens, split_by_tokens
@@ -54,7 +54,7 @@ OVER_LENGTH, NO_PREFERENCE = "over max_length", "without a preference"
 @cache
 def code_version() -> str:
     """Hash of the source that makes token ids of rows, so that `datasets` does not serve what older code made."""
-    modules = (comparison, control_tokens, conversations, encoding)
+    modules = (comparison, control_tokens, conversations, encoding, templates)
     sources = (Path(file).read_bytes() for file in (*(module.__file__ for module in modules), __file__))
     return hashlib.sha256(b"".join(sources)).hexdigest()[:16]
 

@@ -61,14 +61,9 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, HubStrate
 from transformers.utils.peft_utils import find_adapter_config_file
 from trl import RewardConfig, RewardTrainer
 
-from ..data.encoding import (
-    REASONING_MODES,
-    TRUNCATION_MODES,
-    ensure_pad_token,
-    template_hash,
-    trim_template_tail,
-)
+from ..data.encoding import REASONING_MODES, TRUNCATION_MODES, ensure_pad_token
 from ..data.sources import load_rows
+from ..data.templates import template_hash, trim_template_tail
 from ..messages import check_choice
 from ..model.adapters import (
     SIDE_FILE,

@@ -24,11 +24,10 @@ from rm_plugin.data.encoding import (
     ensure_pad_token,
     has_reasoning,
     strip_reasoning,
-    template_hash,
     token_ids,
-    trim_template_tail,
     without_trailing_pads,
 )
+from rm_plugin.data.templates import template_hash, trim_template_tail
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from jinja2 import TemplateError
 from models import CHATML, LLAMA3, tiny_reward_model, tiny_tokenizer
 
 from rm_plugin.data.comparison import to_comparison
-from rm_plugin.data.encoding import encode, template_form, trim_template_tail
+from rm_plugin.data.encoding import encode
+from rm_plugin.data.templates import template_form, trim_template_tail
 from rm_plugin.evaluation.benchmarks import load_benchmark
 from rm_plugin.scoring.scorer import RewardScorer
 

@@ -18,7 +18,7 @@ from training_runs import classifier, make_trainer, preference_rows
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 
-from rm_plugin.data.encoding import template_hash
+from rm_plugin.data.templates import template_hash
 from rm_plugin.loops.best_of_n import BestOfNSampler
 from rm_plugin.loops.callbacks import EvaluationCallback, RewardScoringCallback
 from rm_plugin.loops.monitoring import HackingWatch, ScoreWindow, window_metrics

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rm_plugin.commands.cli import main
-from rm_plugin.data.encoding import template_hash, trim_template_tail
+from rm_plugin.data.templates import template_hash, trim_template_tail
 from rm_plugin.loops.ppo import why_not_native
 from rm_plugin.model.modeling import RewardModel
 from rm_plugin.scoring.scorer import RewardScorer

@@ -10,7 +10,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rm_plugin import Comparison, RewardModel, RewardScorer, nf4_config
-from rm_plugin.data.encoding import template_hash, token_ids, trim_template_tail
+from rm_plugin.data.encoding import token_ids
+from rm_plugin.data.templates import template_hash, trim_template_tail
 from rm_plugin.model.adapters import save_adapter
 from rm_plugin.model.packing import MIN_TOKEN_RATIO, cost
 
