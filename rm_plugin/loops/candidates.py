@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,11 @@ from ..messages import located
 
 PER_COMPLETION = ("gold", "systems", "truncated")  # metadata with one value per completion
 NUMBER = re.compile(
-    r"(?P<sign>(?<![\w)\]}])[-−])?(?P<number>(?:(?<!\d)\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?"
-    r"|\.\d+)(?:/(?P<divisor>\d+)(?![/\d]))?"
+    r"(?P<sign>(?<![\w)\]}])[-−])?[$€£¥]?(?P<number>(?:(?<!\d)\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?:(?:[eE]|\s?(?:×|\\times|\*)\s?10\^\{?)(?P<exponent>[+-]?\d{1,3})(?!\d))?(?:/(?P<divisor>\d+)(?![/\d]))?"
 )
+THIN_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,?\\[,!]|[\u2009\u202f])(?=\d{3}(?!\d))")  # LaTeX's, and narrow spaces
+OF_A_LIST = re.compile(r"(?:[\s,;()\[\]{}$–-]|and|or|to)*")
 
 
 @dataclass
@@ -181,8 +184,9 @@ def _extend(group: Comparison, more: Comparison) -> None:
 
 def answer_is_right(completion: Text, answer: Any) -> bool | None:
     """
-    Whether a completion ends in the known answer: the same last number where the answer has one, else the same words;
-    None where the answer has neither.
+    Whether a completion ends in the known answer: the same last number where the answer has one, the same last numbers
+    where it is a list of them, else the same words; None where the answer has neither. Whole numbers are equal or not,
+    others to six digits.
 
     Example:
         >>> answer_is_right("2 + 2 = 4, so the answer is $4.00.", "#### 4"), answer_is_right("It is Paris.", "paris")
@@ -191,23 +195,37 @@ def answer_is_right(completion: Text, answer: Any) -> bool | None:
         (True, False, False)
     """
     text = completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
-    number, truth = _last_number(text), _last_number(str(answer))
-    if truth is not None:
-        return number is not None and math.isclose(number, truth, rel_tol=1e-6)
+    numbers, truths = _numbers(text), _numbers(str(answer))
+    if truths:
+        is_list = OF_A_LIST.fullmatch(NUMBER.sub("", str(answer)))
+        truths = truths if is_list else truths[-1:]
+        numbers = numbers[-len(truths) :]
+        return len(numbers) == len(truths) and all(map(_same_number, numbers, truths))
     words = _words(str(answer))
     return _words(text)[-len(words) :] == words if words else None
 
 
-def _last_number(text: str) -> float | None:
-    """The last number of a text: `1,234.5`, `-3`, `1e5`, `3/4` or `\\frac{3}{4}`; no sign is a hyphen after a word."""
-    text = re.sub(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", text)
+def _same_number(a: Decimal | None, b: Decimal | None) -> bool:
+    if a is None or b is None:
+        return False
+    whole = a == a.to_integral_value() or b == b.to_integral_value()
+    return a == b if whole else math.isclose(a, b, rel_tol=1e-6)
+
+
+def _numbers(text: str) -> list[Decimal | None]:
+    """
+    The numbers of a text: `1,234.5`, `-3`, `1e5`, `3/4` or `\\frac{3}{4}`; None for a division by 0. No sign is a
+    hyphen after a word.
+    """
+    text = re.sub(r"\\[dt]?frac(?:\{([^{}]*)\}\{([^{}]*)\}|(\d)(\d))", r"\1\3/\2\4", THIN_THOUSANDS.sub("", text))
     text = re.sub(r"\d+/\d+/(?=\d)", " ", text)  # of a date, the year
-    match = next(reversed(list(NUMBER.finditer(text))), None)
-    if match is None:
-        return None
-    value = float(match["number"].replace(",", "")) * (-1 if match["sign"] else 1)
-    divisor = float(match["divisor"] or 1)
-    return value / divisor if divisor else None
+    numbers: list[Decimal | None] = []
+    for match in NUMBER.finditer(text):
+        value = Decimal(f"{match['number'].replace(',', '')}e{match['exponent'] or 0}")
+        value = value.copy_negate() if match["sign"] else value
+        divisor = Decimal(match["divisor"] or 1)
+        numbers.append(value if divisor == 1 else value / divisor if divisor else None)
+    return numbers
 
 
 def _words(text: str) -> list[str]:
