@@ -38,10 +38,23 @@ Text = str | list[dict[str, Any]]
 LIST_COLUMNS = ("completions", "outputs", "choices", "responses")
 SCORE_COLUMNS = ("scores", "rewards", "rating")  # larger is better, unlike `ranks`
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # for the chat template
-QUESTION_COLUMNS = ("question", "instruction", "query")  # names other projects give to the prompt
-SYSTEM_COLUMNS = ("system", "system_prompt")
-PROMPT_PARTS = (*SYSTEM_COLUMNS, "input", "context", "history", "documents")  # what other projects keep beside it
-MEDIA_COLUMNS = ("image", "images", "video", "videos", "audio", "audios")
+QUESTION_COLUMNS = ("question", "instruction", "query", "conversation", "dialogue", "dialog")  # the prompt, elsewhere
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
+CONTEXT_COLUMNS = (
+    "input",
+    "context",
+    "contexts",
+    "history",
+    "document",
+    "documents",
+    "passage",
+    "passages",
+    "article",
+)
+PROMPT_PARTS = (*SYSTEM_COLUMNS, *CONTEXT_COLUMNS, "background", "post")  # what other projects keep beside it
+MEDIA_COLUMNS = tuple(
+    f"{kind}{rest}" for kind in ("image", "video", "audio") for rest in ("", "s", "_url", "_urls", "_path", "_paths")
+)
 
 HH_HUMAN, HH_ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
@@ -423,11 +436,14 @@ def _split_off_prompt(row: Mapping[str, Any], texts: list[Text], names: list[str
         _check_not_empty(completion, name)
     if any(prompt != prompts[0] for prompt in prompts):
         return type(texts[0])(), texts
-    question = next((column for column in QUESTION_COLUMNS if isinstance(row.get(column), str)), None)
-    if prompts[0] == "" and question and row[question].strip() and row[question] not in texts[0]:
-        raise BadRow(
-            f"there is no `prompt`, but `{question}` looks like one", f"rename `{question}` to `prompt`, or remove it"
-        )
+    if not prompts[0]:
+        read = "\n".join(map(str, _leaves([texts[0]])))
+        for column in QUESTION_COLUMNS:
+            if any(isinstance(part, str) and part.strip() not in read for part in _leaves(row.get(column))):
+                raise BadRow(
+                    f"there is no `prompt`, but `{column}` looks like one",
+                    f"rename `{column}` to `prompt`, or remove it",
+                )
     return prompts[0], completions
 
 
@@ -464,7 +480,7 @@ def _check_other_columns(row: Mapping[str, Any], prompt: Text, completions: list
     read = ["\n".join(map(str, _leaves(text))) for text in texts]
     columns = PROMPT_PARTS + QUESTION_COLUMNS * isinstance(prompt, str)  # messages have the question among them
     for column in columns:
-        parts = [str(part).strip() for part in _leaves(row.get(column))]
+        parts = [part.strip() for part in _leaves(row.get(column)) if isinstance(part, str)]
         if not all(part in text for part in parts for text in read):
             raise BadRow(
                 f"`{column}` looks like a part of the prompt that would not be read",
@@ -473,9 +489,9 @@ def _check_other_columns(row: Mapping[str, Any], prompt: Text, completions: list
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """Everything in a nested value that says something: no nulls, no empty text."""
+    """Everything in a nested value that says something: no nulls, no empty text, no name of a speaker."""
     if isinstance(value, Mapping):
-        value = list(value.values())
+        value = [item for name, item in value.items() if name not in ("role", "from")]
     if isinstance(value, list | tuple):
         for item in value:
             yield from _leaves(item)

@@ -12,6 +12,7 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
 from rm_plugin.data.comparison import (
+    MEDIA_COLUMNS,
     BadRow,
     Comparison,
     load_rows,
@@ -363,7 +364,10 @@ def test_hh_transcripts_beside_their_prompt_do_not_repeat_it():
         {"context": {"title": "Sums", "text": ["2 + 2 = 4"]}},
         {"history": [["Hello?", "Hi."]]},
         {"documents": ["2 + 2 = 4"]},
+        {"passage": "2 + 2 = 4"},
+        {"post": {"title": "Sums", "post": "2 + 2 = 4"}},
         {"images": ["four.png"]},
+        {"image_url": "https://example.org/four.png"},
         {"image": b"\x89PNG"},
         {"video": {"path": "a.mp4"}},
         {"audios": [[0.1, 0.2]]},
@@ -381,12 +385,26 @@ def test_a_column_that_looks_like_part_of_the_prompt_is_refused_by_name(columns,
     assert re.match(f"`{column}` (looks like a part of the prompt|is not text)", cause_and_fix({**row, **columns}))
     for nothing in (None, "", " ", [], {}, [None], [["", ""]], {"text": None}):
         assert to_comparison({**row, column: nothing}) == to_comparison(row)
-    if column in ("input", "context", "history", "documents"):  # it is read already
+    if column not in MEDIA_COLUMNS:  # it is read already
         read = {"text": "Add.", "messages": ["Add."], "implicit": {"turn": "Add."}}[kind]
         assert to_comparison({**row, column: read}) == to_comparison(row)
 
 
-@pytest.mark.parametrize("column", ["system", "system_prompt"])
+@pytest.mark.parametrize("question", ["question", "instruction", "conversation", "dialogue"])
+@pytest.mark.parametrize("form", [str, user, lambda text: [user(text)]], ids=["text", "message", "messages"])
+@pytest.mark.parametrize("kind", ["text", "messages"])
+def test_a_question_under_another_name_is_refused_where_there_is_no_prompt(question, form, kind):
+    row = {"chosen": "four", "rejected": "five"}
+    if kind == "messages":
+        row = {"chosen": [assistant("four")], "rejected": [assistant("five")]}
+    assert cause_and_fix({**row, question: form("2 + 2?")}).startswith(
+        f"there is no `prompt`, but `{question}` looks like one; rename"
+    )
+    for nothing in (None, "", [], 7):
+        assert to_comparison({**row, question: nothing}) == to_comparison(row)
+
+
+@pytest.mark.parametrize("column", ["system", "system_prompt", "system_message"])
 def test_a_system_column_is_the_first_message_and_refused_beside_plain_text(column):
     expected = [SYSTEM, user("q")]
     for prompt in ([user("q")], [SYSTEM, user("q")]):
