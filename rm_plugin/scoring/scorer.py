@@ -105,7 +105,7 @@ class RewardScorer:
             ordinary text, so that no text can pretend to be another turn, or `"parse"` as tokens (TRL's way).
             Reasoning and tool tags are always tokens. `num_control_tokens` counts the completions that spell one.
         normalize (`bool`, *optional*, defaults to `False`):
-            Return (r − mean) / std with the figures that the model's config holds from its held-out data.
+            Return (r − mean) / std with the numbers that the model's config holds from its held-out data.
         on_nonfinite (`str`, *optional*, defaults to `"error"`):
             For a score that is not finite: `"error"` saves the texts to a file and stops, `"zero"` gives 0 and counts
             (`num_nonfinite`).
@@ -184,7 +184,7 @@ class RewardScorer:
                 "(the trainer does), or set them in its config"
             )
         self._shares_prefix()  # a model that cannot is said to be so at once
-        self._told_of: set[str] = set()
+        self._warned_of: set[str] = set()
         self.listeners: list[Callable[..., None]] = []  # (prompts, completions, scores, completion_ids=…)
         self.__name__ = Path(name).name  # TRL logs a reward function under its name
 
@@ -207,11 +207,11 @@ class RewardScorer:
         """
         Rewards of prompt–completion pairs.
 
-        Every callable in `listeners` is told of them (`RewardScoringCallback` listens there).
+        Every callable in `listeners` is called with them (`RewardScoringCallback` listens there).
 
         Args:
             prompts (`list[str]` or `list[list[dict]]`): (N,) plain texts or conversations.
-            completions (`list[str]` or `list[list[dict]]`): (N,) each answering the prompt at its place.
+            completions (`list[str]` or `list[list[dict]]`): (N,) each answering the prompt of the same index.
             allow_empty (`bool`, *optional*, defaults to `False`):
                 Score an empty completion as an empty reply (prompt and end token) instead of refusing it: a policy may
                 end at once, and data may not.
@@ -323,8 +323,8 @@ class RewardScorer:
             try:
                 columns[name] = [template_arguments({name: value})[name] for value in values]
             except ValueError as error:
-                if name not in self._told_of:
-                    self._told_of.add(name)
+                if name not in self._warned_of:
+                    self._warned_of.add(name)
                     logger.warning("%s: the column %s is not read: %s", self.__name__, name, error)
         columns["tools"] = [
             given or of_trainer
@@ -348,16 +348,16 @@ class RewardScorer:
         """What [`score`] returns, without a word to the listeners."""
         if isinstance(prompts, str) or isinstance(completions, str):
             raise ValueError(
-                "prompts and completions are lists, one item a text; a single text has to be put in a list"
+                "prompts and completions are lists, one item per text; a single text has to be put in a list"
             )
         if len(prompts) != len(completions):
             raise ValueError(
-                f"{len(prompts)} prompts and {len(completions)} completions; give one prompt a completion"
+                f"{len(prompts)} prompts and {len(completions)} completions; give one prompt per completion"
             )
         columns = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
         for name, column in columns.items():
             if column is not None and len(column) != len(prompts):
-                raise ValueError(f"{len(prompts)} prompts and {len(column)} {name}; give one a prompt")
+                raise ValueError(f"{len(prompts)} prompts and {len(column)} {name}; give one per prompt")
         comparisons = []
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             arguments = {name: column[i] for name, column in columns.items() if column is not None}
@@ -378,7 +378,7 @@ class RewardScorer:
                 listener(prompts, completions, scores, completion_ids=completion_ids)
 
     def score_comparisons(self, comparisons: list[Comparison]) -> list[np.ndarray]:
-        """Rewards of every completion of every comparison: one float32 array (K,) a comparison, NaN where left out."""
+        """Rewards of every completion of every comparison: one float32 array (K,) per comparison, NaN where left out."""
         scores = [np.full(len(c.completions), np.nan, dtype=np.float32) for c in comparisons]
         with lock_of(self.processing_class):
             for batch in self._with_progress(self.plan(comparisons)):
@@ -392,7 +392,7 @@ class RewardScorer:
     def plan(self, comparisons: list[Comparison]) -> list[ScoringBatch]:
         """
         The model calls for a list of comparisons, longest texts first. It depends on the list alone, so work that was
-        cut off can go on where it stopped.
+        cut off can resume where it stopped.
         """
         shares_prefix = self._shares_prefix()
         texts: dict[tuple[int, ...], list[tuple[int, int]]] = {}  # ids ► whose text they are
@@ -404,7 +404,7 @@ class RewardScorer:
             except (ValueError, TemplateError) as error:
                 cause = str(error)
                 if isinstance(error, TemplateError):
-                    cause = f"the chat template refuses it: {cause}; mend the messages or the template"
+                    cause = f"the chat template refuses it: {cause}; fix the messages or the template"
                 raise ValueError(f"{comparison.id or f'comparison {c}'}: {cause}") from error
             self.num_control_tokens += group.num_control_tokens
             prompt = _key(comparison.prompt, comparison.tools, comparison.chat_template_kwargs)

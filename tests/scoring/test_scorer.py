@@ -587,7 +587,7 @@ def test_scores_carry_no_gradient_and_leave_gradients_on():
 
 
 def test_lists_of_different_length_are_refused():
-    with pytest.raises(ValueError, match="2 prompts and 1 completions; give one prompt a completion"):
+    with pytest.raises(ValueError, match="2 prompts and 1 completions; give one prompt per completion"):
         scorer().score(["a", "b"], [" c"])
 
 
