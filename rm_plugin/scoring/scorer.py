@@ -378,7 +378,7 @@ class RewardScorer:
                 listener(prompts, completions, scores, completion_ids=completion_ids)
 
     def score_comparisons(self, comparisons: list[Comparison]) -> list[np.ndarray]:
-        """Rewards of every completion of every comparison: one float32 array (K,) per comparison, NaN where left out."""
+        """Rewards of all completions: one float32 array (K,) per comparison, NaN where a text was left out."""
         scores = [np.full(len(c.completions), np.nan, dtype=np.float32) for c in comparisons]
         with lock_of(self.processing_class):
             for batch in self._with_progress(self.plan(comparisons)):

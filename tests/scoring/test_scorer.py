@@ -631,7 +631,7 @@ def test_messages_that_the_chat_template_refuses_are_one_line_with_the_fix():
     one = RewardScorer(tiny_reward_model(), tiny_tokenizer("chatml"))
     one.processing_class.chat_template = "{{ raise_exception('no names') if messages[0].name }}a"
     reply, question = [{"role": "assistant", "content": "four"}], {"role": "user", "content": "2 + 2 ="}
-    with pytest.raises(ValueError, match="^comparison 1: the chat template refuses it: no names; mend the messages"):
+    with pytest.raises(ValueError, match="^comparison 1: the chat template refuses it: no names; fix the messages"):
         one.score([[question], [{**question, "name": "Ann"}]], [reply, reply])
 
 
