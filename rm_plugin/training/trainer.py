@@ -42,13 +42,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import (
-    AutoConfig,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -58,24 +56,24 @@ from transformers import (
 from transformers.integrations.deepspeed import deepspeed_init
 from transformers.integrations.liger import apply_liger_kernel
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, HubStrategy, denumpify_detensorize
-from transformers.utils.peft_utils import find_adapter_config_file
 from trl import RewardConfig, RewardTrainer
 
 from ..data.encoding import REASONING_MODES, TRUNCATION_MODES, ensure_pad_token
 from ..data.sources import load_rows
 from ..data.templates import template_hash, trim_template_tail
 from ..messages import check_choice
-from ..model.adapters import (
-    SIDE_FILE,
-    adapters_to_float32,
-    check_peft_method,
-    is_quantized,
-    load_peft_model,
-    with_side_file,
-)
+from ..model.adapters import SIDE_FILE, is_quantized, with_side_file
 from ..model.cards import model_card
-from ..model.checkpoint import WHERE_ON_HUB, find_head, load_tokenizer
-from ..model.modeling import RewardHead, RewardModel, head_in_use
+from ..model.checkpoint import WHERE_ON_HUB, load_tokenizer
+from ..model.modeling import RewardModel
+from .adoption import (
+    TrainedValues,
+    as_reward_model,
+    attention_dropout,
+    check_optimizer,
+    disable_attention_dropout,
+    load_to_train,
+)
 from .batches import COLUMNS, PackingCollator, RowEncoder, code_version, encode_dataset, encode_stream
 from .checkpoints import newest_complete_checkpoint
 from .config import PairwiseRewardFields
@@ -207,7 +205,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         model, processing_class, peft_config = self._adopt(
             model, args, processing_class, quantization_config, peft_config
         )
-        before = _TrainedValues(model)
+        before = TrainedValues(model)
         collator = PackingCollator(max_tokens=args.max_tokens_per_microbatch, ties=args.tie_threshold is not None)
         model_init_kwargs, args.model_init_kwargs = args.model_init_kwargs, None  # used above; TRL would warn
         super().__init__(
@@ -227,7 +225,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         before.restore(self.model)
         self._restore(given)
         if given_optimizer is not None:
-            _check_optimizer(given_optimizer, self.model)
+            check_optimizer(given_optimizer, self.model)
 
     def _adopt(
         self, given, args: PairwiseRewardConfig, processing_class, quantization_config, peft_config
@@ -238,7 +236,7 @@ class PairwiseRewardTrainer(RewardTrainer):
             for name in [name for name, value in unused.items() if value is not None]:
                 logger.warning("%s has no effect: the model is in memory already", name)
         set_seed(args.seed)  # TRL's order: before a head is drawn
-        model = _load_model(given, args, quantization_config) if isinstance(given, str) else _as_reward_model(given)
+        model = load_to_train(given, args, quantization_config) if isinstance(given, str) else as_reward_model(given)
         reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
         config = reward_model.config
         if processing_class is None:
@@ -260,7 +258,7 @@ class PairwiseRewardTrainer(RewardTrainer):
             args.learning_rate = LEARNING_RATES[method]
             logger.warning("learning_rate is unset: %g for %s training", args.learning_rate, method)
         if args.disable_dropout:
-            _disable_attention_dropout(reward_model)
+            disable_attention_dropout(reward_model)
 
         # Read while TRL's constructor prepares the data sets.
         self._has_fresh_head, self._trailing_pad_id = reward_model.has_fresh_head, config.trailing_pad_id
@@ -311,7 +309,7 @@ class PairwiseRewardTrainer(RewardTrainer):
     def _shares_prefixes(self) -> bool:
         if self.args.shared_prefix == "off":
             return False
-        if not self.args.disable_dropout and (name := _attention_dropout(self.reward_model)):
+        if not self.args.disable_dropout and (name := attention_dropout(self.reward_model)):
             logger.warning("shared-prefix computation is off, batches are padded: disable_dropout=False and %s", name)
             return False
         if self.args.neftune_noise_alpha is not None:
@@ -623,26 +621,6 @@ class PairwiseRewardTrainer(RewardTrainer):
         )
 
 
-class _TrainedValues:
-    """What is trained, as it was before TRL's constructor: under QLoRA that casts it to bf16, the head included."""
-
-    def __init__(self, model: RewardModel | PeftModel):
-        trained = [p for p in model.parameters() if p.requires_grad] if is_quantized(model) else []
-        self.values = {parameter: parameter.detach().clone() for parameter in trained}
-        reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
-        head = head_in_use(reward_model.score)  # which PEFT may copy
-        self.head = {name: value.detach().clone() for name, value in head.named_parameters()}
-
-    def restore(self, model: RewardModel | PeftModel) -> None:
-        for parameter, value in self.values.items():
-            parameter.data = value.to(parameter.device)
-        if isinstance(model, PeftModel):
-            adapters_to_float32(model)
-            head = head_in_use(model.get_base_model().score)
-            for name, parameter in head.named_parameters():
-                parameter.data = self.head[name].to(parameter.device)
-
-
 class _Window:
     """Sums over the training batches since the last log. Tensors stay on the device, so that nothing waits for it."""
 
@@ -709,87 +687,3 @@ def _check_supported(args: PairwiseRewardConfig, data_collator, preprocess_logit
         args.length_column_name = "length"
     if args.pad_to_multiple_of is not None:
         logger.warning("pad_to_multiple_of=%s has no effect: batches are packed", args.pad_to_multiple_of)
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Say what a ready optimizer leaves as it is: a head in float32, adapters, embeddings that have grown."""
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    left = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
-    if left:
-        logger.warning(
-            "the optimizer given does not hold %d of the parameters to train (%s, …), which stay as they are; make it "
-            "from the parameters of a RewardModel, or give optimizer_cls_and_kwargs",
-            *(len(left), ", ".join(left[-3:])),
-        )
-
-
-def _attention_dropout(model: RewardModel) -> str | None:
-    """The backbone's field that drops attention weights, such as `"attention_dropout=0.1"`."""
-    config = model.config.backbone_config.get_text_config().to_dict()
-    for name, value in config.items():
-        if "drop" in name and "att" in name and isinstance(value, float) and value > 0:
-            return f"{name}={value}"
-    return None
-
-
-def _disable_attention_dropout(model: RewardModel) -> None:
-    """`disable_dropout` for the rates that decoders keep as a number, where TRL looks at modules only."""
-    for module in model.modules():
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
-
-
-def _load_model(path: str, args: PairwiseRewardConfig, quantization_config) -> RewardModel | PeftModel:
-    """A model by name, in float32 (TRL's default) or an adapter's own dtype unless `model_init_kwargs` name one."""
-    kwargs = {name: value for name, value in (args.model_init_kwargs or {}).items() if value is not None}
-    kwargs.pop("num_labels", None)
-    if quantization_config is not None:
-        if "quantization_config" in kwargs:
-            raise ValueError(
-                "quantization_config is set twice, as an argument and in model_init_kwargs; set one of them"
-            )
-        kwargs["quantization_config"] = quantization_config
-    if isinstance(kwargs.get("dtype"), str) and kwargs["dtype"] != "auto":
-        kwargs["dtype"] = getattr(torch, kwargs["dtype"])
-    kwargs.setdefault("trust_remote_code", args.trust_remote_code)
-    if "quantization_config" in kwargs and torch.cuda.is_available():
-        kwargs.setdefault("device_map", {"": PartialState().local_process_index})
-    hub = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if name in kwargs}
-    if find_adapter_config_file(path, **hub):
-        model = load_peft_model(RewardModel, path, is_trainable=True, **kwargs)
-        check_peft_method(model.active_peft_config, to_train=True)
-        return model
-    kwargs.setdefault("dtype", torch.float32)
-    config = AutoConfig.from_pretrained(path, trust_remote_code=args.trust_remote_code, **hub)
-    load = RewardModel.from_backbone if find_head(path, config, **kwargs) is None else RewardModel.from_pretrained
-    return load(path, **kwargs)
-
-
-def _as_reward_model(model: PreTrainedModel | PeftModel) -> RewardModel | PeftModel:
-    """A model in memory as a `RewardModel`, or a `PeftModel` around one, ready to be trained."""
-    if isinstance(model, RewardModel) and model.peft_model is not None:
-        model = model.peft_model
-    if not isinstance(model, PeftModel):
-        return RewardModel.from_sequence_classifier(model)
-    check_peft_method(model.active_peft_config, to_train=True)
-    if not any(parameter.requires_grad for parameter in model.parameters()):  # loaded to score with
-        model.set_adapter(model.active_adapter)
-    base = model.get_base_model()
-    head = base.score
-    if not hasattr(head, "modules_to_save") or not head_in_use(head).weight.requires_grad:
-        raise ValueError(
-            "the head `score` of the PeftModel is frozen and would not be saved; give the model itself and "
-            "peft_config, or make the PeftModel with modules_to_save=['score']"
-        )
-    if not isinstance(base, RewardModel):
-        wrapped = RewardModel.from_sequence_classifier(base)
-        base.score = wrapped.score = head
-        head.original_module = _reward_head(head.original_module)
-        for name, linear in head.modules_to_save.items():
-            head.modules_to_save[name] = _reward_head(linear)
-        model.base_model.model = wrapped
-    return model
-
-
-def _reward_head(linear: nn.Linear) -> RewardHead:
-    return RewardHead(linear.in_features).share(linear)

@@ -1,0 +1,126 @@
+"""What a trainer trains: a model by name or in memory as a `RewardModel`, and its values past TRL's constructor.
+
+model = as_reward_model(classifier); before = TrainedValues(model); …; before.restore(model)
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from accelerate import PartialState
+from peft import PeftModel
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+from transformers.utils.peft_utils import find_adapter_config_file
+from trl import RewardConfig
+
+from ..model.adapters import adapters_to_float32, check_peft_method, is_quantized, load_peft_model
+from ..model.checkpoint import find_head
+from ..model.modeling import RewardHead, RewardModel, head_in_use
+
+logger = logging.getLogger(__name__)
+
+
+def load_to_train(path: str, args: RewardConfig, quantization_config) -> RewardModel | PeftModel:
+    """A model by name, in float32 (TRL's default) or an adapter's own dtype unless `model_init_kwargs` name one."""
+    kwargs = {name: value for name, value in (args.model_init_kwargs or {}).items() if value is not None}
+    kwargs.pop("num_labels", None)
+    if quantization_config is not None:
+        if "quantization_config" in kwargs:
+            raise ValueError(
+                "quantization_config is set twice, as an argument and in model_init_kwargs; set one of them"
+            )
+        kwargs["quantization_config"] = quantization_config
+    if isinstance(kwargs.get("dtype"), str) and kwargs["dtype"] != "auto":
+        kwargs["dtype"] = getattr(torch, kwargs["dtype"])
+    kwargs.setdefault("trust_remote_code", args.trust_remote_code)
+    if "quantization_config" in kwargs and torch.cuda.is_available():
+        kwargs.setdefault("device_map", {"": PartialState().local_process_index})
+    hub = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if name in kwargs}
+    if find_adapter_config_file(path, **hub):
+        model = load_peft_model(RewardModel, path, is_trainable=True, **kwargs)
+        check_peft_method(model.active_peft_config, to_train=True)
+        return model
+    kwargs.setdefault("dtype", torch.float32)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=args.trust_remote_code, **hub)
+    load = RewardModel.from_backbone if find_head(path, config, **kwargs) is None else RewardModel.from_pretrained
+    return load(path, **kwargs)
+
+
+def as_reward_model(model: PreTrainedModel | PeftModel) -> RewardModel | PeftModel:
+    """A model in memory as a `RewardModel`, or a `PeftModel` around one, ready to be trained."""
+    if isinstance(model, RewardModel) and model.peft_model is not None:
+        model = model.peft_model
+    if not isinstance(model, PeftModel):
+        return RewardModel.from_sequence_classifier(model)
+    check_peft_method(model.active_peft_config, to_train=True)
+    if not any(parameter.requires_grad for parameter in model.parameters()):  # loaded to score with
+        model.set_adapter(model.active_adapter)
+    base = model.get_base_model()
+    head = base.score
+    if not hasattr(head, "modules_to_save") or not head_in_use(head).weight.requires_grad:
+        raise ValueError(
+            "the head `score` of the PeftModel is frozen and would not be saved; give the model itself and "
+            "peft_config, or make the PeftModel with modules_to_save=['score']"
+        )
+    if not isinstance(base, RewardModel):
+        wrapped = RewardModel.from_sequence_classifier(base)
+        base.score = wrapped.score = head
+        head.original_module = _reward_head(head.original_module)
+        for name, linear in head.modules_to_save.items():
+            head.modules_to_save[name] = _reward_head(linear)
+        model.base_model.model = wrapped
+    return model
+
+
+def _reward_head(linear: nn.Linear) -> RewardHead:
+    return RewardHead(linear.in_features).share(linear)
+
+
+class TrainedValues:
+    """What is trained, as it was before TRL's constructor: under QLoRA that casts it to bf16, the head included."""
+
+    def __init__(self, model: RewardModel | PeftModel):
+        trained = [p for p in model.parameters() if p.requires_grad] if is_quantized(model) else []
+        self.values = {parameter: parameter.detach().clone() for parameter in trained}
+        reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
+        head = head_in_use(reward_model.score)  # which PEFT may copy
+        self.head = {name: value.detach().clone() for name, value in head.named_parameters()}
+
+    def restore(self, model: RewardModel | PeftModel) -> None:
+        for parameter, value in self.values.items():
+            parameter.data = value.to(parameter.device)
+        if isinstance(model, PeftModel):
+            adapters_to_float32(model)
+            head = head_in_use(model.get_base_model().score)
+            for name, parameter in head.named_parameters():
+                parameter.data = self.head[name].to(parameter.device)
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Say what a ready optimizer leaves as it is: a head in float32, adapters, embeddings that have grown."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    left = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    if left:
+        logger.warning(
+            "the optimizer given does not hold %d of the parameters to train (%s, …), which stay as they are; make it "
+            "from the parameters of a RewardModel, or give optimizer_cls_and_kwargs",
+            *(len(left), ", ".join(left[-3:])),
+        )
+
+
+def attention_dropout(model: RewardModel) -> str | None:
+    """The backbone's field that drops attention weights, such as `"attention_dropout=0.1"`."""
+    config = model.config.backbone_config.get_text_config().to_dict()
+    for name, value in config.items():
+        if "drop" in name and "att" in name and isinstance(value, float) and value > 0:
+            return f"{name}={value}"
+    return None
+
+
+def disable_attention_dropout(model: RewardModel) -> None:
+    """`disable_dropout` for the rates that decoders keep as a number, where TRL looks at modules only."""
+    for module in model.modules():
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
