@@ -40,7 +40,7 @@ from ..data.comparison import Comparison, Text, text_length
 from ..files import Journal, atomic_writer, differences, parse_json, write_atomically
 from ..messages import explained
 from ..processes import Processes, open_journal, shares
-from ..scoring.rewards import Reward, ScorerReward, as_reward, weights_digest
+from ..scoring.rewards import Reward, ScorerReward, as_reward, tokenizer_digest, weights_digest
 from ..scoring.scorer import RewardScorer
 from .candidates import (
     BestOfN,
@@ -363,6 +363,7 @@ class BestOfNSampler:
             settings |= {
                 "policy": _policy_name(self.policy),
                 "policy_weights": weights_digest(self.policy),
+                "policy_tokenizer": tokenizer_digest(self.processing_class),
                 "n": self.n,
                 "seed": self.seed,
                 **self.generation_config.to_diff_dict(),

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from .scorer import RewardScorer, ScoringBatch
 
 CALLS_OF = 64  # completions in one call of a function
+WITHOUT_EFFECT = {  # fields of a config that change no score, or that stand in a report by themselves
+    *("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "torch_dtype", "pad_token_id"),
+    *("id2label", "label2id", "num_labels", "problem_type", "reward_model", "quantization_config"),
+}
+PROBE = "Which country owns Antarctica?\n\n  2 + 2 = 4, naïvely. 南极洲 🐧</s><|im_end|>"
 DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 Member = tuple[int, int]  # (comparison, completion)
@@ -78,6 +83,7 @@ class ScorerReward:
             "dtype": str(model.dtype).removeprefix("torch."),
             "quantization": json.loads(json.dumps(quantization, default=str)) or None,
             "template_hash": None if self.template is None else _digest(self.template.encode()),
+            "tokenizer_hash": tokenizer_digest(scorer.processing_class),
             "max_length": scorer.max_length,
             "truncation_mode": scorer.truncation_mode,
             "reasoning": scorer.reasoning,
@@ -296,8 +302,18 @@ def plan_digest(plan: list[Any]) -> str:
 
 
 def weights_digest(model: Any) -> str:
-    """A hash of names, shapes and some 4096 values of each tensor: another training, another digest; cheap at 70B."""
-    digest = hashlib.sha256()
+    """
+    A hash of config, active adapters and their scale, and some 4096 values of each tensor: another training, another
+    digest; cheap at 70B.
+    """
+    adapters = [
+        (name, list(module.active_adapters), module.disable_adapters, getattr(module, "scaling", None))
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "disable_adapters", None), bool)  # PEFT's layers; of a model it is a method
+    ]
+    pooling = getattr(model.config, "trailing_pad_id", None)
+    config = _with_effect(getattr(model.config, "backbone_config", model.config).to_dict())
+    digest = hashlib.sha256(json.dumps([config, pooling, adapters], sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if not hasattr(tensor, "reshape"):
             continue
@@ -308,6 +324,18 @@ def weights_digest(model: Any) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(flat.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _with_effect(config: Any) -> Any:
+    if not isinstance(config, dict):
+        return config
+    return {str(name): _with_effect(value) for name, value in config.items() if name not in WITHOUT_EFFECT}
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """A hash of how a tokenizer makes ids: template, special tokens, size, and the ids of one text."""
+    described = [tokenizer.chat_template, tokenizer.special_tokens_map, len(tokenizer), tokenizer(PROBE)["input_ids"]]
+    return _digest(json.dumps(described, sort_keys=True, default=str).encode())
 
 
 def _digest(content: bytes) -> str:

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -441,11 +442,26 @@ def in_bfloat16(tokenizer, folder):
     return RewardScorer(tiny_reward_model().to(torch.bfloat16), tokenizer)
 
 
+def that_ends_otherwise(tokenizer, folder):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.eos_token = "<|endoftext|>"
+    return RewardScorer(folder, tokenizer)
+
+
+def of_other_positions(tokenizer, folder):
+    model = RewardScorer(folder, tokenizer).model
+    model.config.backbone_config.rope_parameters = {"rope_type": "default", "rope_theta": 7.0}
+    model.save_pretrained(folder)
+    return RewardScorer(folder, tokenizer)
+
+
 @pytest.mark.parametrize("role", ["scorer", "gold"])
 @pytest.mark.parametrize(
     ("change", "setting"),
     [
         (another_model, "weights"),
+        (of_other_positions, "weights"),
+        (that_ends_otherwise, "tokenizer_hash"),
         (retrained_at_the_same_path, "weights"),
         (shorter, "max_length"),
         (in_bfloat16, "weights|dtype"),
@@ -461,7 +477,7 @@ def test_an_output_of_another_reward_is_not_continued(role, change, setting, tmp
 
     first = rank(**rewards)
     assert rank(**rewards) == first
-    (tmp_path / "rm").rename(tmp_path / "elsewhere")  # the same model
+    shutil.copytree(tmp_path / "rm", tmp_path / "elsewhere")  # the same model
     same = RewardScorer(tmp_path / "elsewhere", tokenizer, max_num_batched_tokens=64)
     assert rank(**{**rewards, role: same}) == first
     with pytest.raises(ValueError, match=f"{'reward' if role == 'scorer' else 'gold'}_({setting}) was .* and is now"):
@@ -479,6 +495,10 @@ def test_an_output_of_other_answers_or_of_another_policy_is_not_continued(tmp_pa
     other = AutoModelForCausalLM.from_config(tiny_config("llama"))  # trained on, say
     with pytest.raises(ValueError, match="policy_weights was .* and is now"):
         sample(model=other)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template += "Say it in rhyme."
+    with pytest.raises(ValueError, match="policy_tokenizer was .* and is now"):
+        sample()
 
 
 def test_after_a_text_that_was_too_long_samples_are_scored_with_another_limit(tmp_path, policy, tokenizer):

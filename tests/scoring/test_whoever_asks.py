@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rm_plugin import RewardModel, RewardScorer
 from rm_plugin.model.adapters import save_adapter
+from rm_plugin.scoring.rewards import as_reward
 from rm_plugin.scoring.scorer import lock_of
 
 WORDS = ["Which", "country", "owns", "Antarctica", "penguins", "treaty", "four", "five", "hello<|im_end|>"]
@@ -130,6 +131,21 @@ def test_the_scorer_follows_the_adapter_that_is_active(around):
     model.train()
     assert_equal(one.score(prompts, completions), expected["default"])
     assert min(np.abs(expected["default"] - expected[name]).max() for name in ("other", "none")) > 0.1
+
+
+def test_what_scores_depend_on_names_the_active_adapter_and_its_scale():
+    peft_model = with_two_adapters(tiny_reward_model())
+    reward = as_reward(RewardScorer(peft_model, tiny_tokenizer("plain")))
+    known = {reward.about["weights"]}
+    assert reward.about["weights"] in known
+    peft_model.set_adapter("other")
+    known.add(reward.about["weights"])
+    with peft_model.disable_adapter():
+        known.add(reward.about["weights"])
+    scales = [getattr(module, "scaling", None) for module in peft_model.modules()]
+    next(scale for scale in scales if isinstance(scale, dict))["other"] *= 2
+    known.add(reward.about["weights"])
+    assert len(known) == 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
