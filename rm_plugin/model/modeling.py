@@ -66,7 +66,8 @@ class RewardHead(nn.Linear):
         if linear.weight.dtype in (torch.float32, torch.float64):
             self.weight = linear.weight
         else:
-            copied = linear.weight.detach().to(self.weight.dtype)
+            precise = torch.promote_types(self.weight.dtype, torch.float32)  # it may be this very weight, cast since
+            copied = linear.weight.detach().to(precise)
             self.weight = nn.Parameter(copied, requires_grad=linear.weight.requires_grad)
         return self
 

@@ -164,6 +164,18 @@ def test_the_scorer_follows_a_head_that_is_trained_or_replaced(around, dtype):
     assert np.abs(replaced - before).max() > 1e-2
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("around", [tiny_reward_model, classifier], ids=["RewardModel", "classifier"])
+def test_a_model_that_is_cast_later_scores_as_one_cast_before(around, dtype):
+    prompts, completions = texts(6)
+    model = around()
+    scorer = RewardScorer(model, tiny_tokenizer("chatml"))
+    scorer.score(prompts, completions)
+    model.to(dtype)
+    before = RewardScorer(copy.deepcopy(model), tiny_tokenizer("chatml"))
+    assert_equal(scorer.score(prompts, completions), before.score(prompts, completions))
+
+
 def test_a_head_with_a_bias_put_in_later_is_refused_as_one_from_the_start():
     model = classifier()
     one = RewardScorer(model, tiny_tokenizer("plain"))
