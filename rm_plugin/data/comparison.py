@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,8 @@ MEDIA_COLUMNS = tuple(
     f"{kind}{rest}" for kind in ("image", "video", "audio") for rest in ("", "s", "_url", "_urls", "_path", "_paths")
 )
 
+# A conversation that a csv file holds as JSON, or as Python prints it.
+PRINTED_MESSAGES = re.compile(r"""\s*\[\s*\{\s*(['"])(role|content|from|value)\1\s*:""")
 HH_HUMAN, HH_ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
@@ -286,7 +289,9 @@ id=None, subset=None, metadata=None)
         if column is None or not row[column]:
             found = ", ".join(name for name in row if row[name]) or "nothing"
             raise BadRow(f"there is no prompt (found: {found})", "a policy needs words to continue; give a `prompt`")
-        return _comparison(row, _read_text(row[column], column), [], None)
+        prompt = _read_text(row[column], column)
+        _check_not_printed(prompt, column)
+        return _comparison(row, prompt, [], None)
     except BadRow as bad_row:
         raise BadRow(bad_row.cause, bad_row.fix, index) from None
 
@@ -387,12 +392,16 @@ def _read_prompt(
         kinds = ["text" if isinstance(text, str) else "messages" for text in texts]
         kinds = ", ".join(f"`{name}` {kind}" for name, kind in zip(names, kinds, strict=True))
         raise BadRow(f"plain text and messages are mixed ({kinds})", "make them all text, or all lists of messages")
+    for name, text in zip(names, texts, strict=True):
+        if not candidates:
+            _check_not_printed(text, name)
     column = _prompt_column(row, QUESTION_COLUMNS * candidates)
     if column == "messages" and isinstance(texts[0], list) and texts[0][0]["role"] != "assistant":
         column = None  # a copy of what is compared, whole conversations
     if column is None:
         return _split_off_prompt(row, texts, names)
     prompt = _read_text(row[column], column) if row[column] else ""  # "" and [] alike: no prompt
+    _check_not_printed(prompt, column)
     prompt, texts = match_kinds(prompt, texts, column, names)
     for name, text in zip(names, texts, strict=True):
         if isinstance(text, list):
@@ -517,6 +526,12 @@ def _check_not_empty(completion: Text, name: str) -> None:
         if isinstance(last, dict) and last.get("tool_calls"):
             return
         raise BadRow(f"`{name}` is empty", "every completion needs text; remove the row or write the reply")
+
+
+def _check_not_printed(text: Text, name: str) -> None:
+    """A conversation is not the text of its list."""
+    if isinstance(text, str) and PRINTED_MESSAGES.match(text):
+        raise BadRow(f"`{name}` is a list of messages written as text", "read it with json.loads (or as a literal)")
 
 
 def _check_assistant_end(messages: list[dict], name: str) -> None:

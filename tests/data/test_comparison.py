@@ -390,6 +390,20 @@ def test_a_column_that_looks_like_part_of_the_prompt_is_refused_by_name(columns,
         assert to_comparison({**row, column: read}) == to_comparison(row)
 
 
+@pytest.mark.parametrize("write", [json.dumps, repr])
+@pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
+def test_a_conversation_written_as_text_is_not_taken_for_a_text(write, column):
+    row = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    written = write([{"content": "q", "role": "user"}, assistant(column)])
+    assert cause_and_fix({**row, column: written}).startswith(f"`{column}` is a list of messages written as text")
+    said = {"prompt": "List messages as JSON, such as [{'role': 'user'}].", "chosen": '[{"name": "a"}]'}
+    assert transcripts(to_comparison({**row, **said}))[0] == said["prompt"] + said["chosen"]
+    with pytest.raises(BadRow, match="`prompt` is a list of messages written as text; read it"):
+        to_prompt({"prompt": written})
+    sampled = {"prompt": "q", "completions": [written]}  # a policy may say anything
+    assert to_comparison(sampled, candidates=True).completions == [written]
+
+
 @pytest.mark.parametrize("question", ["question", "instruction", "conversation", "dialogue"])
 @pytest.mark.parametrize("form", [str, user, lambda text: [user(text)]], ids=["text", "message", "messages"])
 @pytest.mark.parametrize("kind", ["text", "messages"])
