@@ -568,6 +568,13 @@ def _without_repeated_prompt(prompt: list[dict], completions: list[list[dict]]) 
     message) goes to the prompt.
     """
     spans = [_find_prompt(prompt, text) for text in completions]
+    for i, (text, span) in enumerate(zip(completions, spans, strict=True)):
+        if prompt and text and not span and prompt[-1]["role"] == "user" and text[0]["role"] in ("system", "user"):
+            raise BadRow(
+                f"completion {i} begins with a message of role {text[0]['role']!r} that is not in the prompt, which "
+                "ends with the user's",
+                "give the reply alone, or a conversation that repeats the prompt to the letter",
+            )
     heads = [text[: span[0]] if span else [] for text, span in zip(completions, spans, strict=True)]
     if all(head == heads[0] for head in heads):
         cut = [text[span[1] :] if span else text for text, span in zip(completions, spans, strict=True)]

@@ -352,6 +352,15 @@ def test_a_completion_that_only_says_what_the_prompt_said_is_kept():
     assert transcripts(echo) == ["HelloHello you", "HelloHello!"]
 
 
+@pytest.mark.parametrize("first", [user("Hi"), user("Bye "), SYSTEM], ids=["stripped", "another", "system"])
+def test_a_completion_that_answers_another_question_than_the_prompt_is_refused(first):
+    chosen = [first, *[user("Hi")] * (first is SYSTEM), assistant("a")]
+    row = {"prompt": [user("Hi ")], "chosen": chosen, "rejected": [user("Hi "), assistant("b")]}
+    assert "that is not in the prompt, which ends with the user's; give the reply alone" in cause_and_fix(row)
+    goes_on = {"prompt": [user("Hi "), assistant("Yes?")], "chosen": chosen, "rejected": [assistant("b")]}
+    assert transcripts(to_comparison(goes_on))[0] == goes_on["prompt"] + chosen
+
+
 def test_hh_transcripts_beside_their_prompt_do_not_repeat_it():
     row = {"prompt": HH, "chosen": HH + " Good", "rejected": HH + " Bad"}
     assert transcripts(to_comparison(row)) == [HH + " Good", HH + " Bad"]
