@@ -140,9 +140,11 @@ def find_head(path: str, config: PreTrainedConfig, **kwargs) -> TrainedHead | No
     if isinstance(config, RewardModelConfig):
         return TrainedHead(has_bias=config.head_bias)
     architecture, weights = (config.architectures or [""])[0], _weight_names(path, kwargs)
-    for name in head_names(config):
-        if f"{name}.weight" in weights:
-            return TrainedHead(name, f"{name}.bias" in weights, name != "score" or architecture in POOLS_BY_MASK)
+    heads = [name for name in head_names(config) if f"{name}.weight" in weights]
+    if len(heads) > 1:  # any of them would be read under the one name
+        raise ValueError(f"{path} holds several heads ({', '.join(heads)}), a reward model has 1; remove the others")
+    for name in heads:
+        return TrainedHead(name, f"{name}.bias" in weights, name != "score" or architecture in POOLS_BY_MASK)
     is_classifier = architecture.endswith("ForSequenceClassification")
     return find_value_head_file(path, kwargs) or (TrainedHead() if is_classifier else None)
 

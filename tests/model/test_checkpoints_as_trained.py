@@ -371,6 +371,7 @@ SPOILT = {  # name ► a change of a full checkpoint's weights, and what the one
         r"model.layers.2.input_layernorm.weight, .* 9 in all",
     ),
     "another head": (lambda w: {**w, "regression_layer.weight": torch.zeros(1, 32)}, "regression_layer.weight"),
+    "two heads": (lambda w: {**w, "value_head.weight": torch.zeros(1, 32)}, r"several heads \(score, value_head\)"),
     "two labels": (lambda w: {**w, "score.weight": torch.zeros(2, 32)}, "num_labels=2, a reward model has 1"),
     "no head": (lambda w: without("score.weight", w), "no weights for score.weight"),
     "a hidden head": (
