@@ -282,6 +282,28 @@ def test_calls_of_the_model_stay_within_the_token_budget(ppo):
     assert len(seen) > 4 and max(seen) <= 40
 
 
+@needs_ppo
+def test_a_model_that_skips_its_pads_is_read_right_in_the_wrapper_and_as_it_is_where_ppos_pad_is_its_own(ppo):
+    tokenizer = policy_tokenizer("pad_is_eos")  # as TRL trains where a tokenizer has no pad
+    model = models.tiny_reward_model()
+    model.config.set_pooling("last_non_pad", tokenizer.pad_token_id)
+    scorer = RewardScorer(model, tokenizer)
+    answers = [" none", " 4", " to you", " fine"]
+    expected = scorer.score(PROMPTS, answers)
+    texts = [tokenizer(prompt + answer)["input_ids"] for prompt, answer in zip(PROMPTS, answers, strict=True)]
+    with torch.no_grad():
+        before_eos = [model(torch.tensor([ids])).logits.item() for ids in texts]
+    np.testing.assert_allclose(expected, before_eos, atol=1e-5)
+    module = ppo.as_ppo_reward_model(scorer, tokenizer, PROMPTS)
+    np.testing.assert_allclose(rewards_of(module, tokenizer, PROMPTS, answers), expected, atol=1e-5)
+    rows = [{"input_ids": tokenizer(prompt)["input_ids"]} for prompt in PROMPTS]
+    model.config.eos_token_id = tokenizer.eos_token_id
+    assert why_not_native(model, tokenizer, rows) is None
+    np.testing.assert_allclose(rewards_of(model, tokenizer, PROMPTS, answers), expected, atol=1e-5)
+    assert "skips pad tokens" in why_not_native(model, policy_tokenizer("plain"), rows)
+    assert "inside its prompt" in why_not_native(model, tokenizer, rendered_rows(tokenizer, [CONVERSATIONS[1]]))
+
+
 # --- bad input
 
 
