@@ -130,7 +130,7 @@ class BestOfNSampler:
             raise ValueError("scorer is missing; give a RewardScorer, the name of a reward model or a reward function")
         if isinstance(scorer, torch.nn.Module):
             raise ValueError(f"scorer is a {type(scorer).__name__}; wrap a model: RewardScorer(model, tokenizer)")
-        self.scorer = as_reward(scorer)
+        self.scorer, self._reward = scorer, as_reward(scorer)
         if isinstance(policy, (str, os.PathLike)):
             name = os.fspath(policy)
             with explained(f"the policy {name} cannot be loaded"):
@@ -148,7 +148,7 @@ class BestOfNSampler:
         if n > 1 and policy is not None and not self.generation_config.do_sample:
             raise ValueError(f"do_sample=False gives {n} equal completions; set do_sample=True or n=1")
         self.callbacks = list(callbacks or [])
-        self.gold = None if gold is None else as_reward(gold)
+        self.gold, self._gold = gold, None if gold is None else as_reward(gold)
         self.seed = seed
         self.batch_size = batch_size
         self.progress = progress
@@ -314,7 +314,7 @@ class BestOfNSampler:
             }
 
     def _score(self, groups: list[Comparison], indices: list[int]) -> list[BestOfN]:
-        scores = self.scorer.values(groups)
+        scores = self._reward.values(groups)
         results = []
         for index, group, values in zip(indices, groups, scores, strict=True):
             meta = group.metadata or {}
@@ -332,8 +332,8 @@ class BestOfNSampler:
 
     def _gold_values(self, groups: list[Comparison]) -> list[list[float] | None]:
         answers = [(group.metadata or {}).get("answer") for group in groups]
-        if self.gold is not None:
-            return [[None if math.isnan(v) else float(v) for v in values] for values in self.gold.values(groups)]
+        if self._gold is not None:
+            return [[None if math.isnan(v) else float(v) for v in values] for values in self._gold.values(groups)]
         right = [
             [None if answer is None else answer_is_right(text, answer) for text in group.completions]
             for group, answer in zip(groups, answers, strict=True)
@@ -352,7 +352,7 @@ class BestOfNSampler:
 
     def _settings(self, groups: list[Comparison]) -> dict[str, Any]:
         """What a result depends on, besides its prompt and, where they are ready, its completions."""
-        settings = {**_about("reward", self.scorer), **_about("gold", self.gold)}
+        settings = {**_about("reward", self._reward), **_about("gold", self._gold)}
         known = [[(group.metadata or {}).get(name) for name in ("answer", "gold", "systems")] for group in groups]
         if any(value is not None for values in known for value in values):
             settings["answers"] = text_key(json.dumps(known, default=str))

@@ -61,7 +61,7 @@ def test_an_adapter_folder_says_that_it_has_one_label(tmp_path):
     assert loaded.config.num_labels == 1
 
 
-@until_fixed("under QLoRA every trained tensor becomes bf16, the head included", "training: _TrainedValues")
+@until_fixed("under QLoRA every trained tensor becomes bf16, the head included", "training: TrainedValues")
 def test_the_head_stays_float32_under_qlora(tmp_path):
     classifier().save_pretrained(tmp_path / "base")
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=["score"])
@@ -129,7 +129,7 @@ def test_batches_can_be_sampled_by_length(tmp_path):
         trl_trainer(tmp_path, max_steps=1, train_sampling_strategy="group_by_length").train()
 
 
-@until_fixed("dropout that a decoder keeps as a number stays on", "training: _disable_attention_dropout")
+@until_fixed("dropout that a decoder keeps as a number stays on", "training: disable_attention_dropout")
 def test_disable_dropout_reaches_attention(tmp_path):
     trainer = trl_trainer(tmp_path, model=classifier(attention_dropout=0.5))
     assert trainer.args.disable_dropout
