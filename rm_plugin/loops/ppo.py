@@ -3,9 +3,9 @@
 TRL never calls a reward model's forward. It runs the backbone on the policy's token ids and the head on every hidden
 state, and reads one position, `logits[row, first pad of the response − 1]`. A `RewardModel` fits that as it is where
 policy and reward model share tokenizer and template, where that position is the token that the model was trained to
-be read at, and where no prompt holds the pad token (`why_not_native` says which of these fails). `as_ppo_reward_model`
-fits always: it turns the ids back into texts, lets a `RewardScorer` compute the true rewards, and writes each to every
-position of its row:
+be read at, and where no prompt holds the pad token. `RewardScoringCallback` says which of these fails before training
+(`why_not_native`); without that callback nothing checks. `as_ppo_reward_model` fits always: it turns the ids back into
+texts, lets a `RewardScorer` compute the true rewards, and writes each to every position of its row:
 
     ids (N, T) ► prompt, completion text ► Σ weight · scorer(prompt, completion) ► logits (N, T, 1), equal along T
 
@@ -45,8 +45,9 @@ def require_ppo() -> None:
     trl = importlib.util.find_spec("trl")  # found, not imported: trl.experimental warns when it is
     if not any(Path(folder, "experimental", "ppo").is_dir() for folder in trl.submodule_search_locations):
         raise ImportError(
-            f"trl {version('trl')} has no PPO, 1.12 was the last that had it: pip install 'rm-plugin[ppo]' in an "
-            "environment of its own, or use GRPOTrainer or RLOOTrainer with reward_funcs=RewardScorer(...)"
+            f"trl {version('trl')} has no PPO, 1.12 was the last that had it: pip install 'rm-plugin[ppo]' (from a "
+            "checkout '.[ppo]') in an environment of its own, or use GRPOTrainer or RLOOTrainer with "
+            "reward_funcs=RewardScorer(...)"
         )
 
 
