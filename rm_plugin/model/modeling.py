@@ -523,6 +523,7 @@ class RewardModel(PreTrainedModel):
             return None
         config = copy.deepcopy(self.config.backbone_config)
         config.num_labels = 1
+        config.problem_type = "regression"  # pipelines and servers then return the score, not its sigmoid
         config.reward_model = self.config.extras
         if self.config.trailing_pad_id is not None:
             config.get_text_config().pad_token_id = self.config.trailing_pad_id

@@ -27,6 +27,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
+    pipeline,
 )
 
 from rm_plugin.data.encoding import ensure_pad_token, token_ids
@@ -330,9 +331,19 @@ def test_standard_config_is_the_architectures_own_with_our_extras_in_one_block(s
     assert config["architectures"] == ["LlamaForSequenceClassification"]
     assert config["model_type"] == "llama"
     assert config["id2label"] == {"0": "LABEL_0"}  # how transformers writes num_labels=1
+    assert config["problem_type"] == "regression"
     assert config["reward_model"] == EXTRAS
     assert "rm_shared_prefix" not in json.dumps(config)
     assert RewardModel.from_pretrained(saved["extras"].path).config.extras == config["reward_model"]
+
+
+def test_a_pipeline_of_transformers_returns_the_score_and_not_its_sigmoid(tmp_path):
+    model, tokenizer = tiny_reward_model(), tiny_tokenizer("plain")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    ids = tokenizer("Hello world</s>", return_tensors="pt")["input_ids"]
+    [answer] = pipeline("text-classification", str(tmp_path), device="cpu")("Hello world</s>")
+    assert answer["score"] == pytest.approx(model(ids).logits.item(), abs=1e-5)
 
 
 def test_extras_are_there_in_a_fresh_process(fresh):
