@@ -73,3 +73,17 @@ print(type(transformers.AutoConfig.from_pretrained({native!r})).__name__)
 print(type(transformers.AutoModelForSequenceClassification.from_pretrained({native!r})).__name__)
 """
     assert in_fresh_process(script) == ["RewardModelConfig", "RewardModel"]
+
+
+def test_every_module_of_the_model_may_be_imported_first():
+    script = """
+import os, sys, torch
+for name in ("adapters", "attention", "cards", "checkpoint", "config", "modeling", "packing"):
+    if (child := os.fork()) == 0:
+        __import__(f"rm_plugin.model.{name}")
+        assert sys.modules["rm_plugin.model.modeling"].RewardModel
+        os._exit(0)
+    print(name, os.waitpid(child, 0)[1])
+"""
+    found = in_fresh_process(script)
+    assert found[1::2] == ["0"] * 7, found
