@@ -249,11 +249,11 @@ def _benchmarks(args: argparse.Namespace) -> None:
 
     cells = []
     for name, one in BENCHMARKS.items():
-        source = f"{one.hub} [{one.split}]" if one.hub else f"--source is needed: {one.files}"
+        source = f"{one.hub} [{'+'.join(one.splits)}]" if one.hub else f"--source is needed: {one.files}"
         if name == "preference":
             source = "any preference data: --data FILE_OR_ID"
         rows = f"{one.num_rows:,}" if one.num_rows else "–"
-        pinned = (one.revision or "unpinned")[:8] if one.hub else "–"
+        pinned = (one.parts[0].commit or "unpinned")[:8] if one.hub else "–"
         cells.append([name, source, rows, one.licence, pinned, one.notes or "accuracy over pairs"])
     columns = ["name", "data set [split]", "rows", "licence", "revision", "score"]
     Table(columns, cells, num_text_columns=len(columns)).print()
@@ -270,7 +270,7 @@ def _leaderboard(args: argparse.Namespace) -> None:
             write_atomically(path, text())
             print(path)
     if args.model_card:
-        reports = [run.report for run in find_runs(args.folders)]
+        reports = [run.report for same in find_runs(args.folders).values() for run in same]
         names = sorted({report["model"]["name"] for report in reports})
         if len(names) > 1:
             raise ValueError(f"a model card is for one model, the folders have {', '.join(names)}; name those of one")

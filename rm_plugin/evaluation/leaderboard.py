@@ -18,6 +18,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,8 @@ class Run:
         return run
 
 
-def find_runs(folders: Iterable[str | os.PathLike]) -> list[Run]:
-    """Every run in these folders and below them, each once."""
+def find_runs(folders: Iterable[str | os.PathLike]) -> dict[tuple[str, str], list[Run]]:
+    """Every run in these folders and below them, each once, by `data`: what can be compared with each other."""
     paths: dict[Path, Path] = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
@@ -92,13 +93,8 @@ def find_runs(folders: Iterable[str | os.PathLike]) -> list[Run]:
         if not found:
             Run.read(folder)  # says what is missing
         paths |= {path.resolve(): path for path in found}
-    return [Run.read(path) for path in paths.values()]
-
-
-def by_data(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Runs that can be compared with each other."""
     groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
+    for run in map(Run.read, paths.values()):
         groups.setdefault(run.data, []).append(run)
     return groups
 
@@ -276,23 +272,14 @@ def build_leaderboard(
         ValueError: where there are no runs; for a CSV without a column `model`, with a score that is no number, or
             with no benchmark of the runs.
     """
-    runs = find_runs(folders)
-    groups, models = by_data(runs), model_names(runs)
+    groups = find_runs(folders)
+    models = model_names(chain(*groups.values()))
     titles = [data_title(same[0].report) for same in groups.values()]
-    known = [] if published is None else _read_published(published)
-    if known and not {benchmark for _, benchmark, _ in known} & {*titles, *(name for name, _ in groups)}:
-        listed = ", ".join(sorted({benchmark for _, benchmark, _ in known})[:5])
-        raise ValueError(
-            f"{published} has scores of {listed}, the runs are of {', '.join(titles)}; name the benchmark as "
-            "rm-plugin benchmarks lists it"
-        )
+    names = [(title, benchmark) for title, (benchmark, _) in zip(titles, groups, strict=True)]
+    known = {} if published is None else _read_published(published, set(chain(*names)))
     tables = []
-    for ((benchmark, fingerprint), same), title in zip(groups.items(), titles, strict=True):
-        entries = []
-        for model, name, score in known:
-            if name in (title, benchmark) and (score or "").strip():
-                value = _fraction(score, f"{published}: {model} on {name}")
-                entries.append(Entry(model, "published", {"score": Row(model, "published", value)}))
+    for ((_, fingerprint), same), title, both in zip(groups.items(), titles, names, strict=True):
+        entries = [entry for name in dict.fromkeys(both) for entry in known.get(name, ())]
         if titles.count(title) > 1:  # the same benchmark on other data
             title += f" ({same[0].report['counts']['num_comparisons']:,} of {fingerprint[:6]})"
         tables.append(_table(title, same, models, entries, num_samples))
@@ -319,8 +306,8 @@ def _table(
     return BenchmarkTable(title, first.report, entries, compared["comparisons"], list(dict.fromkeys(sentences)))
 
 
-def _read_published(path: str | os.PathLike) -> list[tuple[str, str, str | None]]:
-    """(model, benchmark, score as text) of every cell."""
+def _read_published(path: str | os.PathLike, names: set[str]) -> dict[str, list[Entry]]:
+    """Entries of the benchmarks with these names, by benchmark."""
     with Path(path).open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         columns, lines = reader.fieldnames or [], list(reader)
@@ -330,8 +317,21 @@ def _read_published(path: str | os.PathLike) -> list[tuple[str, str, str | None]
             "score or one column per benchmark"
         )
     if {"benchmark", "score"} <= set(columns):
-        return [(line["model"], line["benchmark"], line["score"]) for line in lines]
-    return [(line["model"], name, line[name]) for line in lines for name in columns if name != "model"]
+        cells = [(line["model"], line["benchmark"], line["score"]) for line in lines]
+    else:
+        cells = [(line["model"], name, line[name]) for line in lines for name in columns if name != "model"]
+    if cells and not names & {name for _, name, _ in cells}:
+        listed = ", ".join(sorted({name for _, name, _ in cells})[:5])
+        raise ValueError(
+            f"{path} has scores of {listed}, the runs are of {', '.join(sorted(names))}; name the benchmark as "
+            "rm-plugin benchmarks lists it"
+        )
+    entries: dict[str, list[Entry]] = {}
+    for model, name, text in cells:
+        if name in names and (text or "").strip():
+            score = Row(model, "published", _fraction(text, f"{path}: {model} on {name}"))
+            entries.setdefault(name, []).append(Entry(model, "published", {"score": score}))
+    return entries
 
 
 def _fraction(text: str, where: str) -> float:
@@ -364,20 +364,16 @@ def compare_runs(a: str | os.PathLike, b: str | os.PathLike, *, num_samples: int
     Raises:
         ValueError: if the two have no benchmark on the same data in common, or one has several runs of it.
     """
-    runs_a, runs_b = by_data(find_runs([a])), by_data(find_runs([b]))
-    common = [data for data in runs_a if data in runs_b]
+    found = {folder: find_runs([folder]) for folder in (a, b)}
+    common = [data for data in found[a] if data in found[b]]
     if not common:
-        listed = ["; ".join(sorted(f"{n} ({f[:6]})" for n, f in runs)) for runs in (runs_a, runs_b)]
-        raise ValueError(
-            f"{a} has {listed[0]} and {b} has {listed[1]}; both need the same benchmark on the same data (and limit)"
-        )
-    pairs = []
-    for data in common:
-        for folder, runs in ((a, runs_a[data]), (b, runs_b[data])):
-            if len(runs) > 1:
-                found = ", ".join(str(run.folder) for run in runs)
-                raise ValueError(f"{folder} has {len(runs)} runs of {data[0]} ({found}); name one of them")
-        pairs.append((runs_a[data][0], runs_b[data][0]))
+        have = [f"{one} has " + "; ".join(sorted(f"{n} ({f[:6]})" for n, f in found[one])) for one in (a, b)]
+        raise ValueError(f"{' and '.join(have)}; both need the same benchmark on the same data (and limit)")
+    for data, folder in product(common, (a, b)):
+        if len(same := found[folder][data]) > 1:
+            folders = ", ".join(str(run.folder) for run in same)
+            raise ValueError(f"{folder} has {len(same)} runs of {data[0]} ({folders}); name one of them")
+    pairs = [(found[a][data][0], found[b][data][0]) for data in common]
     for run_a, run_b in pairs:
         if run_a.folder.resolve() == run_b.folder.resolve():
             raise ValueError(f"{a} and {b} are the same run ({run_a.folder}); name two runs")

@@ -1,8 +1,8 @@
 """Benchmarks: rows in their original schema ► `Comparison`, and the official score of the scored comparisons.
 
     data = load_benchmark("llmbar", source="LLMBar/Dataset/LLMBar")      # without a source: from the hub
-    scored = [(comparison, my_model(comparison)) for comparison in data.comparisons]
-    data.benchmark.aggregate(scored)["score"]
+    items = data.benchmark.score_items([(comparison, my_model(comparison)) for comparison in data.comparisons])
+    data.benchmark.score(items.means())
 
 One file per family holds what is known of it: schema (a small function `row -> Comparison`, which keeps its quirks to
 itself), items, formula and source. To add a benchmark is to write such a file and to name it in `BENCHMARKS`.
@@ -10,7 +10,6 @@ itself), items, formula and source. To add a benchmark is to write such a file a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ...messages import check_choice
 from . import judgebench, llmbar, ppe, preferences, rewardbench, rewardbench2, rm_bench, rmb
 from .base import Benchmark
 from .conversations import as_messages
-from .loading import LoadedBenchmark, choose_parts, read_comparisons
+from .loading import LoadedBenchmark, choose_parts, hub_tables, read_comparisons, source_tables
 
 __all__ = ["BENCHMARKS", "Benchmark", "LoadedBenchmark", "as_messages", "get_benchmark", "load_benchmark"]
 
@@ -88,17 +87,19 @@ def load_benchmark(
     ```
     """
     benchmark = get_benchmark(name)
-    if source is None and not benchmark.parts:
-        get_files = f"get the files from {benchmark.files} and " if benchmark.files else ""
-        raise ValueError(f"{name} has no loadable copy on the hub; {get_files}name their path with --source PATH")
     check_choice("on_bad_row", on_bad_row, ("error", "skip"))
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}, it must be at least 1; leave it out for all")
     if subset is not None and not benchmark.subset_in_file_name:
         raise ValueError(f"subset={subset!r} cannot be applied to {name}, whose rows say their subset; leave it out")
-    where = str(source) if isinstance(source, str | Path) else f"a {type(source).__name__}"
-    if source is None:
-        benchmark = replace(benchmark, parts=choose_parts(name, benchmark.parts, split, config))
-        where = " + ".join(dict.fromkeys(part.hub for part in benchmark.parts))
-    data = LoadedBenchmark(name, benchmark, where, benchmark.revision if source is None else None, limit=limit)
-    return read_comparisons(data, source, split, config, subset, on_bad_row)
+    if source is not None:
+        where, commit = str(source) if isinstance(source, str | Path) else f"a {type(source).__name__}", None
+        tables = source_tables(benchmark, source, split, config)
+    elif benchmark.parts:
+        parts = choose_parts(name, benchmark.parts, split, config)
+        where, commit = " + ".join(dict.fromkeys(part.hub for part in parts)), parts[0].commit
+        tables = hub_tables(name, parts)
+    else:
+        get_files = f"get the files from {benchmark.files} and " if benchmark.files else ""
+        raise ValueError(f"{name} has no loadable copy on the hub; {get_files}name their path with --source PATH")
+    return read_comparisons(LoadedBenchmark(name, benchmark, where, commit, limit=limit), tables, subset, on_bad_row)

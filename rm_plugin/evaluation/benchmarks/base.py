@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...data.comparison import Comparison, Text
+from ...data.comparison import Comparison, Text, match_kinds
 
 Scored = tuple[Comparison, np.ndarray]
 Means = Mapping[str, Any]  # group to mean: a number, or an array over the resamples of a bootstrap
@@ -153,11 +153,6 @@ def subset_level(name: str) -> str | None:
 # ── text ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def reply(prompt: Text, text: str) -> Text:
-    """A reply in the kind of its prompt: text after text, an assistant's message after messages."""
-    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-
-
 def plain_messages(turns: Any) -> list[dict[str, str]]:
     """Messages with role and content only."""
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
@@ -173,10 +168,9 @@ def text_list(row: Row, column: str, length: int | None = None) -> list[str]:
 
 def preferred(prompt: Text, first: Text, second: Text, by: float, **fields: Any) -> Comparison | None:
     """The first preferred to the second if `by` > 0, the second if `by` < 0; no comparison if it is 0."""
-    if by == 0:
-        return None
+    prompt, (first, second) = match_kinds(prompt, [first, second])
     better, worse = (first, second) if by > 0 else (second, first)
-    return Comparison(prompt, chosen=[better], rejected=[worse], **fields)
+    return Comparison(prompt, chosen=[better], rejected=[worse], **fields) if by else None
 
 
 # ── benchmarks ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -200,6 +194,11 @@ class Part:
     revision: str | None = None
     config: str | None = None
     data_dir: str | None = None
+
+    @property
+    def commit(self) -> str | None:
+        """The revision where it is pinned; a branch is no pin."""
+        return self.revision if re.fullmatch("[0-9a-f]{40}", self.revision or "") else None
 
 
 @dataclass(frozen=True)
@@ -256,7 +255,7 @@ class Benchmark:
     subsets: tuple[str, ...] = ()
     components: Mapping[str, Sequence[str]] = field(default_factory=dict)
     subset_in_file_name: bool = False
-    regroup: Callable[[Iterable[Row]], Iterable[Row]] | None = None
+    regroup: Callable[[Iterable[Row]], Iterable[Row]] = iter
     whole: str | None = None
     plain_mean: bool = False
     best_of_k: bool = False
@@ -278,17 +277,6 @@ class Benchmark:
         """Splits on the hub."""
         return list(dict.fromkeys(part.split for part in self.parts))
 
-    @property
-    def split(self) -> str | None:
-        """The same as one text, `+` between several."""
-        return "+".join(self.splits) or None
-
-    @property
-    def revision(self) -> str | None:
-        """Pinned commit of the (first) hub data set; `None` = unpinned. A branch is no pin."""
-        revision = self.parts[0].revision if self.parts else None
-        return revision if revision and re.fullmatch("[0-9a-f]{40}", revision) else None
-
     def score(self, means: Means) -> Any:
         """The official score from means of groups: the `aggregate` of `statistics.bootstrap_interval`."""
         return self.formula(means)["score"]
@@ -305,43 +293,3 @@ class Benchmark:
         for subset, components in self.components.items():
             missing += [group for group in components if subset in present and group not in groups]
         return missing
-
-    def aggregate(self, scored: Sequence[Scored]) -> dict[str, Any]:
-        """
-        The official score of scored comparisons, and what it is made of.
-
-        Args:
-            scored (`Sequence[tuple[Comparison, np.ndarray]]`):
-                Each comparison with the scores of its completions, floats (number of completions,), NaN = unscored.
-
-        Returns:
-            `dict`: `score`, a fraction of 1; `sections`, the official values between subsets and score; `subsets`,
-            `{name: {"accuracy", "num_items"}}`; `missing`, the subsets that the official score needs and the data lack
-            (then `score` is over the others, and not the official one); `num_comparisons`; `num_unscored`.
-
-        Raises:
-            ValueError: if there are no comparisons, or the scores do not fit their completions.
-
-        Example:
-        ```python
-        >>> from rm_plugin.evaluation import BENCHMARKS
-        >>> pairs = [Comparison("2+2=", chosen="4", rejected=wrong) for wrong in ("5", "22")]
-        >>> results = BENCHMARKS["preference"].aggregate([(pairs[0], [1.0, 0.5]), (pairs[1], [1.0, float("nan")])])
-        >>> results["score"], results["subsets"], results["num_unscored"]
-        (0.5, {'all': {'accuracy': 0.5, 'num_items': 2}}, 1)
-
-        ```
-        """
-        if not scored:
-            raise ValueError("0 comparisons, a score needs at least 1; check the source and the limit")
-        items = self.score_items(scored)
-        means, counts = items.means(), items.counts()
-        sections = {name: float(value) for name, value in self.formula(means).items()}
-        return {
-            "score": sections.pop("score"),
-            "sections": {name: value for name, value in sections.items() if not np.isnan(value)},
-            "subsets": {group: {"accuracy": means[group], "num_items": counts[group]} for group in means},
-            "missing": self.missing({comparison.subset for comparison, _ in scored}, means),
-            "num_comparisons": len(scored),
-            "num_unscored": sum(bool(np.isnan(scores).any()) for _, scores in scored),
-        }

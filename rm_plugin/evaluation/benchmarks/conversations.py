@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import copy
 import re
+from itertools import groupby
 
 from ...data.comparison import Comparison
 
 HH_REPLY = "\n\nAssistant:"
+ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def as_messages(comparison: Comparison) -> Comparison:
@@ -35,29 +37,23 @@ def as_messages(comparison: Comparison) -> Comparison:
     """
     if comparison.conversational:
         return comparison
-    prompt, completions = comparison.prompt, comparison.completions
+    prompt, texts, converted = comparison.prompt, comparison.completions, copy.copy(comparison)
     if prompt.endswith(HH_REPLY) and (turns := split_turns(prompt.removesuffix(HH_REPLY))):
-        prompt, replies = turns, [[{"role": "assistant", "content": text.strip()}] for text in completions]
-    elif not prompt and all(split_turns(text) for text in completions):  # differing prompts: whole transcripts
-        prompt, replies = [], [split_turns(text) for text in completions]
+        prompt, texts = turns, [text.strip() for text in texts]
+    elif not prompt and all(split_turns(text) for text in texts):  # differing prompts: whole transcripts
+        converted.prompt, converted.completions = [], [split_turns(text) for text in texts]
+        return converted
     else:
         prompt = [{"role": "user", "content": prompt}] if prompt else []
-        replies = [[{"role": "assistant", "content": text}] for text in completions]
-    converted = copy.copy(comparison)
-    converted.prompt, converted.completions = prompt, replies
+    converted.prompt, converted.completions = prompt, [[{"role": "assistant", "content": text}] for text in texts]
     return converted
 
 
 def split_turns(transcript: str) -> list[dict[str, str]]:
-    """Turns of an HH-RLHF transcript as messages; empty for any other text."""
-    if not transcript.startswith(("\n\nHuman:", HH_REPLY)):
-        return []
-    turns: list[dict[str, str]] = []
-    pieces = re.split(r"\n\n(Human|Assistant):", transcript)[1:]
-    for speaker, text in zip(pieces[::2], pieces[1::2], strict=True):
-        role = "user" if speaker == "Human" else "assistant"
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] = f"{turns[-1]['content']}\n\n{text.strip()}".strip()
-        else:
-            turns.append({"role": role, "content": text.strip()})
-    return turns
+    """Turns of an HH-RLHF transcript as messages, neighbours of one speaker joined; empty for any other text."""
+    start, *pieces = re.split(r"\n\n(Human|Assistant):", transcript)
+    turns = [] if start else zip(pieces[::2], pieces[1::2], strict=True)
+    by_speaker = [
+        (speaker, [text.strip() for _, text in texts]) for speaker, texts in groupby(turns, lambda one: one[0])
+    ]
+    return [{"role": ROLES[speaker], "content": "\n\n".join(texts).strip()} for speaker, texts in by_speaker]

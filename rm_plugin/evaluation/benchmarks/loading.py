@@ -1,6 +1,7 @@
 """The comparisons of a benchmark from the hub, from files and folders in its original schema, or from objects.
 
-data = load_rows_of(LoadedBenchmark("llmbar", benchmark, "LLMBar/Dataset/LLMBar"), "LLMBar/Dataset/LLMBar")
+tables = find_tables("llmbar", benchmark, "LLMBar/Dataset/LLMBar")
+data = read_comparisons(LoadedBenchmark("llmbar", benchmark, "LLMBar/Dataset/LLMBar"), tables)
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...data.comparison import Comparison, text_key
 from ...data.sources import load_rows
-from ...messages import one_line
+from ...messages import explained, one_line
 from .base import Benchmark, Part, Row
 
 KINDS = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
+DATA_NAMES = ("dataset", "data", "train", "validation", "test")  # of files that are called after their folder
 
 
 @dataclass
@@ -74,12 +77,17 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
+Table = tuple[str, str | None, Callable[[], Iterable[dict]]]
+"""Name of its file, configuration or split; the split that it is; what opens its rows."""
+
+
 def read_comparisons(
-    data: LoadedBenchmark, source: Any, split: str | None, config: str | None, subset: str | None, on_bad_row: str
+    data: LoadedBenchmark, tables: list[Table], subset: str | None = None, on_bad_row: str = "error"
 ) -> LoadedBenchmark:
-    """Fill `data` from its source."""
+    """Fill `data` from its tables."""
+    data.split = "+".join(dict.fromkeys(split for _, split, _ in tables if split)) or None
     seen: Counter[str] = Counter()
-    for number, (origin, index, row) in enumerate(_rows(data, source, split, config)):
+    for number, (origin, index, row) in enumerate(_rows(data, tables)):
         try:
             comparison = data.benchmark.row(row, subset or origin)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -100,27 +108,13 @@ def read_comparisons(
         if len(data.comparisons) == data.limit:
             break
     if not data.comparisons:
-        bad = f"{len(data.bad_rows)} bad" + "".join(f", the first: {cause}" for cause in data.bad_rows[:1])
-        raise ValueError(
-            f"{data.name}: no comparisons in {data.source} ({data.num_rows} rows, {len(data.no_preference)} without a "
-            f"preference, {bad}); check the source"
-        )
+        counts = f"{data.num_rows} rows, {len(data.no_preference)} without a preference, {len(data.bad_rows)} bad"
+        first = "".join(f", the first: {cause}" for cause in data.bad_rows[:1])
+        raise ValueError(f"{data.name}: no comparisons in {data.source} ({counts}{first}); check the source")
     return data
 
 
-def choose_parts(name: str, parts: tuple[Part, ...], split: str | None, config: str | None) -> tuple[Part, ...]:
-    """The tables of this split and configuration; of a benchmark of one table, any split and configuration of it."""
-    chosen = tuple(part for part in parts if split in (None, part.split) and config in (None, part.config))
-    if not chosen and len(parts) == 1:
-        return (replace(parts[0], split=split or parts[0].split, config=config or parts[0].config),)
-    if not chosen:
-        known = ", ".join(dict.fromkeys(" ".join(filter(None, (part.config, part.split))) for part in parts))
-        asked = ", ".join(f"{key}={value!r}" for key, value in (("config", config), ("split", split)) if value)
-        raise ValueError(f"{name} has no table of {asked}; it has {known}: choose one of these, or leave it out")
-    return chosen
-
-
-def _rows(data: LoadedBenchmark, source: Any, split: str | None, config: str | None) -> Iterator[tuple[str, int, Row]]:
+def _rows(data: LoadedBenchmark, tables: list[Table]) -> Iterator[tuple[str, int, Row]]:
     """Every row with the name of its table and its index there; counts the rows read."""
 
     def counted(rows: Iterable[dict]) -> Iterator[Row]:
@@ -128,81 +122,91 @@ def _rows(data: LoadedBenchmark, source: Any, split: str | None, config: str | N
             data.num_rows += 1
             yield Row(row)
 
-    regroup = data.benchmark.regroup or iter
-    for origin, rows in _tables(data, source, split, config):
-        for index, row in enumerate(regroup(counted(rows))):
+    for origin, _, opened in tables:
+        for index, row in enumerate(data.benchmark.regroup(counted(opened()))):
             yield origin, index, row
 
 
-def _tables(
-    data: LoadedBenchmark, source: Any, split: str | None, config: str | None
-) -> Iterator[tuple[str, Iterable[dict]]]:
-    """
-    The tables of a benchmark, each with its origin: the name of its file, configuration or split. Notes in `data` what
-    split they are.
-    """
-    benchmark, path = data.benchmark, Path(source).expanduser() if isinstance(source, str | Path) else None
-    is_local = source is not None and (path is None or path.exists())
+def hub_tables(name: str, parts: tuple[Part, ...]) -> list[Table]:
+    """The tables of a benchmark on the hub."""
+
+    def load(part: Part) -> Iterable[dict]:
+        try:
+            return load_rows(part.hub, part.split, part.config, data_dir=part.data_dir, revision=part.revision)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}; or give a local copy with --source PATH") from error
+
+    return [(part.config or part.split, part.split, partial(load, part)) for part in parts]
+
+
+def choose_parts(name: str, parts: tuple[Part, ...], split: str | None, config: str | None) -> tuple[Part, ...]:
+    """The parts of this split and configuration; of a benchmark of one part, any split and configuration of it."""
+    asked = {key: value for key, value in (("config", config), ("split", split)) if value}
+    if len(parts) == 1:
+        return (replace(parts[0], **asked),)
+    chosen = tuple(part for part in parts if asked.items() <= vars(part).items())
+    if not chosen:
+        known = ", ".join(dict.fromkeys(" ".join(filter(None, (part.config, part.split))) for part in parts))
+        words = ", ".join(f"{key}={value!r}" for key, value in asked.items())
+        raise ValueError(f"{name} has no table of {words}; it has {known}: choose one of these, or leave it out")
+    return chosen
+
+
+def source_tables(benchmark: Benchmark, source: Any, split: str | None, config: str | None) -> list[Table]:
+    """The tables of a file, a folder, an object, or another data set on the hub."""
+    import datasets
+
+    path = Path(source).expanduser() if isinstance(source, str | Path) else None
+    is_local = path is None or path.exists()
     if config is not None and is_local:
-        raise ValueError(f"config={config!r} is for hub data sets, which {data.source} is not; leave it out")
-    saved = path is not None and [name for name in ("dataset_dict.json", "state.json") if (path / name).exists()]
-    if source is None:
-        data.split = benchmark.split
-        for part in benchmark.parts:
-            yield part.config or part.split, _load_part(data.name, part)
-    elif isinstance(source, list) and split is None:
-        yield "", source
-    elif is_local and path is not None and not saved and (benchmark.parts or benchmark.files):
-        files, data.split = _choose_files(path, benchmark, split)
-        for file in files:
-            yield _origin_of(file), load_rows(file, split=split if data.split is None else None)
-    else:  # an object, any preference data, a folder of save_to_disk, or an id on the hub
-        there = json.loads((path / saved[0]).read_text("utf-8")).get("splits", ()) if saved else source
-        there = there if saved or isinstance(source, dict) else ()
-        splits = [split] if split else [one for one in benchmark.splits if not is_local or one in there]
-        data.split = "+".join(splits) or None
-        for one in splits or [None]:
-            yield one or "", load_rows(source, split=one, name=config)
+        raise ValueError(f"config={config!r} is for hub data sets, which {path or 'an object'} is not; leave it out")
+    if isinstance(source, list) and split is None:
+        return [("", None, lambda: source)]
+    if path is not None and any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
+        with explained(f"{path} cannot be read; save it again"):
+            source = datasets.load_from_disk(str(path))
+    elif path is not None and is_local and (benchmark.parts or benchmark.files):
+        files = _choose_files(path, benchmark, split)
+        return [
+            (_origin_of(file), one or split, partial(load_rows, file, None if one else split)) for file, one in files
+        ]
+    known = source if isinstance(source, dict) else () if is_local else benchmark.splits
+    splits = [split] if split else [one for one in benchmark.splits if one in known] or [None]
+    return [(one or "", one, partial(load_rows, source, one, config)) for one in splits]
 
 
-def _load_part(name: str, part: Part) -> Iterable[dict]:
-    try:
-        return load_rows(part.hub, part.split, part.config, data_dir=part.data_dir, revision=part.revision)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}; or give a local copy with --source PATH") from error
-
-
-def _choose_files(path: Path, benchmark: Benchmark, split: str | None) -> tuple[list[Path], str | None]:
+def _choose_files(path: Path, benchmark: Benchmark, split: str | None) -> list[tuple[Path, str | None]]:
     """
     A file, or those data files of a folder that are named after the benchmark's folder or configuration and its split,
-    where some are; and the split that their names say.
+    where some are; each with the split that its name says.
     """
     from datasets.data_files import FILES_TO_IGNORE  # descriptions that lie beside the data
 
-    folder = path if path.is_dir() else path.parent
-    files = [file for file in sorted(path.rglob("*")) if file.name not in FILES_TO_IGNORE] if path.is_dir() else [path]
-    inside = {file: file.relative_to(folder) for file in files}
+    files = {path.name: path}
     if path.is_dir():
-        files = [file for file in files if file.name.lower().endswith(KINDS) and "/." not in f"/{inside[file]}"]
+        found = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*"))}
+        kept = [name for name in found if name.lower().endswith(KINDS) and "/." not in f"/{name}"]
+        files = {name: found[name] for name in kept if found[name].name not in FILES_TO_IGNORE}
     if not files:
         raise ValueError(f"{path} has no data file in it; it needs files of {', '.join(KINDS)}")
     folders = {name for part in benchmark.parts for name in (part.data_dir, part.config)}
-    files = [file for file in files if folders & {*inside[file].parts[:-1]}] or files
-    whole = [file for file in files if file.name == benchmark.whole]
+    files = {name: file for name, file in files.items() if folders & {*name.split("/")[:-1]}} or files
+    whole = [(file, None) for file in files.values() if file.name == benchmark.whole]
     if whole and not split:
-        return whole, None
-    named: dict[str, list[Path]] = {}
-    for name in [split] if split else benchmark.splits:
-        word = re.compile(f"(?:^|[^a-z0-9]){re.escape(name)}(?:[^a-z0-9]|$)", re.IGNORECASE)
-        if found := [file for file in files if word.search(inside[file].as_posix())]:
-            named[name] = found
+        return whole
+    named = [
+        (file, one)
+        for one in ([split] if split else benchmark.splits)
+        for name, file in files.items()
+        if re.search(rf"(?i)(?<![a-z0-9]){re.escape(one)}(?![a-z0-9])", name)
+    ]
     if split and not named and path.is_dir():
-        shown = ", ".join(str(inside[file]) for file in files[:5]) + ", …" * (len(files) > 5)
+        shown = ", ".join([*files][:5]) + ", …" * (len(files) > 5)
         raise ValueError(f"split {split!r} is in no file name of {path} ({shown}); name another, or leave it out")
-    return [file for found in named.values() for file in found] or files, "+".join(named) or None
+    return named or [(file, None) for file in files.values()]
 
 
 def _origin_of(file: Path) -> str:
     """What a file is called: `chat_filtered.json` ► chat_filtered, `Adversarial/Neighbor/dataset.json` ► Neighbor."""
     stem = re.sub(r"-\d{5}-of-\d{5}$", "", file.name.split(".")[0])
-    return file.absolute().parent.name if stem in ("dataset", "data", "train", "validation", "test") else stem
+    return file.absolute().parent.name if stem in DATA_NAMES else stem

@@ -14,7 +14,7 @@ from itertools import groupby, zip_longest
 
 from ...data.comparison import Comparison, to_comparison
 from ...messages import check_choice
-from .base import Benchmark, Part, Row, plain_messages, preferred, reply
+from .base import Benchmark, Part, Row, plain_messages, preferred
 from .conversations import HH_REPLY
 
 
@@ -65,8 +65,8 @@ def helpsteer3(row: Row, origin: str) -> Comparison | None:
     """HelpSteer3: `overall_preference` from -3 (response 1 much better) to 3; 0 is no preference."""
     prompt = row["context"]
     prompt = prompt if isinstance(prompt, str) else plain_messages(prompt)
-    first, second = reply(prompt, row["response1"]), reply(prompt, row["response2"])
-    return preferred(prompt, first, second, -row["overall_preference"], subset=row.get("domain"))
+    by = -row["overall_preference"]
+    return preferred(prompt, row["response1"], row["response2"], by, subset=row.get("domain"))
 
 
 def shp(row: Row, origin: str) -> Comparison | None:

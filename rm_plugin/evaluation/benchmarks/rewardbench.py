@@ -17,7 +17,7 @@ from typing import Any
 
 from ...data.comparison import Comparison
 from ...messages import check_choice
-from .base import Benchmark, Means, Part, Row, average, grouped_items, plain_messages, reply, weighted_average
+from .base import Benchmark, Means, Part, Row, average, grouped_items, plain_messages, preferred, weighted_average
 
 PRIOR = "Prior Sets (0.5 weight)"
 PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
@@ -58,9 +58,8 @@ def rewardbench(row: Row, origin: str) -> Comparison:
     if subset.startswith("hep-") and (name := FUNCTION_NAME.search(str(prompt))):
         # HumanEvalPack asks for one function in six languages: has_close_elements, hasCloseElements, HasCloseElements.
         metadata["cluster"] = f"hep:{name[1].replace('_', '').lower()}"
-    chosen, rejected = reply(prompt, row["chosen"]), reply(prompt, row["rejected"])
     key = f"{subset}/{row['id']}" if row.get("id") is not None else None
-    return Comparison(prompt, chosen=[chosen], rejected=[rejected], id=key, subset=subset, metadata=metadata)
+    return preferred(prompt, row["chosen"], row["rejected"], 1, id=key, subset=subset, metadata=metadata)
 
 
 def rewardbench_score(sections: Means) -> Any:
@@ -86,7 +85,7 @@ def m_rewardbench(row: Row, origin: str) -> Comparison:
     language, source = row["language"], row["source"]
     number = f"{source}/{row['id']}"
     about = {"id": f"{language}/{number}", "subset": f"{language}/{source}", "metadata": {"cluster": number}}
-    return Comparison(row["prompt"], chosen=[row["chosen"]], rejected=[row["rejected"]], **about)
+    return preferred(row["prompt"], row["chosen"], row["rejected"], 1, **about)
 
 
 def m_rewardbench_formula(means: Means) -> dict[str, Any]:

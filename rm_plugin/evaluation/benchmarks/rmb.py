@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ...data.comparison import Comparison
-from .base import Benchmark, Means, Row, average, grouped_items, plain_messages, reply
+from ...data.comparison import Comparison, match_kinds
+from .base import Benchmark, Means, Row, average, grouped_items, plain_messages
 
 KINDS = {"Pairwise_set": "Pairwise", "BoN_set": "BoN"}
 SETS = [f"{kind} {goal}" for kind in KINDS.values() for goal in ("Helpfulness", "Harmlessness")]
@@ -26,11 +26,11 @@ def rmb(row: Row, origin: str) -> Comparison:
     if "/" not in path or path.split("/")[0] not in KINDS:
         raise ValueError(f"category_path is {path!r}, RMB has 'Pairwise_set/...' and 'BoN_set/...'; give its files")
     if row.get("bon_best"):
-        best, key = row["bon_best"]["answer"], f"bon/{row.get('bon_uid')}"
-        losers = [loser["answer"] for loser in row["loser_list"]]
+        answers = [row["bon_best"]["answer"], *(loser["answer"] for loser in row["loser_list"])]
+        key = f"bon/{row.get('bon_uid')}"
     else:
-        best, losers, key = row["chosen"]["answer"], [row["reject"]["answer"]], f"pair/{row.get('pair_uid')}"
-    best, *losers = (reply(prompt, answer) for answer in (best, *losers))
+        answers, key = [row["chosen"]["answer"], row["reject"]["answer"]], f"pair/{row.get('pair_uid')}"
+    prompt, (best, *losers) = match_kinds(prompt, answers)
     return Comparison(prompt, chosen=[best], rejected=losers, id=key, subset=path)
 
 

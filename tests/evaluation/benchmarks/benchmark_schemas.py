@@ -4,6 +4,20 @@ import gzip
 import json
 
 import datasets
+import numpy as np
+
+
+def aggregate(benchmark, scored):
+    """The official score of scored comparisons, and what it is made of."""
+    items = benchmark.score_items(scored)
+    means, counts = items.means(), items.counts()
+    sections = {name: float(value) for name, value in benchmark.formula(means).items()}
+    return {
+        "score": sections.pop("score"),
+        "sections": {name: value for name, value in sections.items() if not np.isnan(value)},
+        "subsets": {group: {"accuracy": means[group], "num_items": counts[group]} for group in means},
+        "missing": benchmark.missing({comparison.subset for comparison, _ in scored}, means),
+    }
 
 
 def user(text):

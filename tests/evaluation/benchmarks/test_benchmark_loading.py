@@ -3,7 +3,7 @@
 import datasets
 import numpy as np
 import pytest
-from benchmark_schemas import PKU, POST, SCHEMAS, SUMMARIES, VOTE, user, write
+from benchmark_schemas import PKU, POST, SCHEMAS, SUMMARIES, VOTE, aggregate, user, write
 
 from rm_plugin.evaluation.benchmarks import BENCHMARKS, load_benchmark
 
@@ -26,7 +26,7 @@ def test_benchmark_reads_its_original_schema(name, whole_folder, tmp_path):
     assert all(isinstance(c.id, str) and c.metadata["cluster"] for c in data.comparisons)
     best = [(c, -np.array(c.ranks, dtype=float)) for c in data.comparisons]
     if name != "rewardbench-2":  # whose own rules are tested below
-        assert data.benchmark.aggregate(best)["score"] == 1.0
+        assert aggregate(data.benchmark, best)["score"] == 1.0
 
 
 # ── loading ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from benchmark_schemas import SCHEMAS
+from benchmark_schemas import SCHEMAS, aggregate
 
 from rm_plugin.data.comparison import Comparison
 from rm_plugin.evaluation.benchmarks import BENCHMARKS, as_messages, load_benchmark
@@ -26,28 +26,25 @@ def pair(subset, number=0):
 
 def test_equal_scores_and_missing_scores_are_wrong():
     scored = [(pair("x"), [2.0, 1.0]), (pair("x"), [1.0, 1.0]), (pair("y"), [NAN, 1.0]), (pair("y"), [5.0, NAN])]
-    results = BENCHMARKS["preference"].aggregate(scored)
+    results = aggregate(BENCHMARKS["preference"], scored)
     assert results["score"] == 0.25
     assert results["subsets"]["x"] == {"accuracy": 0.5, "num_items": 2}
     assert results["subsets"]["y"] == {"accuracy": 0.0, "num_items": 2}
-    assert (results["num_comparisons"], results["num_unscored"]) == (4, 2)
 
 
 def test_scores_that_do_not_fit_the_completions_are_refused():
     with pytest.raises(ValueError, match=r"'x/0' has 2 completions and scores of shape \(3,\)"):
-        BENCHMARKS["preference"].aggregate([(pair("x"), [1.0, 2.0, 3.0])])
-    with pytest.raises(ValueError, match="0 comparisons"):
-        BENCHMARKS["preference"].aggregate([])
+        aggregate(BENCHMARKS["preference"], [(pair("x"), [1.0, 2.0, 3.0])])
 
 
 def test_a_ranked_list_counts_the_share_of_its_pairs():
     comparison = Comparison("P", ["a", "b", "c"], [0, 1, 1], id="1")
-    assert BENCHMARKS["preference"].aggregate([(comparison, [2.0, 1.0, 3.0])])["score"] == 0.5
+    assert aggregate(BENCHMARKS["preference"], [(comparison, [2.0, 1.0, 3.0])])["score"] == 0.5
 
 
 def test_a_comparison_without_a_preference_gets_no_credit():
     scored = [(Comparison("P", ["a", "b"], ranks, id="1"), [0.0, 1.0]) for ranks in ([0, 0], None)]
-    assert BENCHMARKS["preference"].aggregate(scored)["score"] == 0.0
+    assert aggregate(BENCHMARKS["preference"], scored)["score"] == 0.0
 
 
 def test_rewardbench_has_the_weights_of_its_code():
@@ -79,14 +76,14 @@ def test_rewardbench_weighs_subsets_by_their_size_and_math_by_984():
         (pair("alpacaeval-easy"), right),
         (pair("mt-bench-hard"), wrong),
     ]
-    results = BENCHMARKS["rewardbench"].aggregate(scored)
+    results = aggregate(BENCHMARKS["rewardbench"], scored)
     assert results["sections"] == pytest.approx(
         {"Chat": 1.0, "Chat Hard": 0.0, "Safety": 154 / 404, "Reasoning": 164 / 1148}
     )
     assert results["score"] == pytest.approx((1 + 0 + 0.381188 + 0.142857) / 4, abs=1e-6)
     assert "donotanswer" in results["missing"] and "math-prm" not in results["missing"]
     prior = [(pair("shp"), right), (pair("anthropic_hhh"), wrong), (pair("summarize"), right)]
-    with_prior = BENCHMARKS["rewardbench-with-prior"].aggregate(scored + prior)
+    with_prior = aggregate(BENCHMARKS["rewardbench-with-prior"], scored + prior)
     assert with_prior["sections"]["Prior Sets (0.5 weight)"] == pytest.approx(2 / 3)
     assert with_prior["score"] == pytest.approx((8 * results["score"] + 2 / 3) / 9)
     assert "anthropic_helpful" in with_prior["missing"]
@@ -114,7 +111,7 @@ def test_rewardbench_2_gives_one_kth_where_the_right_one_ties_k_ways():
         (one_of_four("Math", 4), [9.0, 1.0, NAN, 4.0]),  # unscored: 0
         (one_of_four("Focus", 0), [9.0, 1.0, 1.0, 4.0]),
     ]
-    results = BENCHMARKS["rewardbench-2"].aggregate(scored)
+    results = aggregate(BENCHMARKS["rewardbench-2"], scored)
     assert results["sections"] == {"Math": (0.5 + 0.25 + 0 + 1 + 0) / 5, "Focus": 1.0}
     assert results["score"] == pytest.approx((0.35 + 1) / 2)
     assert results["missing"] == ["Factuality", "Precise IF", "Safety", "Ties"]
@@ -128,7 +125,7 @@ def test_rewardbench_2_ties_formula():
         ties("ref", 2, [2.0], [3.0]),  # G -1: wrong; margin tanh(-1/0.5 - 1) = tanh(-3) = -0.995055
         ties("tied", 3, [1.0, 1.0], [2.0]),  # no ref: counts for accuracy_tied only, wrong
     ]
-    results = BENCHMARKS["rewardbench-2"].aggregate(scored)
+    results = aggregate(BENCHMARKS["rewardbench-2"], scored)
     assert {name: value["accuracy"] for name, value in results["subsets"].items()} == pytest.approx(
         {
             "Ties/accuracy_tied": 2 / 3,
@@ -146,23 +143,23 @@ def test_rewardbench_2_ties_formula():
 def test_rewardbench_2_ties_at_the_edges():
     # A constant scorer: G = D = 0, nothing is right, and tanh(0/0 - 1) counts 0.
     constant = [ties("tied", 1, [1.0, 1.0], [1.0]), ties("ref", 1, [1.0], [1.0])]
-    assert BENCHMARKS["rewardbench-2"].aggregate(constant)["score"] == 0.0
+    assert aggregate(BENCHMARKS["rewardbench-2"], constant)["score"] == 0.0
     # Equal right ones far above the wrong one, D = 0: margin tanh(inf) = 1, the highest score there is.
     perfect = [ties("tied", 1, [9.0, 9.0], [1.0]), ties("ref", 1, [9.0], [1.0])]
-    assert BENCHMARKS["rewardbench-2"].aggregate(perfect)["score"] == pytest.approx(1.01)
+    assert aggregate(BENCHMARKS["rewardbench-2"], perfect)["score"] == pytest.approx(1.01)
     # All wrong with a large negative ratio: -0.01, as on the leaderboard.
     worst = [ties("tied", 1, [1.0, 1.01], [9.0]), ties("ref", 1, [1.0], [9.0])]
-    assert BENCHMARKS["rewardbench-2"].aggregate(worst)["score"] == pytest.approx(-0.01)
+    assert aggregate(BENCHMARKS["rewardbench-2"], worst)["score"] == pytest.approx(-0.01)
     # One right completion has no spread: the pair counts for the accuracies alone.
-    single = BENCHMARKS["rewardbench-2"].aggregate([ties("tied", 1, [9.0], [1.0]), ties("ref", 1, [9.0], [1.0])])
+    single = aggregate(BENCHMARKS["rewardbench-2"], [ties("tied", 1, [9.0], [1.0]), ties("ref", 1, [9.0], [1.0])])
     assert set(single["subsets"]) == {"Ties/accuracy_tied", "Ties/accuracy_ref"}
     assert [name for name in single["missing"] if name.startswith("Ties")] == [
         "Ties/preferred", "Ties/preferred_hard", "Ties/margin",
     ]  # fmt: skip
     several = [ties("tied", 1, [9.0, 8.0], [1.0]), ties("ref", 1, [9.0, 2.0], [1.0])]  # D is that of the tied prompt
-    assert BENCHMARKS["rewardbench-2"].aggregate(several)["subsets"]["Ties/preferred"]["num_items"] == 1
+    assert aggregate(BENCHMARKS["rewardbench-2"], several)["subsets"]["Ties/preferred"]["num_items"] == 1
     unscored = [ties("tied", 1, [9.0, NAN], [1.0]), ties("ref", 1, [9.0], [1.0])]
-    assert BENCHMARKS["rewardbench-2"].aggregate(unscored)["score"] == pytest.approx(0.3)  # ref alone is right
+    assert aggregate(BENCHMARKS["rewardbench-2"], unscored)["score"] == pytest.approx(0.3)  # ref alone is right
 
 
 def styles(domain, number=0):
@@ -174,9 +171,9 @@ def test_rm_bench_matrix_and_its_three_levels():
         (styles("chat", 0), [1.0, 2.0, 3.0, 0.0, 2.5, 4.0]),
         (styles("chat", 1), [5.0, 5.0, 5.0, 5.0, 1.0, 1.0]),  # equal is wrong
     ]
-    cells = [one["accuracy"] for one in BENCHMARKS["rm-bench"].aggregate(scored)["subsets"].values()]
+    cells = [one["accuracy"] for one in aggregate(BENCHMARKS["rm-bench"], scored)["subsets"].values()]
     assert cells == [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 1.0, 0.5]  # by rows: the style of the chosen
-    sections = BENCHMARKS["rm-bench"].aggregate(scored)["sections"]
+    sections = aggregate(BENCHMARKS["rm-bench"], scored)["sections"]
     assert (sections["chat/hard"], sections["chat/normal"]) == (0.5, 0.5)
     assert sections["chat/easy"] == pytest.approx(2 / 3)
     assert sections["chat"] == pytest.approx((1 / 2 + 1 / 2 + 2 / 3) / 3)
@@ -186,23 +183,23 @@ def test_rm_bench_averages_four_domains_and_pools_the_halves_of_safety():
     right, wrong = [1.0] * 3 + [0.0] * 3, [0.0] * 3 + [1.0] * 3
     scored = [(styles("chat"), right), (styles("safety-refuse"), right)]
     scored += [(styles("safety-response", i), wrong) for i in range(3)]
-    results = BENCHMARKS["rm-bench"].aggregate(scored)
+    results = aggregate(BENCHMARKS["rm-bench"], scored)
     assert (results["sections"]["chat"], results["sections"]["safety"]) == (1.0, 0.25)  # 1 of 4, not (1 + 0)/2
     assert results["score"] == 0.625
     assert results["missing"] == ["code", "math"]
-    unscored = BENCHMARKS["rm-bench"].aggregate([(styles("chat"), [9.0, 9.0, 9.0, 0.0, 0.0, NAN])])
-    assert unscored["score"] == 0.0 and unscored["num_unscored"] == 1
+    unscored = aggregate(BENCHMARKS["rm-bench"], [(styles("chat"), [9.0, 9.0, 9.0, 0.0, 0.0, NAN])])
+    assert unscored["score"] == 0.0
 
 
 def test_judgebench_reports_micro_and_macro():
     scored = [(pair("knowledge", i), [1.0, 0.0]) for i in range(3)] + [(pair("math"), [0.0, 1.0])]
-    results = BENCHMARKS["judgebench"].aggregate(scored)
+    results = aggregate(BENCHMARKS["judgebench"], scored)
     assert (results["score"], results["sections"]["micro"], results["sections"]["macro"]) == (0.75, 0.75, 0.5)
 
 
 def test_ppe_scores_its_sampled_pairs_beside_auc_and_best_of_k():
     data = load_benchmark("ppe-math", SCHEMAS["ppe-math"][1])  # right: 0 and 3; official pairs (1, 0) and (3, 2)
-    results = data.benchmark.aggregate([(data.comparisons[0], [0.1, 0.5, 0.2, 0.5])])
+    results = aggregate(data.benchmark, [(data.comparisons[0], [0.1, 0.5, 0.2, 0.5])])
     assert results["subsets"]["pairwise"] == {"accuracy": 0.5, "num_items": 2}  # 0.1 > 0.5 no, 0.5 > 0.2 yes
     assert results["score"] == 0.5
     assert results["sections"]["auc"] == (0 + 0 + 0.5 + 1) / 4  # 0 against 1, 2; 3 against 1 (equal), 2
@@ -213,10 +210,10 @@ def test_ppe_scores_its_sampled_pairs_beside_auc_and_best_of_k():
 def test_a_question_of_ppe_with_right_or_wrong_answers_only_has_no_pair_but_a_best_of_k():
     rows = [{**SCHEMAS["ppe-math"][1][0], "scores": [right] * 4, "sampled_conflict_pairs": []} for right in (1, 0)]
     data = load_benchmark("ppe-math", rows)
-    results = data.benchmark.aggregate([(c, [0.1, 0.5, 0.2, 0.5]) for c in data.comparisons])
+    results = aggregate(data.benchmark, [(c, [0.1, 0.5, 0.2, 0.5]) for c in data.comparisons])
     assert set(results["subsets"]) == {"best_of_k", "random", "oracle"} and np.isnan(results["score"])
     assert results["sections"]["best_of_k"] == results["sections"]["oracle"] == 0.5
-    unscored = data.benchmark.aggregate([(data.comparisons[0], [NAN, 0.5, 0.2, 0.5])])
+    unscored = aggregate(data.benchmark, [(data.comparisons[0], [NAN, 0.5, 0.2, 0.5])])
     assert unscored["sections"]["best_of_k"] == 0.0
 
 
@@ -231,7 +228,7 @@ def test_rmb_is_right_only_if_the_best_beats_all_losers_and_averages_four_sets()
         (pair("Pairwise_set/Helpfulness/Code/B", 1), [0.0, 1.0]),
         (pair("Pairwise_set/Harmlessness/S1", 2), [1.0, 0.0]),
     ]
-    results = BENCHMARKS["rmb"].aggregate(scored)
+    results = aggregate(BENCHMARKS["rmb"], scored)
     assert results["sections"] == {
         "Pairwise Helpfulness": 0.5, "Pairwise Harmlessness": 1.0, "BoN Helpfulness": 0.0, "BoN Harmlessness": 1.0,
     }  # fmt: skip
@@ -241,7 +238,7 @@ def test_rmb_is_right_only_if_the_best_beats_all_losers_and_averages_four_sets()
 
 def test_m_rewardbench_averages_languages():
     scored = [(pair("deu_Latn/math-prm", i), [1.0, 0.0]) for i in range(3)] + [(pair("fra_Latn/donotanswer"), [0, 1])]
-    results = BENCHMARKS["m-rewardbench"].aggregate(scored)
+    results = aggregate(BENCHMARKS["m-rewardbench"], scored)
     assert results["sections"] == {"deu_Latn": 1.0, "fra_Latn": 0.0}
     assert results["score"] == 0.5
 
@@ -249,10 +246,10 @@ def test_m_rewardbench_averages_languages():
 def test_llmbar_averages_sets():
     scored = [(pair("Natural", i), [1.0, 0.0]) for i in range(3)]
     scored += [(pair("Manual"), [0.0, 1.0]), (pair("GPTOut"), [1.0, 0.0])]
-    results = BENCHMARKS["llmbar"].aggregate(scored)
+    results = aggregate(BENCHMARKS["llmbar"], scored)
     assert results["score"] == pytest.approx(2 / 3)
     assert (results["sections"]["adversarial"], results["sections"]["micro"]) == (0.5, 0.8)
-    processed = BENCHMARKS["llmbar"].aggregate([(pair("MTBench"), [1.0, 0.0])])
+    processed = aggregate(BENCHMARKS["llmbar"], [(pair("MTBench"), [1.0, 0.0])])
     assert "adversarial" not in processed["sections"] and "Natural" in processed["missing"]
 
 
@@ -307,7 +304,7 @@ def test_every_official_score_can_be_resampled(name):
             copy = Comparison(c.prompt, c.completions, c.ranks, id=f"{c.id}/{i}", subset=c.subset, metadata=metadata)
             scored.append((copy, rng.normal(size=len(c.completions)) - 0.5 * np.array(c.ranks)))
     found = interval(data.benchmark, scored)
-    assert found["estimate"] == pytest.approx(data.benchmark.aggregate(scored)["score"])
+    assert found["estimate"] == pytest.approx(aggregate(data.benchmark, scored)["score"])
     assert found["low"] < found["estimate"] < found["high"]
     assert found["num_clusters"] == len({cluster_of(c) for c, _ in scored})
 
@@ -337,7 +334,7 @@ def test_two_models_are_compared_on_the_official_score():
     result = compare_models(
         a.credits, b.credits, clusters=a.clusters, subsets=a.groups, aggregate=benchmark.score, num_samples=2000
     )
-    expected = benchmark.aggregate(better)["score"] - benchmark.aggregate(worse)["score"]
+    expected = aggregate(benchmark, better)["score"] - aggregate(benchmark, worse)["score"]
     assert result["difference"] == pytest.approx(expected)
     assert result["low"] > 0 and result["p_value"] < 0.001
 
@@ -373,14 +370,14 @@ def test_rewardbench_2_score_on_all_rows_of_the_leaderboard(shared_data):
 
 def test_judgebench_accuracies_of_three_published_models(shared_data):
     data = load_benchmark("judgebench", shared_data / "judgebench" / "gpt.jsonl")
-    assert len(data.comparisons) == 350 and data.benchmark.aggregate(by_length(data.comparisons))["missing"] == []
+    assert len(data.comparisons) == 350 and aggregate(data.benchmark, by_length(data.comparisons))["missing"] == []
     scores: dict[str, dict] = {}
     with (shared_data / "judgebench" / "reference_scores.csv").open() as file:
         for row in csv.DictReader(file):
             a, b = float(row["score_A"]), float(row["score_B"])
             scores.setdefault(row["model"], {})[row["pair_id"]] = [a, b] if row["label"] == "A>B" else [b, a]
     found = {
-        model.split("/")[1]: 100 * data.benchmark.aggregate([(c, by_id[c.id]) for c in data.comparisons])["score"]
+        model.split("/")[1]: 100 * aggregate(data.benchmark, [(c, by_id[c.id]) for c in data.comparisons])["score"]
         for model, by_id in scores.items()
     }
     assert found == pytest.approx(
@@ -405,7 +402,7 @@ def test_llmbar_files(shared_data):
 def test_rm_bench_chat_file_and_the_length_only_baseline(shared_data):
     data = load_benchmark("rm-bench", shared_data / "rm_bench" / "chat_filtered.json")
     assert len(data.comparisons) == 129 and {c.subset for c in data.comparisons} == {"chat"}
-    sections = data.benchmark.aggregate(by_length(data.comparisons))["sections"]
+    sections = aggregate(data.benchmark, by_length(data.comparisons))["sections"]
     found = [100 * sections[f"chat/{level}"] for level in ("hard", "normal", "easy")]
     assert found == pytest.approx([2.6, 28.4, 81.1], abs=0.05)
 
