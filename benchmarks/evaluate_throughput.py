@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
     from rm_plugin.evaluation import evaluate, load_benchmark
     from rm_plugin.evaluation.benchmarks import as_messages
     from rm_plugin.model.attention import IMPLEMENTATION
-    from rm_plugin.model.packing import packed_tokens, padded_tokens
+    from rm_plugin.model.packing import padded_tokens
 
     model, tokenizer = reward_model_and_tokenizer(args)
     standard = model.to_sequence_classifier()  # the same weights in transformers' own class
@@ -105,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
     groups = [encode(comparison, tokenizer) for comparison in texts]
     sides = [[EncodedGroup([group.input_ids[side]]) for group in groups] for side in (0, 1)]
     padded = sum(padded_tokens(side[i : i + BATCH]) for side in sides for i in range(0, len(groups), BATCH))
-    packed = sum(map(packed_tokens, groups))
+    packed = sum(group.num_tokens for group in groups)
     pairs = np.array([scores[0] - scores[1] for scores in last.scores])
     share = [1 - forward / total for forward, total in zip(forward_seconds[1:], seconds_ours, strict=True)]
     result = {

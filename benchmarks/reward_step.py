@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
     from rm_plugin import RewardScorer
     from rm_plugin.data.encoding import encode
     from rm_plugin.model.attention import IMPLEMENTATION
-    from rm_plugin.model.packing import packed_tokens, padded_tokens
+    from rm_plugin.model.packing import padded_tokens
 
     model, tokenizer = reward_model_and_tokenizer(args)
     scorer = RewardScorer(model, tokenizer)
@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> None:
         encode(scorer.comparison(prompts[i], completions[i : i + args.n]), tokenizer)
         for i in range(0, len(prompts), args.n)
     ]
-    packed, padded = sum(map(packed_tokens, groups)), padded_tokens(groups)
+    packed, padded = sum(group.num_tokens for group in groups), padded_tokens(groups)
     result |= {"packed_tokens": packed, "padded_tokens": padded, "limit": round(padded / packed, 3)}
     result |= {"max_score_difference": (a - b).abs().max().item(), "sd_of_scores": a.std().item()}
     result["same_ranking"] = bool((a.argsort(-1) == b.argsort(-1)).all())

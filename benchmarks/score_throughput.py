@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> None:
     from rm_plugin import RewardScorer
     from rm_plugin.data.encoding import EncodedGroup
     from rm_plugin.model.attention import IMPLEMENTATION
-    from rm_plugin.model.packing import packed_tokens, pad, padded_tokens
+    from rm_plugin.model.packing import pad, padded_tokens
 
     model, tokenizer = reward_model_and_tokenizer(args)
     scorer = RewardScorer(model, tokenizer, max_num_batched_tokens=args.max_num_batched_tokens)
@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> None:
         return batches
 
     plan = scorer.plan([scorer.comparison(p, [c]) for p, c in zip(prompts, completions, strict=True)])
-    packed = sum(packed_tokens(group) for batch in plan for group in batch.groups)
+    packed = sum(group.num_tokens for batch in plan for group in batch.groups)
     groups = [
         EncodedGroup(ids) for ids in zip(*[iter(texts_in_order(tokenizer, prompts, completions))] * 2, strict=True)
     ]

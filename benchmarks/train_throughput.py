@@ -166,14 +166,14 @@ def rows_to_run(args, tokenizer) -> list[dict]:
 def token_counts(batches: list[list[dict]], tokenizer) -> dict[str, float]:
     """Real, padded and packed tokens of the batches, and what follows from them."""
     from rm_plugin.data.encoding import EncodedGroup
-    from rm_plugin.model.packing import packed_tokens, padded_tokens
+    from rm_plugin.model.packing import padded_tokens
     from rm_plugin.training.batches import RowEncoder
 
     encode = RowEncoder(tokenizer)
     batches = [[EncodedGroup(encode(row["row"], 0)["input_ids"]) for row in batch] for batch in batches]
     real = sum(len(ids) for batch in batches for group in batch for ids in group.input_ids)
     padded = sum(map(padded_tokens, batches))
-    packed = sum(packed_tokens(group) for batch in batches for group in batch)
+    packed = sum(group.num_tokens for batch in batches for group in batch)
     return {
         "real_tokens": real,
         "padded_tokens": padded,

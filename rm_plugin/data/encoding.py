@@ -78,6 +78,11 @@ class EncodedGroup:
         if self.kept is None:
             self.kept = list(range(len(self.input_ids)))
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens with the prefix counted once."""
+        return sum(map(len, self.input_ids)) - self.prefix_length * (len(self.input_ids) - 1)
+
 
 def common_prefix_length(sequences: list[list[int]]) -> int:
     """Length of the longest common prefix that leaves every sequence at least one id of its own.

@@ -33,7 +33,8 @@ from ..data.comparison import Comparison
 from ..files import Journal, differences, write_atomically
 from ..messages import check_choice
 from ..processes import Processes, open_journal, shares
-from ..scoring.rewards import Member, Reward, as_reward, plan_digest
+from ..scoring.base import WITHOUT_EFFECT, Member, Reward, plan_digest
+from ..scoring.rewards import as_reward
 from .benchmarks import LoadedBenchmark, as_messages, load_benchmark
 from .report import EvaluationReport
 from .results import Results, measure
@@ -331,7 +332,7 @@ def _run(
     if resumed:
         log.info("%s: resumes from %d scores", folder, len(resumed))
     try:
-        costs = [reward.tokens(batch) or len(batch.members) for batch in todo]
+        costs = [batch.tokens or len(batch.members) for batch in todo]
         mine = [todo[index] for index in shares(costs, world.size)[world.rank]]
         computed: dict[Member, float] = {}
         hidden = not progress or world.rank > 0
@@ -350,7 +351,7 @@ def _run(
     for part in [resumed, *world.gather(computed)]:
         for (c, k), value in part.items():
             scores[c][k] = value
-    tokens = [reward.tokens(batch) for batch in todo]
+    tokens = [batch.tokens for batch in todo]
     counts = {
         "num_completions_computed": sum(len(values) for values in scores) - len(resumed),
         "num_completions_resumed": len(resumed),
@@ -395,8 +396,7 @@ def _settings(about: dict[str, Any]) -> dict[str, Any]:
     benchmark = {"benchmark": "name", "data": "fingerprint", "data_revision": "revision"}
     settings = {name: about["benchmark"].get(key) for name, key in benchmark.items()}
     settings |= {name: about["benchmark"].get(name) for name in ("limit", "text_format")}
-    free = ("name", "num_parameters", "max_num_batched_tokens")
-    settings |= {name: value for name, value in about["model"].items() if name not in free}
+    settings |= {name: value for name, value in about["model"].items() if name not in WITHOUT_EFFECT}
     return json.loads(json.dumps({**settings, "token_ids": about.get("plan")}))
 
 

@@ -40,8 +40,9 @@ from ..data.comparison import Comparison, Text, text_length
 from ..files import Journal, atomic_writer, differences, parse_json, write_atomically
 from ..messages import explained
 from ..processes import Processes, open_journal, shares
-from ..scoring.rewards import Reward, ScorerReward, as_reward, tokenizer_digest, weights_digest
-from ..scoring.scorer import RewardScorer
+from ..scoring.base import WITHOUT_EFFECT, Reward, tokenizer_digest
+from ..scoring.rewards import as_reward
+from ..scoring.scorer import RewardScorer, weights_digest
 from .candidates import (
     BestOfN,
     answer_is_right,
@@ -314,7 +315,7 @@ class BestOfNSampler:
             }
 
     def _score(self, groups: list[Comparison], indices: list[int]) -> list[BestOfN]:
-        scores = self._reward.values(groups)
+        scores = self._reward.score_comparisons(groups)
         results = []
         for index, group, values in zip(indices, groups, scores, strict=True):
             meta = group.metadata or {}
@@ -333,7 +334,10 @@ class BestOfNSampler:
     def _gold_values(self, groups: list[Comparison]) -> list[list[float] | None]:
         answers = [(group.metadata or {}).get("answer") for group in groups]
         if self._gold is not None:
-            return [[None if math.isnan(v) else float(v) for v in values] for values in self._gold.values(groups)]
+            return [
+                [None if math.isnan(v) else float(v) for v in values]
+                for values in self._gold.score_comparisons(groups)
+            ]
         right = [
             [None if answer is None else answer_is_right(text, answer) for text in group.completions]
             for group, answer in zip(groups, answers, strict=True)
@@ -500,7 +504,4 @@ def _about(role: str, reward: Reward | None) -> dict[str, Any]:
     if reward is None:
         return {f"{role}_kind": None}
     reward.check_can_resume()
-    about = reward.about
-    if isinstance(reward, ScorerReward):
-        del about["name"], about["max_num_batched_tokens"]  # neither changes a score
-    return {f"{role}_{name}": value for name, value in about.items()}
+    return {f"{role}_{name}": value for name, value in reward.about.items() if name not in WITHOUT_EFFECT}

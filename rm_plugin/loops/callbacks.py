@@ -32,7 +32,8 @@ from ..evaluation.harness import evaluate
 from ..evaluation.report import EvaluationReport
 from ..metrics.statistics import bootstrap_interval, wilson_interval
 from ..model.modeling import RewardModel
-from ..scoring.scorer import RewardScorer, own_tokens
+from ..scoring.base import own_tokens
+from ..scoring.scorer import RewardScorer
 from .generation import asked, check_prompt, count_occurrences, sample_completions, sampling_config
 from .monitoring import (
     SAMPLE_KINDS,

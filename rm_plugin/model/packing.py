@@ -25,11 +25,6 @@ from .attention import SharedPrefixLayout
 MIN_TOKEN_RATIO = 1.05
 
 
-def packed_tokens(group: EncodedGroup) -> int:
-    """Tokens of a group with its prefix counted once."""
-    return sum(map(len, group.input_ids)) - group.prefix_length * (len(group.input_ids) - 1)
-
-
 def padded_tokens(groups: Iterable[EncodedGroup]) -> int:
     """Tokens of the padded form: completions × the longest of them."""
     lengths = [len(ids) for group in groups for ids in group.input_ids]
@@ -38,7 +33,7 @@ def padded_tokens(groups: Iterable[EncodedGroup]) -> int:
 
 def cost(groups: list[EncodedGroup], shared_prefix: bool) -> int:
     """Tokens that one call computes for these groups, in the form that `collate` gives them."""
-    packed, padded = sum(map(packed_tokens, groups)), padded_tokens(groups)
+    packed, padded = sum(group.num_tokens for group in groups), padded_tokens(groups)
     return packed if shared_prefix and _packing_pays(packed, padded) else padded
 
 
@@ -58,7 +53,7 @@ def collate(groups: list[EncodedGroup], shared_prefix: bool) -> dict:
         `dict`: packed: `input_ids` and `position_ids` (1, T) int64, `completion_ends` (N,) int64 and
             `shared_prefix_layout`; padded: `input_ids` and `attention_mask` (N, L) int64, pads are id 0 with mask 0.
     """
-    if shared_prefix and _packing_pays(sum(map(packed_tokens, groups)), padded_tokens(groups)):
+    if shared_prefix and _packing_pays(sum(group.num_tokens for group in groups), padded_tokens(groups)):
         return pack(groups)
     return pad([ids for group in groups for ids in group.input_ids])
 
@@ -120,7 +115,7 @@ def split_by_tokens(
         run, packed, rows, longest = [], 0, 0, 0
         for i in indices:
             group = groups[i]
-            packed_next = packed + packed_tokens(group)
+            packed_next = packed + group.num_tokens
             rows_next, longest_next = rows + len(group.input_ids), max(longest, *map(len, group.input_ids))
             tokens = rows_next * longest_next
             if shared_prefix and _packing_pays(packed_next, tokens):
@@ -128,7 +123,7 @@ def split_by_tokens(
             if run and max_tokens is not None and tokens > max_tokens:
                 yield run
                 run = []
-                packed_next = packed_tokens(group)
+                packed_next = group.num_tokens
                 rows_next, longest_next = len(group.input_ids), max(map(len, group.input_ids))
             run.append(i)
             packed, rows, longest = packed_next, rows_next, longest_next

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data import comparison, control_tokens, conversations, encoding, templates
 from ..data.comparison import BadRow, to_comparison
 from ..data.encoding import EncodedGroup, common_prefix_length, cut_start, encode, without_trailing_pads
-from ..model.packing import collate, cost, packed_tokens, split_by_tokens
+from ..model.packing import collate, cost, split_by_tokens
 from .losses import ranked_pairs
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def _encoded_row(index: int, group: EncodedGroup, cause: str) -> dict[str, Any]:
         "ranks": [dense[rank] for rank in group.ranks or []],  # of a source's own scale, maybe beyond int32
         "margin": group.margin,
         "row": index,
-        "length": packed_tokens(group),
+        "length": group.num_tokens,
         "cause": cause,
         "num_dropped": group.num_dropped,
         "num_truncated": group.num_truncated,

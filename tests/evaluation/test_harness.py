@@ -24,7 +24,8 @@ from rm_plugin.evaluation.results import baseline_scores, measure
 from rm_plugin.files import Journal
 from rm_plugin.loops.callbacks import EvaluationCallback
 from rm_plugin.metrics.statistics import wilson_interval
-from rm_plugin.scoring.rewards import as_reward, plan_digest
+from rm_plugin.scoring.base import plan_digest
+from rm_plugin.scoring.rewards import as_reward
 
 TESTS = Path(__file__).parents[1]
 ROWS = [

@@ -309,7 +309,7 @@ def test_the_environment_sets_the_scorers_options(reward_model_folder, monkeypat
         ({}, "RM_PLUGIN_REWARD_MODEL is unset"),
         (
             {"RM_PLUGIN_REWARD_MODL": "a"},
-            r"MODL is not known \(did you mean RM_PLUGIN_REWARD_MODEL\?\)",
+            r"MODL' is not known \(did you mean RM_PLUGIN_REWARD_MODEL\?\)",
         ),
         ({"RM_PLUGIN_REWARD_MODEL": "a", "RM_PLUGIN_REWARD_MAX_LENGTH": "long"}, "'long', it needs a whole number"),
         ({"RM_PLUGIN_REWARD_MODEL": "a", "RM_PLUGIN_REWARD_NORMALIZE": "maybe"}, "'maybe', it needs 1 or 0"),

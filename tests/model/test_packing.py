@@ -7,7 +7,7 @@ import torch
 from models import tiny_reward_model
 
 from rm_plugin.data.encoding import EncodedGroup
-from rm_plugin.model.packing import collate, cost, pack, packed_tokens, pad, padded_tokens, split_by_tokens
+from rm_plugin.model.packing import collate, cost, pack, pad, padded_tokens, split_by_tokens
 
 
 def group(prefix: int, *rests: int, start: int = 10) -> EncodedGroup:
@@ -70,7 +70,7 @@ def test_padded_rows_are_padded_at_the_right_behind_a_mask():
 
 def test_tokens_of_both_forms():
     groups = [group(10, 4, 6), group(0, 5)]
-    assert [packed_tokens(g) for g in groups] == [20, 5]  # 10 + 4 + 6
+    assert [g.num_tokens for g in groups] == [20, 5]  # 10 + 4 + 6
     assert padded_tokens(groups) == 48  # 3 completions of at most 16
 
 
@@ -87,7 +87,7 @@ def test_tokens_of_both_forms():
     ],
 )
 def test_collate_packs_only_where_the_padded_form_computes_over_5_percent_more_tokens(groups, packed, ratio):
-    assert padded_tokens(groups) / sum(map(packed_tokens, groups)) == pytest.approx(ratio)
+    assert padded_tokens(groups) / sum(group.num_tokens for group in groups) == pytest.approx(ratio)
     batch = collate(groups, shared_prefix=True)
     assert ("shared_prefix_layout" in batch) is packed
     assert batch["input_ids"].numel() == cost(groups, shared_prefix=True)

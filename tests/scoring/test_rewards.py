@@ -10,7 +10,8 @@ from models import tiny_reward_model, tiny_tokenizer
 from rm_plugin import Comparison, RewardScorer
 from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.loops.best_of_n import best_of_n
-from rm_plugin.scoring.rewards import FunctionReward, ScorerReward, as_reward, plan_digest
+from rm_plugin.scoring.base import plan_digest
+from rm_plugin.scoring.rewards import FunctionReward, as_reward
 
 COMPARISONS = [Comparison("2 + 2 =", [" 4", " five"]), Comparison("Hi", [" Hello"])]
 ROWS = [{"prompt": "2 + 2 =", "chosen": " four", "rejected": " 5"}] * 2
@@ -42,18 +43,20 @@ def test_a_model_its_folder_and_its_scorer_are_one_reward(tmp_path):
     scorer = RewardScorer(tiny_reward_model(), tiny_tokenizer("plain"))
     scorer.model.save_pretrained(tmp_path)
     scorer.processing_class.save_pretrained(tmp_path)
-    reward = as_reward(scorer)
-    assert isinstance(reward, ScorerReward) and as_reward(reward).scorer is scorer
+    assert as_reward(scorer) is scorer
+    named = as_reward(scorer, "mine", evaluating=True)
+    assert (named.name, named.control_tokens, named.truncation_mode) == ("mine", "parse", "drop")
+    assert (named.model, scorer.name, scorer.control_tokens) == (scorer.model, "RewardModel", "as_text")
     expected = np.concatenate(scorer.score_comparisons(COMPARISONS))
-    for one in (reward, as_reward(tmp_path), as_reward(str(tmp_path), max_length=64)):
-        np.testing.assert_allclose(np.concatenate(one.values(COMPARISONS)), expected, atol=1e-5)
+    for one in (named, as_reward(tmp_path), as_reward(str(tmp_path), max_length=64)):
+        np.testing.assert_allclose(np.concatenate(one.score_comparisons(COMPARISONS)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("function", [lengths, by_position, of_trl, all_by_name, Judge(), "test_rewards:lengths"])
 def test_every_kind_of_function_is_called_as_it_takes_its_texts(function):
     reward = as_reward(function)
     assert isinstance(reward, FunctionReward)
-    assert [values.tolist() for values in reward.values(COMPARISONS)] == [[2.0, 5.0], [6.0]]
+    assert [values.tolist() for values in reward.score_comparisons(COMPARISONS)] == [[2.0, 5.0], [6.0]]
 
 
 def test_columns_go_to_the_functions_that_have_parameters_for_them():
@@ -66,7 +69,7 @@ def test_columns_go_to_the_functions_that_have_parameters_for_them():
     tools = [{"type": "function", "function": {"name": "f"}}]
     turns = [[{"role": "assistant", "content": "4"}]] * 2
     question = [{"role": "user", "content": "2 + 2 ="}]
-    as_reward(judge).values([Comparison(question, turns, tools=tools, metadata={"answer": "4"})])
+    as_reward(judge).score_comparisons([Comparison(question, turns, tools=tools, metadata={"answer": "4"})])
     assert heard == [(["4", "4"], [tools, tools])]
 
 
@@ -78,7 +81,7 @@ def test_none_is_no_score_and_calls_hold_whole_comparisons():
         return [None, *lengths(prompts, completions)[1:]]
 
     many = [Comparison(f"{i}", [" 1", " 2"] * 20) for i in range(3)]
-    values = as_reward(judge).values(many)
+    values = as_reward(judge).score_comparisons(many)
     assert sizes == [40, 40, 40] and [np.isnan(v).tolist().count(True) for v in values] == [1, 1, 1]
 
 
@@ -99,7 +102,7 @@ async def asynchronous(prompts, completions):
 )
 def test_what_a_function_does_wrong_is_one_line(function, said):
     with pytest.raises(ValueError, match=said) as error:
-        as_reward(function).values(COMPARISONS)
+        as_reward(function).score_comparisons(COMPARISONS)
     assert "\n" not in str(error.value)
 
 

@@ -50,7 +50,7 @@ def assert_equal(scores, expected) -> None:
 
 
 def computed_tokens(scorer: RewardScorer, comparisons: list[Comparison]) -> int:
-    return sum(cost(batch.groups, scorer._shares_prefix()) for batch in scorer.plan(comparisons))
+    return sum(cost(batch.groups, scorer.shares_prefix()) for batch in scorer.plan(comparisons))
 
 
 def user(text: str) -> list[dict]:
@@ -86,7 +86,7 @@ def test_score_does_not_depend_on_order_or_company():
 
 def test_score_does_not_depend_on_padding():
     packed, padded = scorer(), scorer(shared_prefix="off")
-    assert packed._shares_prefix() and not padded._shares_prefix()
+    assert packed.shares_prefix() and not padded.shares_prefix()
     prompts, completions = texts(24)
     assert_equal(padded.score(prompts, completions), packed.score(prompts, completions))
 
@@ -230,7 +230,7 @@ def test_calls_keep_to_the_token_budget(shared_prefix):
     one = scorer(max_num_batched_tokens=300, shared_prefix=shared_prefix)
     prompts, completions = texts(60)
     batches = one.plan([one.comparison(p, [c]) for p, c in zip(prompts, completions, strict=True)])
-    tokens = [cost(batch.groups, one._shares_prefix()) for batch in batches]
+    tokens = [cost(batch.groups, one.shares_prefix()) for batch in batches]
     assert len(tokens) > 3
     assert max(tokens) <= 300 * MIN_TOKEN_RATIO
     assert np.mean(tokens) > 150, "calls are filled"
@@ -421,7 +421,7 @@ def test_trl_style_classifier_and_its_adapter_are_taken_from_memory():
     classifier = AutoModelForSequenceClassification.from_config(tiny_config(num_labels=1)).eval()
     prompts, completions = texts(8)
     one = RewardScorer(classifier, tokenizer)
-    assert isinstance(one.model, RewardModel) and one._shares_prefix()
+    assert isinstance(one.model, RewardModel) and one.shares_prefix()
     assert_equal(one.score(prompts, completions), one_by_one(classifier, tokenizer, prompts, completions))
     peft_model = get_peft_model(
         classifier, LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj"], init_lora_weights=False)
@@ -587,7 +587,7 @@ def test_scores_carry_no_gradient_and_leave_gradients_on():
 
 
 def test_lists_of_different_length_are_refused():
-    with pytest.raises(ValueError, match="2 prompts and 1 completions; give one prompt per completion"):
+    with pytest.raises(ValueError, match="2 prompts and 1 completions; give one of each per text"):
         scorer().score(["a", "b"], [" c"])
 
 

@@ -15,8 +15,8 @@ from transformers import AutoModelForSequenceClassification
 
 from rm_plugin import RewardModel, RewardScorer
 from rm_plugin.model.adapters import save_adapter
+from rm_plugin.scoring.base import lock_of
 from rm_plugin.scoring.rewards import as_reward
-from rm_plugin.scoring.scorer import lock_of
 
 WORDS = ["Which", "country", "owns", "Antarctica", "penguins", "treaty", "four", "five", "hello<|im_end|>"]
 
@@ -190,7 +190,7 @@ def test_the_decision_on_shared_prefixes_follows_attention_and_adapters(caplog):
     expected = one.score(prompts, completions)
     for implementation in ("eager", "flex_attention", "sdpa"):
         model.model.set_attn_implementation(implementation)
-        assert one._shares_prefix() == (implementation != "flex_attention")
+        assert one.shares_prefix() == (implementation != "flex_attention")
         if implementation != "flex_attention":  # which needs a GPU
             assert_equal(one.score(prompts, completions), expected)
 
