@@ -605,7 +605,7 @@ def test_a_run_that_is_killed_while_it_writes_its_settings_can_be_started_again(
     with pytest.raises(Killed):
         best_of_n(None, None, length_reward, candidates=rows, output=output)
     monkeypatch.undo()
-    assert json.loads(settings.read_text("utf-8"))["reward_name"] == "length_reward"  # still whole
+    assert json.loads(settings.read_text("utf-8"))["reward_function"].endswith(":length_reward")  # still whole
     assert best_of_n(None, None, length_reward, candidates=rows, output=output) == first
 
 

@@ -9,7 +9,7 @@ from models import tiny_config, tiny_reward_model, tiny_tokenizer
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rm_plugin import Comparison, RewardModel, RewardScorer, nf4_config
+from rm_plugin import Comparison, RewardModel, RewardScorer
 from rm_plugin.data.encoding import token_ids
 from rm_plugin.data.templates import template_hash, trim_template_tail
 from rm_plugin.model.adapters import save_adapter
@@ -436,7 +436,7 @@ def test_nf4_model_scores_the_same_alone_and_in_company(tmp_path):
     tokenizer = tiny_tokenizer("plain")
     tiny_reward_model(hidden_size=64, head_dim=16, intermediate_size=64).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    one = RewardScorer(tmp_path, quantization_config=nf4_config(), dtype=torch.float32)
+    one = RewardScorer(tmp_path, load_in_4bit=True, dtype=torch.float32)
     assert one.model.is_loaded_in_4bit and one.model.score.weight.dtype == torch.float32
     prompts, completions = texts(12)
     scores = one.score(prompts, completions)
@@ -649,6 +649,16 @@ def test_scorer_is_a_reward_function_and_no_module():
     assert isinstance(one.__name__, str) and one.__name__
     rewards = one(prompts=[QUESTION], completions=[TREATY], completion_ids=[[1, 2]], trainer_state=None, topic=["law"])
     assert rewards == [pytest.approx(one.score([QUESTION], [TREATY])[0], abs=1e-6)]
+
+
+def test_a_scorer_is_called_by_its_name_in_logs_and_reports(tmp_path):
+    one = scorer(name="final")
+    logged = {}
+    one([QUESTION], [TREATY], log_metric=logged.__setitem__)
+    assert one.about["name"] == "final" and "rewards/final/empty" in logged
+    one.model.save_pretrained(tmp_path / "checkpoint-500")
+    named = RewardScorer(tmp_path / "checkpoint-500", one.processing_class)
+    assert (named.__name__, named.name) == ("checkpoint-500", str(tmp_path / "checkpoint-500"))
 
 
 def test_progress_bar_counts_the_tokens(capsys):
