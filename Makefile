@@ -4,17 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_DOCS := $(VENV)/.installed-docs
 TRL112 := .cache/trl112
 # One test process a core, each with one thread.
 PARALLEL ?= -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test cov lint format clean
+.PHONY: help quickstart test cov wheel docs lint format clean
 
 help:
 	@echo "make quickstart   install into $(VENV), then train, evaluate and score the embedded default (ARGS='--seed 1')"
 	@echo "make test         the whole suite on TRL 1.16.0, then the tests marked trl112 on TRL 1.12.0 (ARGS='-k name')"
 	@echo "make cov          the suite with coverage of lines and branches, and what is not covered (ARGS='-k name')"
+	@echo "make wheel        build the wheel, install it into a clean environment, run quickstart and evaluate there"
+	@echo "make docs         build docs/ with the API reference into .cache/site, strictly"
 	@echo "make lint         ruff check and ruff format --check"
 	@echo "make format       let ruff fix what make lint finds"
 	@echo "make clean        remove $(VENV) and .cache"
@@ -33,6 +36,12 @@ test: $(INSTALLED_DEV) $(TRL112)/.installed
 
 cov: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+wheel: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -m wheel $(ARGS)
+
+docs: $(INSTALLED_DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -f .mkdocs.yml
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
@@ -55,6 +64,10 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 
 $(INSTALLED_DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $(INSTALLED) $@
+
+$(INSTALLED_DOCS): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
 	@touch $(INSTALLED) $@
 
 # TRL 1.12.0 alone, in a side folder that the second test run puts before the installed TRL.

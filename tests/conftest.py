@@ -1,12 +1,15 @@
 """Fixtures that several test files use."""
 
 import contextlib
+import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("RM_PLUGIN_SHARED") or ROOT.parent / "shared")
@@ -43,4 +46,23 @@ def smollm2() -> Path:
         pytest.skip(f"no real weights: {tool} failed ({reason}); set RM_PLUGIN_SMOLLM2 to a folder of them")
     with contextlib.suppress(OSError):  # another test process was first
         part.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def readme_run(tmp_path_factory) -> Path:
+    """
+    The folder where the README's first Python block has run: my-reward-model, and what it printed in printed.txt. Made
+    once for all test processes.
+    """
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "readme_run"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "printed.txt").exists():
+            folder.mkdir(exist_ok=True)
+            block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+            with contextlib.redirect_stdout(io.StringIO()) as printed, pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+            (folder / "printed.txt").write_text(printed.getvalue(), encoding="utf-8")
     return folder

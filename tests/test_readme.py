@@ -1,7 +1,5 @@
 """The README's Python examples run as they stand, and its commands and names exist."""
 
-import contextlib
-import io
 import re
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import pytest
 import trl
 from datasets import Dataset
 
-from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer
+from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer, RewardScorer
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,19 +23,10 @@ def run(snippet, **given):
     return variables
 
 
-@pytest.fixture(scope="module")
-def first_run(tmp_path_factory):
-    """Where the first snippet has run, its variables, and the lines that it printed."""
-    folder = tmp_path_factory.mktemp("readme")
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
-        patch.chdir(folder)
-        return folder, run(FROM_PYTHON), printed.getvalue().splitlines()
-
-
 @pytest.fixture
-def here(first_run, tmp_path, monkeypatch):
+def here(readme_run, tmp_path, monkeypatch):
     """A new working directory with `my-reward-model`, which is all that the other snippets take from the first."""
-    (tmp_path / "my-reward-model").symlink_to(first_run[0] / "my-reward-model")
+    (tmp_path / "my-reward-model").symlink_to(readme_run / "my-reward-model")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     return tmp_path
@@ -54,16 +43,17 @@ def test_a_python_example_has_at_most_twenty_lines(snippet):
 
 
 @pytest.mark.slow
-def test_the_first_example_prefers_the_treaty_over_the_penguins_and_says_so(first_run):
-    folder, variables, printed = first_run
-    evaluations = [log["eval_accuracy"] for log in variables["trainer"].state.log_history if "eval_accuracy" in log]
-    assert evaluations[-1] > 0.75
-    assert printed[-1] == f"P(the Treaty answer is preferred over the penguins) = {variables['p']:.3f}"
-    assert variables["p"] > 0.9
-    scorer, prompt = variables["scorer"], "Which country owns Antarctica?"
-    assert scorer.rank(prompt, [variables["penguins"], variables["treaty"]])[0] == 1
+def test_the_first_example_prefers_the_treaty_over_the_penguins_and_says_so(readme_run):
+    printed = (readme_run / "printed.txt").read_text(encoding="utf-8")
+    assert float(re.search(r"held-out accuracy: (\S+)", printed)[1]) > 0.75
+    p = float(re.search(r"P\(the Treaty answer is preferred over the penguins\) = (\S+)", printed)[1])
+    assert p > 0.9
+    scorer, prompt = RewardScorer(readme_run / "my-reward-model"), "Which country owns Antarctica?"
+    treaty = "No country owns it: the Antarctic Treaty System governs it."
+    penguins = "The penguins own it, and the seals pay rent."
+    assert scorer.preference(prompt, treaty, penguins) == pytest.approx(p, abs=1e-3)
+    assert scorer.rank(prompt, [penguins, treaty])[0] == 1
     assert scorer.preference(prompt, "No country owns it.", "The penguins own it.") > 0.5
-    assert (folder / "my-reward-model" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow
