@@ -21,7 +21,7 @@ _PUBLIC = {
     "encode": "data.encoding",
     "RewardModel": "model.modeling",
     "RewardModelConfig": "model.config",
-    "PairwiseRewardConfig": "training.trainer",
+    "PairwiseRewardConfig": "training.config",
     "PairwiseRewardTrainer": "training.trainer",
     "lora_config": "training.peft_configs",
     "nf4_config": "model.adapters",

@@ -22,8 +22,9 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback, Tr
 
 from rm_plugin.model.modeling import RewardModel
 from rm_plugin.training.checkpoints import newest_complete_checkpoint
+from rm_plugin.training.config import PairwiseRewardConfig
 from rm_plugin.training.peft_configs import lora_config
-from rm_plugin.training.trainer import PairwiseRewardConfig, PairwiseRewardTrainer
+from rm_plugin.training.trainer import PairwiseRewardTrainer
 
 WORDS = ["Which", "country", "owns", "Antarctica", "penguins", "treaty", "answer", "four", "five", "hello", "world"]
 SMALL_WEIGHTS = {"initializer_range": 0.05}

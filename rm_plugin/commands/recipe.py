@@ -22,7 +22,8 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, g
 from ..data.sources import load_rows
 from ..messages import explained, located, nearest, one_line
 from ..scoring.scorer import check_model_exists
-from ..training.trainer import PairwiseRewardConfig, PairwiseRewardTrainer
+from ..training.config import PairwiseRewardConfig
+from ..training.trainer import PairwiseRewardTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -131,7 +131,7 @@ def encode(
     check_choice("reasoning", reasoning, REASONING_MODES)
     check_choice("control_tokens", control_tokens, CONTROL_TOKENS)
     control = ControlTokens.of(tokenizer)
-    sequences, kept, num_dropped, num_truncated, num_reasoning, num_control_tokens = [], [], 0, 0, 0, 0
+    texts, num_reasoning, num_control_tokens = {}, 0, 0
     for i, completion in enumerate(comparison.completions):
         if has_reasoning(completion):
             num_reasoning += 1
@@ -149,30 +149,35 @@ def encode(
             ids = control.read_as_text(untrusted, tokenizer, read)
         else:
             ids = read(untrusted, tokenizer)
-        if max_length is not None and len(ids) > max_length:
-            if truncation_mode == "error":
-                raise ValueError(
-                    f"prompt + completion {i} has {len(ids)} tokens, max_length is {max_length}; raise max_length or "
-                    "use truncation_mode='drop' or 'keep_end'"
-                )
-            if truncation_mode == "drop":
-                num_dropped += 1
-                continue
-            ids = cut_start(ids, max_length, tokenizer)
-            num_truncated += 1
-        sequences.append(ids)
-        kept.append(i)
-    ranks = None if comparison.ranks is None else [comparison.ranks[i] for i in kept]
-    return EncodedGroup(
-        input_ids=sequences,
-        kept=kept,
-        ranks=ranks,
+        texts[f"prompt + completion {i}"] = ids
+    group = within_limit(texts, tokenizer, max_length, truncation_mode)
+    return replace(
+        group,
+        ranks=None if comparison.ranks is None else [comparison.ranks[i] for i in group.kept],
         margin=comparison.margin,
-        num_dropped=num_dropped,
-        num_truncated=num_truncated,
         num_reasoning=num_reasoning,
         num_control_tokens=num_control_tokens,
     )
+
+
+def within_limit(
+    texts: dict[str, list[int]], tokenizer: PreTrainedTokenizerBase, max_length: int | None, truncation_mode: str
+) -> EncodedGroup:
+    """A group of the texts (ids by the name that errors call them), under the over-length policy of `encode`."""
+    kept, num_truncated = {}, 0
+    for i, (name, ids) in enumerate(texts.items()):
+        if max_length is not None and len(ids) > max_length:
+            if truncation_mode == "error":
+                raise ValueError(
+                    f"{name} has {len(ids)} tokens, max_length is {max_length}; raise max_length or use "
+                    "truncation_mode='drop' or 'keep_end'"
+                )
+            if truncation_mode == "drop":
+                continue
+            ids, num_truncated = cut_start(ids, max_length, tokenizer), num_truncated + 1
+        kept[i] = ids
+    num_dropped = len(texts) - len(kept)
+    return EncodedGroup(list(kept.values()), kept=list(kept), num_dropped=num_dropped, num_truncated=num_truncated)
 
 
 def without_trailing_pads(group: EncodedGroup, pad_token_id: int | None) -> EncodedGroup:

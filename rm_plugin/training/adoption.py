@@ -16,7 +16,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from trl import RewardConfig
 
 from ..model.adapters import adapters_to_float32, check_peft_method, is_quantized, load_peft_model
-from ..model.checkpoint import find_head
+from ..model.checkpoint import find_head, hub_arguments
 from ..model.modeling import RewardHead, RewardModel, head_in_use
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 def load_to_train(path: str, args: RewardConfig, quantization_config) -> RewardModel | PeftModel:
     """A model by name, in float32 (TRL's default) or an adapter's own dtype unless `model_init_kwargs` name one."""
-    kwargs = {name: value for name, value in (args.model_init_kwargs or {}).items() if value is not None}
-    kwargs.pop("num_labels", None)
+    given = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+    kwargs = {name: value for name, value in given.items() if value is not None and name != "num_labels"}
     if quantization_config is not None:
         if "quantization_config" in kwargs:
             raise ValueError(
@@ -34,10 +34,9 @@ def load_to_train(path: str, args: RewardConfig, quantization_config) -> RewardM
         kwargs["quantization_config"] = quantization_config
     if isinstance(kwargs.get("dtype"), str) and kwargs["dtype"] != "auto":
         kwargs["dtype"] = getattr(torch, kwargs["dtype"])
-    kwargs.setdefault("trust_remote_code", args.trust_remote_code)
     if "quantization_config" in kwargs and torch.cuda.is_available():
         kwargs.setdefault("device_map", {"": PartialState().local_process_index})
-    hub = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if name in kwargs}
+    hub = hub_arguments(kwargs, without="proxies")
     if find_adapter_config_file(path, **hub):
         model = load_peft_model(RewardModel, path, is_trainable=True, **kwargs)
         check_peft_method(model.active_peft_config, to_train=True)
@@ -79,30 +78,30 @@ def _reward_head(linear: nn.Linear) -> RewardHead:
 
 
 class TrainedValues:
-    """What is trained, as it was before TRL's constructor: under QLoRA that casts it to bf16, the head included."""
+    """What is trained of a quantised model, as it was before TRL's constructor casts it to bf16, the head included."""
 
     def __init__(self, model: RewardModel | PeftModel):
         trained = [p for p in model.parameters() if p.requires_grad] if is_quantized(model) else []
         self.values = {parameter: parameter.detach().clone() for parameter in trained}
-        reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
-        head = head_in_use(reward_model.score)  # which PEFT may copy
-        self.head = {name: value.detach().clone() for name, value in head.named_parameters()}
+        self.head = {name: value.detach().clone() for name, value in _head(model).named_parameters()}
 
     def restore(self, model: RewardModel | PeftModel) -> None:
         for parameter, value in self.values.items():
             parameter.data = value.to(parameter.device)
         if isinstance(model, PeftModel):
             adapters_to_float32(model)
-            head = head_in_use(model.get_base_model().score)
-            for name, parameter in head.named_parameters():
+            for name, parameter in _head(model).named_parameters():  # perhaps a copy of PEFT's
                 parameter.data = self.head[name].to(parameter.device)
+
+
+def _head(model: RewardModel | PeftModel) -> nn.Module:
+    return head_in_use((model.get_base_model() if isinstance(model, PeftModel) else model).score)
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
     """Say what a ready optimizer leaves as it is: a head in float32, adapters, embeddings that have grown."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    left = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
-    if left:
+    if left := [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]:
         logger.warning(
             "the optimizer given does not hold %d of the parameters to train (%s, …), which stay as they are; make it "
             "from the parameters of a RewardModel, or give optimizer_cls_and_kwargs",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,19 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data import comparison, control_tokens, conversations, encoding, templates
 from ..data.comparison import BadRow, to_comparison
-from ..data.encoding import EncodedGroup, common_prefix_length, cut_start, encode, without_trailing_pads
-from ..model.packing import collate, cost, split_by_tokens
+from ..data.encoding import EncodedGroup, encode, within_limit, without_trailing_pads
+from ..model.packing import collate, split_by_tokens
 from .losses import ranked_pairs
 
 logger = logging.getLogger(__name__)
 
+COUNTED = {  # of each row, and what the sums are called in the log
+    "num_dropped": "completions_dropped",
+    "num_truncated": "completions_truncated",
+    "num_reasoning": "completions_with_reasoning",
+    "num_control_tokens": "completions_with_control_tokens",
+    "num_equal": "completions_equal_to_another",  # their ids are those of another completion of the row
+}
 COLUMNS = ["input_ids", "prefix_length", "ranks", "margin", "row", "length"]  # what training and its samplers read
 FEATURES = Features(  # given, not guessed from the first rows: those may lack a margin, or be bad
     {
@@ -41,11 +48,7 @@ FEATURES = Features(  # given, not guessed from the first rows: those may lack a
         "row": Value("int64"),
         "length": Value("int32"),  # tokens that the row costs, for samplers that group or balance by length
         "cause": Value("string"),  # why the row cannot be used; "" if it can
-        "num_dropped": Value("int32"),
-        "num_truncated": Value("int32"),
-        "num_reasoning": Value("int32"),
-        "num_control_tokens": Value("int32"),
-        "num_equal": Value("int32"),  # completions whose ids another completion of the row has too
+        **dict.fromkeys(COUNTED, Value("int32")),
     }
 )
 OVER_LENGTH, NO_PREFERENCE = "over max_length", "without a preference"
@@ -85,13 +88,13 @@ class RowEncoder:
     code: str = ""
 
     def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
+        tokenised = row.get("chosen_ids") is not None and row.get("rejected_ids") is not None
         try:
-            tokenised = row.get("chosen_ids") is not None and row.get("rejected_ids") is not None
             group = self._tokenised(row, index) if tokenised else self._encoded(row, index)
         except BadRow as bad_row:
             if self.on_bad_row == "error":
                 raise
-            return _encoded_row(index, EncodedGroup([], 0, ranks=[]), f"{bad_row.cause}; {bad_row.fix}")
+            return _encoded_row(index, EncodedGroup([]), f"{bad_row.cause}; {bad_row.fix}")
         group = without_trailing_pads(group, self.trailing_pad_id)
         ranks = group.ranks or []
         if len(ranks) > 1 and (self.ties or len(set(ranks)) > 1):
@@ -100,14 +103,9 @@ class RowEncoder:
 
     def _encoded(self, row: dict[str, Any], index: int) -> EncodedGroup:
         comparison = to_comparison(row, index)
+        limits = {name: getattr(self, name) for name in ("max_length", "truncation_mode", "reasoning")}
         try:
-            return encode(
-                comparison,
-                self.tokenizer,
-                max_length=self.max_length,
-                truncation_mode=self.truncation_mode,
-                reasoning=self.reasoning,
-            )
+            return encode(comparison, self.tokenizer, **limits)
         except TemplateError as error:  # such as "roles must alternate"
             raise BadRow(f"the chat template refuses it: {error}", "fix the row or the template", index) from None
         except ValueError as error:
@@ -115,31 +113,16 @@ class RowEncoder:
 
     def _tokenised(self, row: dict[str, Any], index: int) -> EncodedGroup:
         """TRL's `chosen_ids` and `rejected_ids`, under the over-length policy that text gets."""
-        sequences, kept, num_truncated = [], [], 0
-        for i, name in enumerate(("chosen_ids", "rejected_ids")):
-            ids = list(row[name])
-            if not ids:
-                raise BadRow(f"`{name}` is empty", "give at least one token id", index)
-            if self.max_length is not None and len(ids) > self.max_length:
-                if self.truncation_mode == "error":
-                    raise ValueError(
-                        f"row {index}: `{name}` has {len(ids)} tokens, max_length is {self.max_length}; raise "
-                        "max_length or use truncation_mode='drop' or 'keep_end'"
-                    )
-                if self.truncation_mode == "drop":
-                    continue
-                ids, num_truncated = cut_start(ids, self.max_length, self.tokenizer), num_truncated + 1
-            sequences.append(ids)
-            kept.append(i)
-        return EncodedGroup(
-            sequences,
-            common_prefix_length(sequences),
-            kept=kept,
-            ranks=kept,
-            margin=row.get("margin"),
-            num_dropped=2 - len(kept),
-            num_truncated=num_truncated,
+        names = ("chosen_ids", "rejected_ids")
+        if empty := [name for name in names if not row[name]]:
+            raise BadRow(f"`{empty[0]}` is empty", "give at least one token id", index)
+        group = within_limit(
+            {f"row {index}: `{name}`": list(row[name]) for name in names},
+            self.tokenizer,
+            self.max_length,
+            self.truncation_mode,
         )
+        return replace(group, ranks=group.kept, margin=row.get("margin"))
 
 
 def _distinct_texts(row: dict[str, Any]) -> tuple[EncodedGroup, list[int]]:
@@ -151,6 +134,7 @@ def _distinct_texts(row: dict[str, Any]) -> tuple[EncodedGroup, list[int]]:
 
 def _encoded_row(index: int, group: EncodedGroup, cause: str) -> dict[str, Any]:
     dense = {rank: i for i, rank in enumerate(sorted(set(group.ranks or [])))}
+    counts = {**vars(group), "num_equal": len(group.input_ids) - len(set(map(tuple, group.input_ids)))}
     return {
         "input_ids": group.input_ids,
         "prefix_length": group.prefix_length,
@@ -159,11 +143,7 @@ def _encoded_row(index: int, group: EncodedGroup, cause: str) -> dict[str, Any]:
         "row": index,
         "length": group.num_tokens,
         "cause": cause,
-        "num_dropped": group.num_dropped,
-        "num_truncated": group.num_truncated,
-        "num_reasoning": group.num_reasoning,
-        "num_control_tokens": group.num_control_tokens,
-        "num_equal": len(group.input_ids) - len(set(map(tuple, group.input_ids))),
+        **{name: counts[name] for name in COUNTED},
     }
 
 
@@ -201,11 +181,7 @@ def encode_dataset(dataset: Dataset, encoder: RowEncoder, name: str, num_proc: i
         "rows_over_length": causes.count(OVER_LENGTH),
         "rows_without_preference": causes.count(NO_PREFERENCE),
         "rows_bad": len(bad),
-        "completions_dropped": sum(encoded["num_dropped"][:]),
-        "completions_truncated": sum(encoded["num_truncated"][:]),
-        "completions_with_reasoning": sum(encoded["num_reasoning"][:]),
-        "completions_with_control_tokens": sum(encoded["num_control_tokens"][:]),
-        "completions_equal_to_another": sum(encoded["num_equal"][:]),
+        **{what: sum(encoded[name][:]) for name, what in COUNTED.items()},
     }
     notable = {what: n for what, n in counts.items() if n and what not in ("rows", "rows_used")}
     if notable:
@@ -228,9 +204,10 @@ def encode_stream(dataset: IterableDataset, encoder: RowEncoder, name: str) -> I
     return encoded.filter(_StreamFilter(name)).select_columns(COLUMNS)
 
 
+@dataclass
 class _StreamFilter:
-    def __init__(self, name: str):
-        self.name, self.num_left_out = name, 0
+    name: str
+    num_left_out: int = 0
 
     def __call__(self, row: dict[str, Any]) -> bool:
         if row["cause"]:
@@ -243,19 +220,17 @@ class _StreamFilter:
         return not row["cause"]
 
 
+@dataclass
 class PackingCollator:
     """
     Encoded rows ► `{"microbatches": [...]}`. A micro-batch has:
 
     - `model` (`dict`): arguments of the model's forward, see [`rm_plugin.model.packing.collate`]; equal texts of a
       group are computed once, as by the scorer, so that they tie;
-    - `text_of_completion` (N,) int64: for each completion the index of its text in the logits, or `None` for 0 … N−1;
-    - `better`, `worse`, `group` (M,) int64, `tie` (M,) bool, `margin` (M,) float32: arguments of
-      [`rm_plugin.training.losses.comparison_loss`];
-    - `rows` (`list` of G tuples): for each group the index of its data-set row, its number of completions, and the
-      indices of its pairs among them (ties left out), `(better, worse)`;
-    - `num_pairs`, `num_tokens`, `num_computed_tokens` (`int`): pairs that are no ties, tokens of the texts, tokens
-      that the model computes for them; `batch_size` (`int`): groups of the whole batch.
+    - `text_of_completion` (N,) int64: for each completion the index of its text in the logits;
+    - `pairs` (`dict`): arguments of [`rm_plugin.training.losses.comparison_loss`], from `better_M` to `tie_M`;
+    - `rows`, `num_completions` (`list[int]` of G): for each group the index of its data-set row, and its completions;
+    - `num_tokens`, `batch_size` (`int`): tokens of the texts; groups of the whole batch.
 
     Args:
         shared_prefix (`bool`): whether the model takes packed rows.
@@ -264,17 +239,10 @@ class PackingCollator:
         ties (`bool`): whether pairs of equal rank are trained on, as ties.
     """
 
-    def __init__(
-        self,
-        shared_prefix: bool = False,
-        max_tokens: int | None = None,
-        rope_switch: int | None = None,
-        ties: bool = False,
-    ):
-        self.shared_prefix = shared_prefix
-        self.max_tokens = max_tokens
-        self.rope_switch = rope_switch
-        self.ties = ties
+    shared_prefix: bool = False
+    max_tokens: int | None = None
+    rope_switch: int | None = None
+    ties: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, list[dict]]:
         groups, text_indices = zip(*map(_distinct_texts, rows), strict=True)
@@ -285,31 +253,27 @@ class PackingCollator:
     def _microbatch(
         self, rows: list[dict], groups: list[EncodedGroup], text_indices: list[list[int]], batch_size: int
     ) -> dict[str, Any]:
-        better, worse, tie, of_group, margin, row_pairs, text_of_completion = [], [], [], [], [], [], []
-        start = num_texts = 0
-        for g, (row, group) in enumerate(zip(rows, groups, strict=True)):
-            pairs = list(zip(*ranked_pairs(row["ranks"], ties=self.ties), strict=True))
-            better += [start + b for b, _, _ in pairs]
-            worse += [start + w for _, w, _ in pairs]
-            tie += [is_tie for _, _, is_tie in pairs]
-            of_group += [g] * len(pairs)
-            margin += [row["margin"] or 0.0] * len(pairs)
-            preferred = [(b, w) for b, w, is_tie in pairs if not is_tie]
-            row_pairs.append((row["row"], len(row["input_ids"]), preferred))
-            text_of_completion += [num_texts + i for i in text_indices[g]]
-            start += len(row["input_ids"])
+        pairs, text_of_completion, num_texts = [], [], 0
+        for g, (row, group, indices) in enumerate(zip(rows, groups, text_indices, strict=True)):
+            start, margin = len(text_of_completion), row["margin"] or 0.0
+            of_row = zip(*ranked_pairs(row["ranks"], ties=self.ties), strict=True)
+            pairs += [(start + better, start + worse, g, margin, is_tie) for better, worse, is_tie in of_row]
+            text_of_completion += [num_texts + i for i in indices]
             num_texts += len(group.input_ids)
+        better_M, worse_M, group_M, margin_M, tie_M = map(torch.tensor, zip(*pairs, strict=True))
         return {
             "model": collate(groups, self.shared_prefix),
-            "text_of_completion": None if num_texts == start else torch.tensor(text_of_completion),
-            "better": torch.tensor(better, dtype=torch.int64),
-            "worse": torch.tensor(worse, dtype=torch.int64),
-            "tie": torch.tensor(tie, dtype=torch.bool),
-            "group": torch.tensor(of_group, dtype=torch.int64),
-            "margin": torch.tensor(margin, dtype=torch.float32),
-            "rows": row_pairs,
-            "batch_size": batch_size,
-            "num_pairs": len(tie) - sum(tie),
+            "text_of_completion": torch.tensor(text_of_completion),
+            "pairs": {
+                "better_M": better_M,
+                "worse_M": worse_M,
+                "group_M": group_M,
+                "num_groups": len(rows),
+                "margin_M": margin_M,
+                "tie_M": tie_M if self.ties else None,
+            },
+            "rows": [row["row"] for row in rows],
+            "num_completions": [len(row["input_ids"]) for row in rows],
             "num_tokens": sum(len(ids) for row in rows for ids in row["input_ids"]),
-            "num_computed_tokens": cost(groups, self.shared_prefix),
+            "batch_size": batch_size,
         }

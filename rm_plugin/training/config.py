@@ -1,59 +1,89 @@
-"""The fields that `PairwiseRewardConfig` adds to TRL's: a plain dataclass, so that a command's help needs no TRL.
+"""`PairwiseRewardConfig`: TRL's fields, and those of shared-prefix preference training.
 
-[(f.name, f.metadata["help"]) for f in dataclasses.fields(PairwiseRewardFields)]
+PairwiseRewardConfig("my-reward-model", per_device_train_batch_size=8, tie_threshold=0.5)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
+
+from trl import RewardConfig
+
+from ..data.encoding import REASONING_MODES, TRUNCATION_MODES
+from ..messages import check_choice
+from .losses import check_eta, check_label_smoothing
+
+LEARNING_RATES = {"LoRA": 1e-4, "full": 5e-6}
+
+
+def _option(default, help: str):
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass
-class PairwiseRewardFields:
-    """What shared-prefix preference training needs besides TRL's fields."""
+class PairwiseRewardConfig(RewardConfig):
+    """
+    [`trl.RewardConfig`] and what shared-prefix preference training needs besides; each field's help says what it does.
 
-    learning_rate: float | None = field(
-        default=None,
-        metadata={"help": "Initial learning rate for AdamW. Unset: 1e-4 for LoRA, 5e-6 for full training."},
+    Fields of TRL's keep their names, defaults and meaning, but for `learning_rate`: unset, it is 1e-4 for LoRA and
+    5e-6 for full training, and the log says so. `label_smoothing_factor` is the ε of the pairwise loss.
+    """
+
+    learning_rate: float | None = _option(
+        None, "Initial learning rate for AdamW. Unset: 1e-4 for LoRA, 5e-6 for full training."
     )
-    truncation_mode: str = field(
-        default="drop",
-        metadata={
-            "help": "What to do with a completion over `max_length`: 'drop' it (TRL's way), 'keep_end' (cut the start "
-            "of the prompt) or 'error'."
-        },
+    truncation_mode: str = _option(
+        "drop",
+        "What to do with a completion over `max_length`: 'drop' it (TRL's way), 'keep_end' (cut the start of the "
+        "prompt) or 'error'.",
     )
-    reasoning: str = field(
-        default="keep",
-        metadata={
-            "help": "What to do with <think>…</think> in completions: 'keep', 'strip' or 'error'. Stored in the model."
-        },
+    reasoning: str = _option(
+        "keep", "What to do with <think>…</think> in completions: 'keep', 'strip' or 'error'. Stored in the model."
     )
-    trim_template_tail: bool = field(
-        default=True,
-        metadata={
-            "help": "Let the chat template of a model with a fresh head end at its last special token, as generated "
-            "text does."
-        },
+    trim_template_tail: bool = _option(
+        True,
+        "Let the chat template of a model with a fresh head end at its last special token, as generated text does.",
     )
-    on_bad_row: str = field(
-        default="error",
-        metadata={"help": "What to do with a row that is not a comparison: 'error' or 'skip' (counted and listed)."},
+    on_bad_row: str = _option(
+        "error", "What to do with a row that is not a comparison: 'error' or 'skip' (counted and listed)."
     )
-    shared_prefix: str = field(
-        default="auto",
-        metadata={
-            "help": "'auto' computes what completions share once, where a check shows that the model allows it; 'off' "
-            "pads."
-        },
+    shared_prefix: str = _option(
+        "auto",
+        "'auto' computes what completions share once, where a check shows that the model allows it; 'off' pads.",
     )
-    max_tokens_per_microbatch: int | None = field(
-        default=None,
-        metadata={
-            "help": "Split a device's batch into micro-batches of at most so many tokens; the gradients are the same."
-        },
+    max_tokens_per_microbatch: int | None = _option(
+        None, "Split a device's batch into micro-batches of at most so many tokens; the gradients are the same."
     )
-    tie_threshold: float | None = field(
-        default=None,
-        metadata={"help": "η > 0 of the Rao-Kupper loss, which reads equal ranks as ties. Unset: Bradley-Terry."},
+    tie_threshold: float | None = _option(
+        None, "η > 0 of the Rao-Kupper loss, which reads equal ranks as ties. Unset: Bradley-Terry."
     )
+
+    def __post_init__(self):
+        if self.deepspeed and self.learning_rate is None:
+            raise ValueError(
+                "learning_rate is unset, and DeepSpeed's config is filled in before it is chosen; set it, such as "
+                f"{LEARNING_RATES['LoRA']:g} for LoRA or {LEARNING_RATES['full']:g} for full training"
+            )
+        super().__post_init__()
+        check_choice("truncation_mode", self.truncation_mode, TRUNCATION_MODES)
+        check_choice("reasoning", self.reasoning, REASONING_MODES)
+        check_choice("on_bad_row", self.on_bad_row, ("error", "skip"))
+        check_choice("shared_prefix", self.shared_prefix, ("auto", "off"))
+        check_label_smoothing(self.label_smoothing_factor)
+        for name in ("max_length", "max_tokens_per_microbatch"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} leaves no token; give at least 1, or null for no limit")
+        if self.tie_threshold is not None:
+            check_eta(self.tie_threshold)
+            if self.label_smoothing_factor:
+                raise ValueError(
+                    f"label_smoothing_factor={self.label_smoothing_factor} with tie_threshold, the loss with ties has "
+                    "no smoothing; set one of them"
+                )
+
+    @classmethod
+    def from_reward_config(cls, args: RewardConfig) -> PairwiseRewardConfig:
+        """A copy of a config; of TRL's own, with the fields that it lacks at their defaults."""
+        ours = cls.__new__(cls)
+        ours.__dict__.update({f.name: f.default for f in fields(cls) if f.default is not MISSING} | args.__dict__)
+        return ours

@@ -24,15 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = [
-    "bradley_terry_loss",
-    "center_rewards_loss",
-    "comparison_loss",
-    "mean_per_group",
-    "rao_kupper_loss",
-    "ranked_pairs",
-]
-
 
 def bradley_terry_loss(
     chosen_B: Tensor, rejected_B: Tensor, margin: Tensor | float | None = None, label_smoothing: float = 0.0
@@ -267,7 +258,9 @@ def comparison_loss(
     """
     if scores_N.dim() != 1:
         raise ValueError(f"scores have shape {tuple(scores_N.shape)}, they must be (N,); use .squeeze(-1) on (N, 1)")
-    _check_indices(better_M=better_M, worse_M=worse_M, group_M=group_M)
+    if not better_M.shape == worse_M.shape == group_M.shape:
+        shapes = [tuple(index_M.shape) for index_M in (better_M, worse_M, group_M)]
+        raise ValueError(f"better_M, worse_M, group_M have shapes {shapes}, they must have one value per pair, (M,)")
     if tie_M is not None and eta is None:
         raise ValueError("ties are given without eta, Bradley-Terry has no ties; give eta or leave the tied pairs out")
     if eta is not None and label_smoothing:
@@ -336,16 +329,6 @@ def _like_pairs(value: Tensor | float, margins_B: Tensor, name: str) -> Tensor |
             f"{name} has shape {tuple(value.shape)}, it must have one value per pair, {tuple(margins_B.shape)}"
         )
     return value.to(margins_B)
-
-
-def _check_indices(**indices: Tensor) -> None:
-    first = next(iter(indices.values()))
-    for name, index_M in indices.items():
-        if index_M.dtype != torch.int64 or index_M.dim() != 1 or index_M.shape != first.shape:
-            raise ValueError(
-                f"{name} has dtype {index_M.dtype} and shape {tuple(index_M.shape)}, better_M, worse_M and group_M "
-                "must be int64 and have one value per pair, (M,)"
-            )
 
 
 def check_label_smoothing(label_smoothing: float) -> None:

@@ -18,12 +18,7 @@ from ..model.adapters import check_peft_method
 
 
 def lora_config(
-    r: int = 16,
-    lora_alpha: int | None = None,
-    target_modules: str | list[str] = "all-linear",
-    lora_dropout: float = 0.0,
-    use_dora: bool = False,
-    **kwargs,
+    r: int = 16, lora_alpha: int | None = None, target_modules: str | list[str] = "all-linear", **kwargs
 ) -> LoraConfig:
     """
     A LoRA configuration for a reward model: every linear layer of the backbone, and the head trained in full.
@@ -32,20 +27,12 @@ def lora_config(
         r (`int`): rank.
         lora_alpha (`int`, *optional*): scale numerator; 2r if absent.
         target_modules (`str` or `list[str]`): layers to adapt.
-        lora_dropout (`float`): dropout before the adapters; TRL's `disable_dropout` sets it to 0.
-        use_dora (`bool`): weight-decomposed LoRA (DoRA).
-        kwargs: more fields of [`peft.LoraConfig`].
+        kwargs:
+            More fields of [`peft.LoraConfig`], such as `use_dora` (weight-decomposed LoRA) and `lora_dropout`, which
+            TRL's `disable_dropout` sets to 0.
     """
-    return reward_peft_config(
-        LoraConfig(
-            r=r,
-            lora_alpha=2 * r if lora_alpha is None else lora_alpha,
-            target_modules=target_modules,
-            lora_dropout=lora_dropout,
-            use_dora=use_dora,
-            **kwargs,
-        )
-    )
+    lora_alpha = 2 * r if lora_alpha is None else lora_alpha
+    return reward_peft_config(LoraConfig(r=r, lora_alpha=lora_alpha, target_modules=target_modules, **kwargs))
 
 
 def reward_peft_config(peft_config: PeftConfig, model_type: str | None = None, quantized: bool = False) -> PeftConfig:

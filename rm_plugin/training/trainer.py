@@ -16,15 +16,16 @@ The methods of upstream that it overrides, those with an underscore because noth
     training_step                    one backward per micro-batch; stays
     compute_loss                     the loss of a micro-batch; stays
     floating_point_ops               counts the tokens of packed rows; stays
-    _track_num_input_tokens          the same, for include_num_input_tokens_seen; stays
+    _track_num_input_tokens          counts the tokens of the texts; stays
+    store_flos                       adds them up over processes, into the state that is resumed; stays
     log                              metrics since the last log; stays
     predict                          rows of every format; goes when transformers prepares what `predict` is given
+    prediction_step                  keeps what it computes by row of the data set; goes with evaluation_loop
     evaluation_loop                  every row once, exact over processes; goes when its gather takes rows of any width
     train                            resumes from a whole checkpoint; goes when transformers finds one
     _load_from_checkpoint            names and extras of our format; goes when transformers loads by `from_pretrained`
     _load_best_model                 the same
     _save                            the model's card beside its weights; stays
-    _push_from_checkpoint            reward_model.json goes to the hub, too; goes when transformers copies all files
     create_model_card                our card; stays
 
 Shapes: `N` completions of a micro-batch, `M` pairs, `G` groups.
@@ -34,9 +35,7 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,6 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
-from torch import nn
 from transformers import (
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -53,15 +51,13 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.integrations.deepspeed import deepspeed_init
 from transformers.integrations.liger import apply_liger_kernel
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, HubStrategy, denumpify_detensorize
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 from trl import RewardConfig, RewardTrainer
 
-from ..data.encoding import REASONING_MODES, TRUNCATION_MODES, ensure_pad_token
+from ..data.encoding import ensure_pad_token
 from ..data.sources import load_rows
 from ..data.templates import template_hash, trim_template_tail
-from ..messages import check_choice
 from ..model.adapters import SIDE_FILE, is_quantized, with_side_file
 from ..model.cards import model_card
 from ..model.checkpoint import WHERE_ON_HUB, load_tokenizer
@@ -76,53 +72,11 @@ from .adoption import (
 )
 from .batches import COLUMNS, PackingCollator, RowEncoder, code_version, encode_dataset, encode_stream
 from .checkpoints import newest_complete_checkpoint
-from .config import PairwiseRewardFields
-from .losses import check_eta, check_label_smoothing, comparison_loss
+from .config import LEARNING_RATES, PairwiseRewardConfig
+from .losses import comparison_loss
 from .peft_configs import reward_peft_config
 
 logger = logging.getLogger(__name__)
-
-LEARNING_RATES = {"LoRA": 1e-4, "full": 5e-6}
-
-
-@dataclass
-class PairwiseRewardConfig(PairwiseRewardFields, RewardConfig):
-    """
-    [`trl.RewardConfig`] and what shared-prefix preference training needs besides.
-
-    Fields of TRL's keep their names, defaults and meaning, but for `learning_rate`: unset, it is 1e-4 for LoRA and
-    5e-6 for full training, and the log says so. `label_smoothing_factor` is the ε of the pairwise loss.
-    """
-
-    def __post_init__(self):
-        if self.deepspeed and self.learning_rate is None:
-            raise ValueError(
-                "learning_rate is unset, and DeepSpeed's config is filled in before it is chosen; set it, such as "
-                f"{LEARNING_RATES['LoRA']:g} for LoRA or {LEARNING_RATES['full']:g} for full training"
-            )
-        super().__post_init__()
-        check_choice("truncation_mode", self.truncation_mode, TRUNCATION_MODES)
-        check_choice("reasoning", self.reasoning, REASONING_MODES)
-        check_choice("on_bad_row", self.on_bad_row, ("error", "skip"))
-        check_choice("shared_prefix", self.shared_prefix, ("auto", "off"))
-        check_label_smoothing(self.label_smoothing_factor)
-        for name in ("max_length", "max_tokens_per_microbatch"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value} leaves no token; give at least 1, or null for no limit")
-        if self.tie_threshold is not None:
-            check_eta(self.tie_threshold)
-            if self.label_smoothing_factor:
-                raise ValueError(
-                    f"label_smoothing_factor={self.label_smoothing_factor} with tie_threshold, the loss with ties has "
-                    "no smoothing; set one of them"
-                )
-
-    @classmethod
-    def from_reward_config(cls, args: RewardConfig) -> PairwiseRewardConfig:
-        """A copy of a config; of TRL's own, with the fields that it lacks at their defaults."""
-        ours = cls.__new__(cls)
-        ours.__dict__.update({f.name: f.default for f in fields(cls) if f.default is not MISSING} | args.__dict__)
-        return ours
 
 
 def pairwise_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -201,17 +155,17 @@ class PairwiseRewardTrainer(RewardTrainer):
             args = PairwiseRewardConfig(f"{name.split('/')[-1]}-Reward")
         args = PairwiseRewardConfig.from_reward_config(args)
         _check_supported(args, data_collator, preprocess_logits_for_metrics)
-        given, given_optimizer = model, optimizers[0]
+        given, model_init_kwargs = model, args.model_init_kwargs
         model, processing_class, peft_config = self._adopt(
             model, args, processing_class, quantization_config, peft_config
         )
+        if isinstance(given, str):  # used by now; of a model in memory TRL says that they are not
+            args.model_init_kwargs = quantization_config = None
         before = TrainedValues(model)
-        collator = PackingCollator(max_tokens=args.max_tokens_per_microbatch, ties=args.tie_threshold is not None)
-        model_init_kwargs, args.model_init_kwargs = args.model_init_kwargs, None  # used above; TRL would warn
         super().__init__(
             model,
             args,
-            collator,
+            PackingCollator(max_tokens=args.max_tokens_per_microbatch, ties=args.tie_threshold is not None),
             train_dataset,
             eval_dataset,
             processing_class,
@@ -219,31 +173,26 @@ class PairwiseRewardTrainer(RewardTrainer):
             callbacks,
             optimizers,
             optimizer_cls_and_kwargs,
+            quantization_config=quantization_config,
             peft_config=peft_config,
         )
         args.model_init_kwargs = model_init_kwargs
         before.restore(self.model)
         self._restore(given)
-        if given_optimizer is not None:
-            check_optimizer(given_optimizer, self.model)
+        if optimizers[0] is not None:
+            check_optimizer(optimizers[0], self.model)
 
     def _adopt(
         self, given, args: PairwiseRewardConfig, processing_class, quantization_config, peft_config
     ) -> tuple[RewardModel | PeftModel, PreTrainedTokenizerBase, PeftConfig | None]:
         """What TRL's constructor gets: the model as a `RewardModel`, its tokenizer, and a PEFT config with a head."""
-        if not isinstance(given, str):
-            unused = {"quantization_config": quantization_config, "model_init_kwargs": args.model_init_kwargs}
-            for name in [name for name, value in unused.items() if value is not None]:
-                logger.warning("%s has no effect: the model is in memory already", name)
         set_seed(args.seed)  # TRL's order: before a head is drawn
         model = load_to_train(given, args, quantization_config) if isinstance(given, str) else as_reward_model(given)
         reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
         config = reward_model.config
         if processing_class is None:
-            hub = {"trust_remote_code": args.trust_remote_code}
-            if isinstance(given, str):
-                hub |= {name: value for name, value in (args.model_init_kwargs or {}).items() if name in WHERE_ON_HUB}
-            processing_class = load_tokenizer(given, config, **hub)
+            where = {name: value for name, value in (args.model_init_kwargs or {}).items() if name in WHERE_ON_HUB}
+            processing_class = load_tokenizer(given, config, trust_remote_code=args.trust_remote_code, **where)
         ensure_pad_token(processing_class, reward_model)
         if args.pad_token is not None and config.trailing_pad_id is not None:
             logger.warning(
@@ -263,7 +212,9 @@ class PairwiseRewardTrainer(RewardTrainer):
         # Read while TRL's constructor prepares the data sets.
         self._has_fresh_head, self._trailing_pad_id = reward_model.has_fresh_head, config.trailing_pad_id
         self._data_counts: dict[str, dict[str, int]] = {}  # by data set, until the first log
-        self._window: _Window | None = None  # training metrics since the last log
+        self._window: list[torch.Tensor] = []  # `_sums` of the micro-batches since the last log
+        self._new_tokens = 0  # since `store_flos`, of this process
+        self._evaluated: dict[int, tuple] = {}  # `_by_row` of the evaluation that runs
         self._held_out: dict[str, tuple[np.ndarray, dict]] = {}  # by metric prefix, scores and metrics of one step
         self._held_out_step = 0
         self._num_parameters: int | None = None
@@ -307,19 +258,14 @@ class PairwiseRewardTrainer(RewardTrainer):
         return self.is_deepspeed_enabled or self.is_fsdp_enabled
 
     def _shares_prefixes(self) -> bool:
-        if self.args.shared_prefix == "off":
-            return False
-        if not self.args.disable_dropout and (name := attention_dropout(self.reward_model)):
-            logger.warning("shared-prefix computation is off, batches are padded: disable_dropout=False and %s", name)
-            return False
-        if self.args.neftune_noise_alpha is not None:
-            logger.warning(
-                "shared-prefix computation is off, batches are padded: neftune_noise_alpha=%s is a noise that falls "
-                "with the length of a row",
-                self.args.neftune_noise_alpha,
-            )
-            return False
-        return self.reward_model.supports_shared_prefix()
+        args, refusal = self.args, None
+        if not args.disable_dropout and (name := attention_dropout(self.reward_model)):
+            refusal = f"disable_dropout=False and {name}"
+        elif args.neftune_noise_alpha is not None:
+            refusal = f"neftune_noise_alpha={args.neftune_noise_alpha} is a noise that falls with the length of a row"
+        if refusal is not None:
+            logger.warning("shared-prefix computation is off, batches are padded: %s", refusal)
+        return refusal is None and args.shared_prefix == "auto" and self.reward_model.supports_shared_prefix()
 
     # --- data
 
@@ -385,54 +331,47 @@ class PairwiseRewardTrainer(RewardTrainer):
         return loss + super().training_step(model, last, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Loss of one micro-batch: the sum over its groups ÷ the number of groups of the whole batch."""
-        outputs = model(**inputs["model"], use_cache=False)
-        scores_N = _scores(outputs, inputs)
-        loss = self._group_losses(scores_N, inputs).sum() / inputs["batch_size"]
-        if self.model.training:
-            self._window = (self._window or _Window()).add(scores_N.detach(), inputs)
-            self._total_train_tokens += inputs["num_tokens"]
-        if not return_outputs:
-            return loss
-        outputs.logits = scores_N[:, None]  # of all completions, as `better` and `worse` count them
-        return loss, outputs
+        """
+        Loss of one micro-batch: the sum over its groups ÷ the number of groups of the whole batch.
 
-    def _group_losses(self, scores_N: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        eta = self.args.tie_threshold
-        return comparison_loss(
+        Outputs are `logits` (N, 1) of all completions, as the indices of pairs count them, and `losses` (G,).
+        """
+        scores_N = model(**inputs["model"], use_cache=False).logits.squeeze(-1)[inputs["text_of_completion"]]
+        losses_G = comparison_loss(
             scores_N,
-            inputs["better"],
-            inputs["worse"],
-            inputs["group"],
-            num_groups=len(inputs["rows"]),
-            margin_M=inputs["margin"],
-            tie_M=None if eta is None else inputs["tie"],
-            eta=eta,
+            **inputs["pairs"],
+            eta=self.args.tie_threshold,
             label_smoothing=self.args.label_smoothing_factor,
             center_rewards_coefficient=self.args.center_rewards_coefficient,
         )
+        if self.model.training:
+            self._window.append(_sums(scores_N.detach().float(), inputs["pairs"]))
+        loss = losses_G.sum() / inputs["batch_size"]
+        return (loss, {"logits": scores_N[:, None], "losses": losses_G}) if return_outputs else loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """6 · parameters · tokens computed, the estimate that transformers makes."""
         if self._num_parameters is None:  # counted once: it walks all modules
             self._num_parameters = self.reward_model.num_parameters(exclude_embeddings=True)
-        return 6 * self._num_parameters * sum(m["num_computed_tokens"] for m in inputs["microbatches"])
+        return 6 * self._num_parameters * sum(m["model"]["input_ids"].numel() for m in inputs["microbatches"])
 
     def _track_num_input_tokens(self, inputs):
-        if self.args.include_num_input_tokens_seen != "no":
-            tokens = torch.tensor(sum(m["num_tokens"] for m in inputs["microbatches"]), device=self.args.device)
-            self.state.num_input_tokens_seen += self.accelerator.reduce(tokens, reduction="sum").item()
+        self._new_tokens += sum(microbatch["num_tokens"] for microbatch in inputs["microbatches"])
+
+    def store_flos(self) -> None:
+        """Add up floating-point operations, and tokens of texts, over all processes; before each log and save."""
+        super().store_flos()
+        tokens = torch.tensor(self._new_tokens, device=self.args.device)
+        self.state.num_input_tokens_seen += self.accelerator.reduce(tokens, reduction="sum").item()
+        self._new_tokens = 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.model.training and self._window is not None:
-            metrics = self._window.metrics(self.accelerator)
-            self._window = None
-            tokens = torch.tensor(self._total_train_tokens, device=self.args.device)
-            metrics["num_tokens"] = self.accelerator.reduce(tokens, reduction="sum").item()
+        if self.model.training and self._window:
+            logs |= _means(torch.stack(self._window), self.accelerator)
+            logs["num_tokens"] = self.state.num_input_tokens_seen
             for name, counts in self._data_counts.items():
-                metrics |= {f"data_{name}_{what}": n for what, n in counts.items() if n}
-            self._data_counts = {}
-            self._metrics["train"].update({name: [value] for name, value in metrics.items()})
+                logs |= {f"data_{name}_{what}": n for what, n in counts.items() if n}
+            self._window, self._data_counts = [], {}
         super().log(logs, start_time)
 
     # --- evaluation
@@ -456,17 +395,19 @@ class PairwiseRewardTrainer(RewardTrainer):
         `compute_metrics` gets `predictions` (M, 2), scores of the better and the worse completion of every pair, and
         `label_ids` (M,), the row of the data set that the pair is from.
         """
-        results = self._evaluate_rows(dataloader)
-        losses, scores, pair_scores, num_pairs = zip(*results.values(), strict=True)
+        self._evaluated = {}
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        rows = self._evaluated
+        if self.accelerator.num_processes > 1:  # a batch that does not divide has rows of another process twice
+            rows = {row: result for part in gather_object([rows]) for row, result in part.items()}
+        losses, scores, pair_scores = zip(*(rows[row] for row in sorted(rows)), strict=True)
         scores = np.concatenate(scores).astype(np.float64)
         if not np.isfinite(scores).all():
             raise ValueError(
                 f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite, training has diverged; "
                 "lower the learning rate"
             )
-        prediction = EvalPrediction(
-            predictions=np.concatenate(pair_scores), label_ids=np.repeat(list(results), num_pairs)
-        )
+        predictions, row_of_pair = np.concatenate(pair_scores), np.repeat(sorted(rows), list(map(len, pair_scores)))
         metrics = {
             "loss": np.mean(losses),
             "mean_reward": scores.mean(),
@@ -474,59 +415,21 @@ class PairwiseRewardTrainer(RewardTrainer):
             "min_reward": scores.min(),
             "max_reward": scores.max(),
         }
-        if len(prediction.predictions) and not (prediction_loss_only or self.args.prediction_loss_only):
-            metrics |= self.compute_metrics(prediction)
+        if len(predictions) and not (prediction_loss_only or self.args.prediction_loss_only):
+            metrics |= self.compute_metrics(EvalPrediction(predictions, row_of_pair))
         prefix = f"{metric_key_prefix}_"
         metrics = {prefix + name.removeprefix(prefix): value for name, value in denumpify_detensorize(metrics).items()}
         if metric_key_prefix.startswith("eval"):
             self._note_held_out(metric_key_prefix, scores, metrics)
-        return EvalLoopOutput(prediction.predictions, prediction.label_ids, metrics, num_samples=len(results))
+        return EvalLoopOutput(predictions, row_of_pair, {**output.metrics, **metrics}, num_samples=len(rows))
 
-    def _evaluate_rows(self, dataloader) -> dict[int, tuple[float, np.ndarray, np.ndarray, int]]:
-        """By row of the data set, in order: its loss, scores (K,), scores of its pairs (P, 2), number of pairs P."""
-        model = self._evaluation_model()
-        model.eval()  # until the next training step, as with transformers, so that `log` knows what it logs
-        if hasattr(self.optimizer, "eval"):  # schedule-free optimizers evaluate at averaged weights
-            self.optimizer.eval()
-        self.callback_handler.eval_dataloader = dataloader
-        results = {}
-        for batch in dataloader:
-            for inputs in self._prepare_inputs(batch)["microbatches"]:
-                with torch.no_grad(), self.compute_loss_context_manager():
-                    scores_N = _scores(model(**inputs["model"], use_cache=False), inputs)
-                    losses_G = self._group_losses(scores_N, inputs)
-                scores_N, start = scores_N.float().cpu().numpy(), 0
-                for loss, (row, num_completions, pairs) in zip(losses_G.tolist(), inputs["rows"], strict=True):
-                    scores_K = scores_N[start : start + num_completions]
-                    results[row] = (loss, scores_K, scores_K[np.array(pairs, dtype=int).reshape(-1, 2)], len(pairs))
-                    start += num_completions
-            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        if (
-            self.accelerator.num_processes > 1
-        ):  # a batch that does not divide is filled up with rows of another process
-            results = {row: result for part in gather_object([results]) for row, result in part.items()}
-        return dict(sorted(results.items()))
-
-    def _evaluation_model(self) -> nn.Module:
-        """The model placed and wrapped as transformers does at the head of its own `evaluation_loop`."""
-        if self.is_deepspeed_enabled and self.deepspeed is None:
-            deepspeed_init(self, num_training_steps=0, inference=True)
-        model = self._wrap_model(self.model, training=False)
-        if not self.accelerator._models and model is self.model:
-            if self._is_sharded:
-                model = self.accelerator.prepare(model)
-            else:
-                model = self.accelerator.prepare_model(model, evaluation_mode=True)
-            if self.is_fsdp_enabled:
-                self.model = model
-            if model is not self.model:
-                self.model_wrapped = model
-            if self.is_deepspeed_enabled:
-                self.deepspeed = self.model_wrapped
-        if not self.is_in_train and (self.args.fp16_full_eval or self.args.bf16_full_eval):
-            dtype = torch.float16 if self.args.fp16_full_eval else torch.bfloat16
-            model = model.to(dtype=dtype, device=self.args.device)
-        return model
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Computes a batch for `evaluation_loop`, which is where the results are joined: upstream gets none."""
+        for microbatch in self._prepare_inputs(inputs)["microbatches"]:
+            with torch.no_grad(), self.compute_loss_context_manager():
+                _, outputs = self.compute_loss(model, microbatch, return_outputs=True)
+            self._evaluated |= _by_row(outputs["logits"].squeeze(-1).float(), outputs["losses"], microbatch)
+        return None, None, None
 
     def _note_held_out(self, prefix: str, scores: np.ndarray, metrics: dict[str, float]) -> None:
         """Keep the metrics of a step for the model card, and its mean and spread of scores for the model's config."""
@@ -573,40 +476,27 @@ class PairwiseRewardTrainer(RewardTrainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
-            (folder / "README.md").write_text(self._model_card(folder.resolve().name), encoding="utf-8")
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        side = Path(checkpoint_folder, SIDE_FILE)  # not among the names that transformers copies
-        if side.exists() and self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
-            shutil.copy(side, self.args.output_dir)
-        super()._push_from_checkpoint(checkpoint_folder)
+            self._write_card(folder)
+            side = folder / SIDE_FILE
+            if self.args.push_to_hub and side.exists():  # not among the files that transformers takes from checkpoints
+                Path(self.args.output_dir, SIDE_FILE).write_bytes(side.read_bytes())
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
         """Write README.md into the output folder: how to load and score, and the metrics measured."""
         if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            card = self._model_card(model_name or folder.resolve().name, dataset_name, tags)
-            (folder / "README.md").write_text(card, encoding="utf-8")
+            self._write_card(Path(self.args.output_dir), model_name, dataset_name, tags)
 
-    def _model_card(
-        self, model_name: str, dataset_name: str | list | None = None, tags: str | list | None = None
-    ) -> str:
+    def _write_card(self, folder: Path, model_name: str | None = None, datasets=None, tags=None) -> None:
         config, args = self.reward_model.config, self.args
         is_adapter = isinstance(self.accelerator.unwrap_model(self.model), PeftModel)
-        tags = [tags] if isinstance(tags, str) else list(tags or [])
-        metadata = {"tags": sorted({*self._tag_names, *tags})}
-        if config.base_model and not Path(config.base_model).exists():
-            metadata["base_model"] = config.base_model
-        if dataset_name:
-            metadata["datasets"] = [dataset_name] if isinstance(dataset_name, str) else list(dataset_name)
+        datasets, tags = ([given] if isinstance(given, str) else list(given or []) for given in (datasets, tags))
         loss = "Bradley-Terry, −log σ(r_chosen − r_rejected − margin)"
         if args.tie_threshold is not None:
-            loss = f"Rao-Kupper (ties), η = {config.tie_threshold:.4g}"
+            loss = f"Rao-Kupper (ties), η = {args.tie_threshold:.4g}"
         if args.label_smoothing_factor:
             loss += f", label smoothing {args.label_smoothing_factor:g}"
-        return model_card(
-            self.hub_model_id or model_name,
+        card = model_card(
+            self.hub_model_id or model_name or folder.resolve().name,
             library="peft" if is_adapter else "rm_plugin" if self.reward_model.why_not_standard() else "transformers",
             facts={
                 "Started from": config.base_model or "a model in memory",
@@ -617,73 +507,76 @@ class PairwiseRewardTrainer(RewardTrainer):
             },
             metrics={name: value for _, metrics in self._held_out.values() for name, value in metrics.items()},
             step=self._held_out_step,
-            metadata=metadata,
+            metadata={
+                "tags": sorted({*self._tag_names, *tags}),
+                "base_model": None if Path(config.base_model or ".").exists() else config.base_model,
+                "datasets": datasets or None,
+            },
         )
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-class _Window:
-    """Sums over the training batches since the last log. Tensors stay on the device, so that nothing waits for it."""
-
-    def __init__(self):
-        self.sums = self.extremes = 0.0  # (wins, ties, Σ margin, Σ score) and (−lowest, highest score)
-        self.num_pairs = self.num_completions = 0
-
-    def add(self, scores_N: torch.Tensor, inputs: dict[str, Any]) -> _Window:
-        scores_N, preferred_M = scores_N.float(), ~inputs["tie"]
-        margins_M = scores_N[inputs["better"]] - scores_N[inputs["worse"]]
-        wins, ties = (margins_M > 0) & preferred_M, (margins_M == 0) & preferred_M
-        sums = torch.stack([wins.sum(), ties.sum(), (margins_M * preferred_M).sum(), scores_N.sum()])
-        extremes = torch.stack([-scores_N.min(), scores_N.max()])
-        first = self.num_completions == 0
-        self.sums = self.sums + sums
-        self.extremes = extremes if first else torch.maximum(self.extremes, extremes)
-        self.num_pairs += inputs["num_pairs"]
-        self.num_completions += len(scores_N)
-        return self
-
-    def metrics(self, accelerator) -> dict[str, float]:
-        """The means over all processes, under TRL's names."""
-        counts = self.sums.new_tensor([self.num_pairs, self.num_completions])
-        sums = accelerator.reduce(torch.cat([self.sums, counts]), reduction="sum").tolist()
-        lowest, highest = accelerator.gather(self.extremes[None]).max(dim=0).values.tolist()
-        wins, ties, margin, score, num_pairs, num_completions = sums
-        num_pairs = max(num_pairs, 1)  # a window may hold ties only
-        return {
-            "min_reward": -lowest,
-            "mean_reward": score / num_completions,
-            "max_reward": highest,
-            "accuracy": (wins + ties / 2) / num_pairs,
-            "tie_rate": ties / num_pairs,
-            "margin": margin / num_pairs,
-        }
+# --- helpers; tensors stay on the device, so that no step waits for them
 
 
-# --- helpers
+def _sums(scores_N: torch.Tensor, pairs: dict[str, Any]) -> torch.Tensor:
+    """(8,) of a micro-batch: pairs, wins + ties / 2, ties, Σ margin, completions, Σ score, −lowest, highest score."""
+    margins_M = scores_N[pairs["better_M"]] - scores_N[pairs["worse_M"]]
+    preferred_M = _preferred(pairs)
+    ties_M = (margins_M == 0) & preferred_M
+    right_M = ((margins_M > 0) & preferred_M) + ties_M / 2
+    sums = [preferred_M.sum(), right_M.sum(), ties_M.sum(), (margins_M * preferred_M).sum()]
+    return torch.stack([*sums, torch.ones_like(scores_N).sum(), scores_N.sum(), -scores_N.min(), scores_N.max()])
 
 
-def _scores(outputs, inputs: dict[str, Any]) -> torch.Tensor:
-    """(N,) float32, of all completions of a micro-batch; those of equal text have one score."""
-    scores, text_of_completion = outputs.logits.squeeze(-1), inputs["text_of_completion"]
-    return scores if text_of_completion is None else scores[text_of_completion]
+def _preferred(pairs: dict[str, Any]) -> torch.Tensor:
+    """(M,) bool, the pairs that are no ties."""
+    return torch.ones_like(pairs["better_M"], dtype=torch.bool) if pairs["tie_M"] is None else ~pairs["tie_M"]
+
+
+def _means(sums: torch.Tensor, accelerator) -> dict[str, float]:
+    """Metrics under TRL's names, over all processes, of `_sums` (number of micro-batches, 8)."""
+    totals = accelerator.reduce(sums[:, :6].sum(dim=0), reduction="sum").tolist()
+    lowest, highest = accelerator.gather(sums[:, 6:].amax(dim=0, keepdim=True)).amax(dim=0).tolist()
+    num_pairs, right, ties, margin, num_completions, score = totals
+    num_pairs = max(num_pairs, 1)  # there may be ties only
+    return {
+        "min_reward": -lowest,
+        "mean_reward": score / num_completions,
+        "max_reward": highest,
+        "accuracy": right / num_pairs,
+        "tie_rate": ties / num_pairs,
+        "margin": margin / num_pairs,
+    }
+
+
+def _by_row(scores_N: torch.Tensor, losses_G: torch.Tensor, inputs: dict[str, Any]) -> dict[int, tuple]:
+    """By row of the data set: its loss, scores (K,), scores of its pairs (P, 2), ties left out."""
+    pairs, preferred_M = inputs["pairs"], _preferred(inputs["pairs"])
+    pairs_P2 = scores_N[torch.stack([pairs["better_M"], pairs["worse_M"]], dim=-1)[preferred_M]].cpu()
+    num_pairs_G = torch.bincount(pairs["group_M"][preferred_M], minlength=len(losses_G)).tolist()
+    scores = scores_N.cpu().split(inputs["num_completions"])
+    rows = zip(inputs["rows"], losses_G.tolist(), scores, pairs_P2.split(num_pairs_G), strict=True)
+    return {row: (loss, scores_K.numpy(), scores_P2.numpy()) for row, loss, scores_K, scores_P2 in rows}
 
 
 def _check_supported(args: PairwiseRewardConfig, data_collator, preprocess_logits_for_metrics) -> None:
     """TRL's options that have no meaning here are refused, or, where nothing is lost, named in the log."""
-    if data_collator is not None:
-        raise ValueError("data_collator is given, PairwiseRewardTrainer packs its own batches; leave it unset")
-    if preprocess_logits_for_metrics is not None:
-        raise ValueError(
-            "preprocess_logits_for_metrics is given, compute_metrics gets the scores of all pairs; do it there"
-        )
-    if args.batch_eval_metrics:
-        raise ValueError("batch_eval_metrics=True, metrics here are over all pairs at once; set it to False")
-    if args.include_for_metrics:
-        raise ValueError(
-            f"include_for_metrics={args.include_for_metrics}, compute_metrics gets scores of pairs and their rows; "
-            "leave it empty"
-        )
-    if args.length_column_name != "length":
-        logger.warning("length_column_name=%s has no effect: lengths are those of our tokens", args.length_column_name)
-        args.length_column_name = "length"
-    if args.pad_to_multiple_of is not None:
-        logger.warning("pad_to_multiple_of=%s has no effect: batches are packed", args.pad_to_multiple_of)
+    refused = {
+        "data_collator": (data_collator, "batches are packed here"),
+        "preprocess_logits_for_metrics": (preprocess_logits_for_metrics, "compute_metrics gets scores of pairs"),
+        "batch_eval_metrics": (args.batch_eval_metrics, "metrics are over all pairs at once"),
+        "include_for_metrics": (args.include_for_metrics, "compute_metrics gets scores of pairs and their rows"),
+    }
+    for name, (value, why_not) in refused.items():
+        if value:
+            raise ValueError(f"{name} is given, but {why_not}; leave it unset")
+    without_effect = {
+        "length_column_name": ("length", "lengths are those of our tokens"),
+        "pad_to_multiple_of": (None, "batches are packed"),
+    }
+    for name, (default, why) in without_effect.items():
+        if getattr(args, name) != default:
+            logger.warning("%s=%s has no effect: %s", name, getattr(args, name), why)
+            setattr(args, name, default)

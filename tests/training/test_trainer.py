@@ -38,9 +38,9 @@ from rm_plugin.data.sources import load_rows
 from rm_plugin.model.adapters import load_peft_model, nf4_config
 from rm_plugin.training import batches
 from rm_plugin.training.batches import PackingCollator, RowEncoder, code_version, encode_dataset
-from rm_plugin.training.config import PairwiseRewardFields
+from rm_plugin.training.config import PairwiseRewardConfig
 from rm_plugin.training.peft_configs import lora_config, reward_peft_config
-from rm_plugin.training.trainer import PairwiseRewardConfig, PairwiseRewardTrainer, pairwise_metrics
+from rm_plugin.training.trainer import PairwiseRewardTrainer, pairwise_metrics
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -142,9 +142,9 @@ def test_a_group_over_the_token_budget_stands_alone():
         for n in (9, 2, 3)
     ]
     batch = PackingCollator(max_tokens=12)(rows)["microbatches"]
-    assert [[row for row, *_ in microbatch["rows"]] for microbatch in batch] == [[9], [2, 3]]
+    assert [microbatch["rows"] for microbatch in batch] == [[9], [2, 3]]
     assert [microbatch["batch_size"] for microbatch in batch] == [3, 3]
-    assert [microbatch["num_computed_tokens"] for microbatch in batch] == [18, 12], "rows of 2 are padded to 3"
+    assert [m["model"]["input_ids"].numel() for m in batch] == [18, 12], "rows of 2 are padded to 3"
     shared = {
         "input_ids": [[1] * 9 + [n] for n in (2, 3)],
         "prefix_length": 9,
@@ -153,7 +153,7 @@ def test_a_group_over_the_token_budget_stands_alone():
         "row": 0,
     }
     [microbatch] = PackingCollator(shared_prefix=True)([shared])["microbatches"]
-    assert (microbatch["num_computed_tokens"], microbatch["num_tokens"]) == (11, 20)
+    assert (microbatch["model"]["input_ids"].numel(), microbatch["num_tokens"]) == (11, 20)
 
 
 # --- LoRA and NF4
@@ -438,8 +438,8 @@ def test_arguments_without_effect_are_named(tmp_path, caplog):
         quantization_config=nf4_config(),
         model_init_kwargs={"dtype": "auto"},
     )
-    assert "quantization_config has no effect: the model is in memory already" in caplog.text
-    assert "model_init_kwargs has no effect" in caplog.text
+    for name in ("quantization_config", "model_init_kwargs"):
+        assert f"`{name}` will be ignored" in caplog.text
     refused = [
         {"batch_eval_metrics": True},
         {"include_for_metrics": ["loss"]},
@@ -603,8 +603,8 @@ def test_outputs_of_the_loss_are_of_all_completions(tmp_path):
     trainer = make_trainer(tmp_path, classifier(), rows, reasoning="strip")
     inputs = batch_of(trainer, 4)
     _, outputs = trainer.compute_loss(trainer.model.eval(), inputs, return_outputs=True)
-    assert outputs.logits.shape == (8, 1)
-    assert outputs.logits[0] == outputs.logits[1]
+    assert outputs["logits"].shape == (8, 1)
+    assert outputs["logits"][0] == outputs["logits"][1]
 
 
 def test_prediction_takes_raw_rows(tmp_path):
@@ -707,7 +707,7 @@ def test_ties_are_trained_on_and_their_threshold_is_saved(tmp_path):
         return np.mean(losses)
 
     batch = batch_of(trainer, 8)
-    assert sum(batch["tie"].tolist()) > 3
+    assert sum(batch["pairs"]["tie_M"].tolist()) > 3
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(by_hand(1.5), abs=1e-5)
     trainer.train()
     trainer.save_model(tmp_path / "saved")
@@ -982,10 +982,11 @@ def test_an_adapter_is_whole_whoever_saves_it(base_folder, tmp_path, monkeypatch
         def upload_folder(self, folder_path, **options):
             pushed.append({path.name for path in Path(folder_path).iterdir()})
 
-    trainer.save_model(tmp_path / "checkpoint-1")
     monkeypatch.setattr("transformers.trainer.hf_api", Hub)
     monkeypatch.setattr("transformers.trainer.PushInProgress", lambda jobs: None)
     trainer.args.hub_strategy, trainer.hub_model_id, trainer.push_in_progress = "every_save", "me/model", None
+    trainer.args.push_to_hub = True
+    trainer.save_model(tmp_path / "checkpoint-1", _internal_call=True)
     trainer._push_from_checkpoint(str(tmp_path / "checkpoint-1"))
     assert {"adapter_model.safetensors", "reward_model.json"} <= pushed[0]
 
@@ -1138,17 +1139,11 @@ def test_the_list_at_the_head_of_the_file_names_every_method_of_upstream_that_is
     assert sorted(listed) == sorted(set(overridden) - {"__init__"})
 
 
-def test_own_fields_stand_in_a_plain_dataclass_that_imports_nothing():
-    source = Path(sys.modules[PairwiseRewardFields.__module__].__file__).read_text(encoding="utf-8")
-    imports = re.findall(r"^\s*(?:from|import) (\w+)", source, re.MULTILINE)
-    assert imports == ["__future__", "dataclasses"]
-    own = {f.name: f for f in dataclasses.fields(PairwiseRewardFields)}
+def test_the_config_has_all_fields_of_trl_in_their_places_and_helps_with_its_own():
     ours = {f.name: f for f in dataclasses.fields(PairwiseRewardConfig)}
-    assert {name: (ours[name].default, ours[name].metadata) for name in own} == {
-        name: (field.default, field.metadata) for name, field in own.items()
-    }
-    assert {f.name for f in dataclasses.fields(trl.RewardConfig)} | own.keys() == ours.keys()
-    assert list(ours)[0] == "output_dir"  # the one that is given by position
+    theirs = [f.name for f in dataclasses.fields(trl.RewardConfig)]
+    assert list(ours)[: len(theirs)] == theirs
+    assert all(ours[name].metadata["help"] for name in ours if name not in theirs)
 
 
 # --- limits that are met exactly
