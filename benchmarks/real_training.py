@@ -181,7 +181,7 @@ def main(args: argparse.Namespace) -> None:
         return
     import numpy as np
 
-    from rm_plugin.metrics.statistics import compare_models, wilson_interval
+    from rm_plugin.metrics.statistics import Bootstrap, wilson_interval
 
     runs = {engine: evaluate(args, engine) for engine in ENGINES}
     result = {"benchmark": "real_training", **conditions(args)}
@@ -199,7 +199,7 @@ def main(args: argparse.Namespace) -> None:
             f"last_50_losses_{engine}": round(float(np.mean(run["losses"][-50:])), 4),
         }
     result["heldout_pairs"] = len(right["ours"])
-    result["difference_p_value"] = compare_models(right["ours"], right["trl"])["p_value"]
+    result["difference_p_value"] = Bootstrap([right["ours"], right["trl"]]).compare()["p_value"]
     losses = [np.array(runs[engine]["losses"]) for engine in ENGINES]
     result["mean_abs_loss_difference"] = round(float(np.abs(losses[0] - losses[1]).mean()), 4)
     for what in ("seconds", "cpu_seconds"):

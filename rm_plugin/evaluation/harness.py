@@ -5,24 +5,26 @@
 
 The plan of batches is fixed by the whole work list and is the same in every process. Each finished batch is appended
 to the journal `scores.jsonl.journal`, which goes when all is written. So a run that was killed anywhere resumes with
-the same command and ends with the same metrics. What the folder must not mix is in its `run.json`: model, data,
-template, dtype, length limit.
+the same command and ends with the same metrics. What a folder must not mix (model, data, template, dtype, length
+limit) stands in the journal, and then in the report.
 
-    run.json       what is evaluated on what            scores.jsonl    {"id", "index", "role", "score"[, "subset"]}
-    report.json    every metric (written last)          items.json      credits by item, for leaderboards
-    report.html    the same to look at                  model_card.md   a section for the model's README
+    report.json    every metric (written last)          scores.jsonl    {"id", "index", "role", "score"[, "subset"]}
+    report.html    the same to look at                  items.json      credits by item, for leaderboards
+    model_card.md  a section for the model's README
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import math
 import os
-import sys
+import platform
 import time
+from functools import partial
+from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..data.comparison import Comparison
-from ..files import Journal, differences, write_atomically
+from ..files import Journal, differences
 from ..messages import check_choice
 from ..processes import Processes, open_journal, shares
 from ..scoring.base import WITHOUT_EFFECT, Member, Reward, plan_digest
@@ -44,6 +46,7 @@ __all__ = ["evaluate", "evaluate_scores"]
 
 SCHEMA_VERSION = 1
 TEXT_FORMATS = ("auto", "messages", "as-is")
+PACKAGES = ("rm-plugin", "torch", "transformers", "tokenizers", "peft", "datasets", "numpy")  # of the report
 log = logging.getLogger(__name__)
 
 
@@ -53,11 +56,6 @@ def evaluate(
     source: Any = None,
     *,
     output: str | os.PathLike | None = None,
-    split: str | None = None,
-    config: str | None = None,
-    subset: str | None = None,
-    limit: int | None = None,
-    on_bad_row: str = "error",
     text_format: str = "auto",
     name: str | None = None,
     progress: bool = False,
@@ -75,9 +73,10 @@ def evaluate(
             Anything [`RewardScorer`] takes; or `"module:callable"` or a function `(prompts, completions) -> scores`
             (lists of the same length; `None` for a text that it cannot score).
         benchmark (`str` or [`LoadedBenchmark`], *optional*, defaults to `"preference"`):
-            A name in `BENCHMARKS`; `"preference"` is any preference data.
-        source, split, config, subset, limit, on_bad_row:
-            As in [`load_benchmark`], which is done with a [`LoadedBenchmark`].
+            A name in `BENCHMARKS`, where `"preference"` is any preference data; or what [`load_benchmark`] returns,
+            which also takes a part of the data.
+        source (*optional*):
+            As in [`load_benchmark`], for a benchmark given by its name.
         output (`str` or `os.PathLike`, *optional*):
             Folder of the run. A run that was killed there resumes.
         text_format (`str`, *optional*, defaults to `"auto"`):
@@ -111,51 +110,45 @@ def evaluate(
     ```
     """
     check_choice("text_format", text_format, TEXT_FORMATS)
-    seconds, start = {}, time.perf_counter()
-    how = {"split": split, "config": config, "subset": subset, "limit": limit, "on_bad_row": on_bad_row}
-    data = _loaded(benchmark, source, **how)
-    seconds["load data"] = time.perf_counter() - start
-
-    start = time.perf_counter()
-    world = Processes.current()
+    times = {"start": time.perf_counter()}
+    data = _loaded(benchmark, source)
+    times["load data"] = time.perf_counter()
+    world, folder = Processes.current(), None if output is None else Path(output)
     reward = as_reward(model, name, evaluating=True, **scorer_kwargs)
-    if output is not None:
+    if folder is not None:
         reward.check_can_resume()
     work, used_format = _formatted(data, reward, text_format)
-    seconds["load model"] = time.perf_counter() - start
-
-    start = time.perf_counter()
+    times["load model"] = time.perf_counter()
     plan = reward.plan(work)
-    seconds["plan"] = time.perf_counter() - start
-    about_data = _about_data(data, used_format)
-    about = {
-        "schema_version": SCHEMA_VERSION,
-        "benchmark": about_data,
-        "model": reward.about,
-        "plan": plan_digest(plan),
-    }
-
-    start = time.perf_counter()
-    folder = None if output is None else Path(output)
-    journal, scores, counts = _run(plan, reward, data.comparisons, folder, about, world, progress)
-    seconds["score"] = time.perf_counter() - start
-
+    times["plan"] = time.perf_counter()
+    about = {**_about(data, used_format, reward.about), "plan": plan_digest(plan)}
+    resume = partial(_resume, folder=folder, about=about, comparisons=data.comparisons)
+    journal, done, known = open_journal(world, folder and folder / "scores.jsonl", resume)
     with journal:
-        start = time.perf_counter()
+        for chunk in done.values():
+            known |= _scores_of_chunk(chunk)
+        if known:
+            log.info("%s: resumes from %d scores", folder, len(known))
+        todo = [batch for batch in plan if any(member not in known for member in _members(batch))]
+        computed = _run(todo, reward, journal, world, progress and world.rank == 0)
+        times["score"] = time.perf_counter()
+        scores = [np.full(len(comparison.completions), np.nan) for comparison in data.comparisons]
+        for (c, k), value in (known | computed).items():
+            scores[c][k] = value
         results = measure(data, scores, num_samples=num_samples, seed=seed)
-        seconds["metrics"] = time.perf_counter() - start
+        times["metrics"] = time.perf_counter()
+        resumed, tokens = known.keys() - computed.keys(), [batch.tokens for batch in todo]
         run = {
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "device": reward.device,
             "num_processes": world.size,
-            **counts,
+            "num_completions_computed": sum(map(len, scores)) - len(resumed),
+            "num_completions_resumed": len(resumed),
+            "num_tokens_computed": None if None in tokens else sum(tokens),
             "num_at_length_limit": reward.num_at_limit(plan),
             "num_control_tokens": reward.num_control_tokens,
-            "scores_sha256": scores_checksum(data.comparisons, scores),
-            "seconds": {key: round(value, 3) for key, value in seconds.items()},
-            "versions": _versions(),
+            "seconds": {part: round(times[part] - times[before], 3) for before, part in pairwise(times)},
         }
-        finished = EvaluationReport(_report(about, data, results, run), results, data, scores)
+        finished = _finished(about, data, scores, results, run)
         if folder is not None and world.rank == 0:
             finished.save(folder)
             journal.finish()
@@ -169,11 +162,6 @@ def evaluate_scores(
     source: Any = None,
     *,
     output: str | os.PathLike | None = None,
-    split: str | None = None,
-    config: str | None = None,
-    subset: str | None = None,
-    limit: int | None = None,
-    on_bad_row: str = "error",
     name: str | None = None,
     num_samples: int = 10_000,
     seed: int = 0,
@@ -184,7 +172,7 @@ def evaluate_scores(
     Args:
         scores (`str` or `os.PathLike`):
             JSON lines `{"id", "index", "role", "score"}`, see [`read_scores`].
-        benchmark, source, split, config, subset, limit, on_bad_row, output, num_samples, seed:
+        benchmark, source, output, num_samples, seed:
             As in [`evaluate`].
         name (`str`, *optional*):
             Name of the model in the report; by default that of the run that wrote the scores, else the file's.
@@ -193,103 +181,89 @@ def evaluate_scores(
         [`EvaluationReport`]
 
     Raises:
-        ValueError: if a line is malformed, belongs to no comparison, or is missing.
+        ValueError: if a line is malformed, belongs to no comparison, or is missing; for a folder that holds the
+            evaluation of other scores or data.
     """
-    how = {"split": split, "config": config, "subset": subset, "limit": limit, "on_bad_row": on_bad_row}
-    data = _loaded(benchmark, source, **how)
-    path = Path(scores)
+    data, path = _loaded(benchmark, source), Path(scores)
     values = read_scores(path, data.comparisons, allow_others=data.limit is not None)
-    about_data = _about_data(data, None)
+    about = _about(data, None, {"kind": "scores"})
+    if (origin := path.with_name("report.json")).exists():
+        earlier = read_about(origin, "put the scores into a folder of their own")
+        of_these = earlier["benchmark"].get("fingerprint") == data.fingerprint
+        about |= {key: earlier[key] for key in (("benchmark", "model", "plan") if of_these else ("model",))}
+    about["model"] = {**about["model"], "name": name or about["model"].get("name") or path.stem}
     if output is not None:
-        _check_output(Path(output), path, data)
-    origin = path.with_name("run.json")
-    if origin.exists():
-        model = read_about(origin, "put the scores into a folder of their own")["model"]
-    else:
-        model = {"kind": "scores"}
-    model = {**model, "name": name or model.get("name") or path.stem}
+        _check_output(Path(output), data, values)
     results = measure(data, values, num_samples=num_samples, seed=seed)
-    run = {
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "scores": str(path),
-        "scores_sha256": scores_checksum(data.comparisons, values),
-        "num_completions_computed": 0,
-        "num_completions_resumed": results.counts["num_completions"],
-        "versions": _versions(),
-    }
-    report = _report({"schema_version": SCHEMA_VERSION, "benchmark": about_data, "model": model}, data, results, run)
-    finished = EvaluationReport(report, results, data, values)
+    finished = _finished(about, data, values, results, {"scores": str(path)})
     if output is not None:
-        finished.save(Path(output))
+        finished.save(output)
     return finished
 
 
 def read_about(path: Path, fix: str) -> dict[str, Any]:
-    """What a `run.json` or `report.json` holds; a `ValueError` with this `fix` for one of another tool or version."""
+    """What a `report.json` holds; a `ValueError` with this `fix` for one of another tool or version."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         about = None
     about = about if isinstance(about, dict) else {}
-    version = about.get("schema_version")
-    if version is not None and version != SCHEMA_VERSION:
-        raise ValueError(f"{path}: schema_version={version!r}, this version reads {SCHEMA_VERSION}; {fix}")
-    if version is None or not all(isinstance(about.get(name), dict) for name in ("model", "benchmark")):
+    found = about.get("schema_version")
+    if found is not None and found != SCHEMA_VERSION:
+        raise ValueError(f"{path}: schema_version={found!r}, this version reads {SCHEMA_VERSION}; {fix}")
+    if found is None or not all(isinstance(about.get(name), dict) for name in ("model", "benchmark", "run")):
         raise ValueError(f"{path} is not of rm-plugin evaluate, which keeps such a file in its folders; {fix}")
     return about
 
 
-def _check_output(folder: Path, scores: Path, data: LoadedBenchmark) -> None:
+def _check_output(folder: Path, data: LoadedBenchmark, scores: list[np.ndarray]) -> None:
     """Refuse to write over another evaluation: one of these scores on these data is all that may be there."""
-    for found in (folder / "run.json", folder / "report.json"):
-        if not found.exists():
-            continue
-        about = read_about(found, "name another folder")
-        run = about.get("run")
-        made_from = run.get("scores", folder / "scores.jsonl") if isinstance(run, dict) else folder / "scores.jsonl"
-        same_data = about["benchmark"].get("fingerprint") == data.fingerprint
-        if not same_data or scores.resolve() not in (Path(made_from).resolve(), (folder / "scores.jsonl").resolve()):
+    if (folder / "report.json").exists():
+        about = read_about(folder / "report.json", "name another folder")
+        found = about["benchmark"].get("fingerprint"), about["run"].get("scores_sha256")
+        if found != (data.fingerprint, scores_checksum(data.comparisons, scores)):
             raise ValueError(f"{folder} holds the evaluation of {_title(about)}; name another folder")
 
 
-def _loaded(benchmark: str | LoadedBenchmark, source: Any, **how: Any) -> LoadedBenchmark:
-    """The benchmark as [`load_benchmark`] reads it; one that is loaded already has been told how to be read."""
+def _loaded(benchmark: str | LoadedBenchmark, source: Any) -> LoadedBenchmark:
     if not isinstance(benchmark, LoadedBenchmark):
-        return load_benchmark(benchmark, source, **how)
-    unset = {**dict.fromkeys(how), "on_bad_row": "error"}
-    given = ["source"] * (source is not None) + [name for name, value in how.items() if value != unset[name]]
-    if given:
-        raise ValueError(f"{', '.join(given)} cannot be applied to a loaded benchmark; hand it to load_benchmark")
+        return load_benchmark(benchmark, source)
+    if source is not None:
+        raise ValueError("source cannot be applied to a loaded benchmark; hand it to load_benchmark")
     return benchmark
 
 
-def _about_data(data: LoadedBenchmark, text_format: str | None) -> dict[str, Any]:
+def _about(data: LoadedBenchmark, text_format: str | None, model: dict[str, Any]) -> dict[str, Any]:
+    """What is evaluated on what: the head of `report.json`."""
+    fields = ("name", "source", "split", "revision", "fingerprint", "limit")
+    benchmark = {field: getattr(data, field) for field in fields}
+    about_data = {"licence": data.benchmark.licence, "notes": data.benchmark.notes}
     return {
-        "name": data.name,
-        "source": data.source,
-        "split": data.split,
-        "revision": data.revision,
-        "fingerprint": data.fingerprint,
-        "limit": data.limit,
-        "text_format": text_format,
-        "licence": data.benchmark.licence,
-        "notes": data.benchmark.notes,
+        "schema_version": SCHEMA_VERSION,
+        "benchmark": {**benchmark, "text_format": text_format, **about_data},
+        "model": model,
+        "plan": None,
     }
 
 
-def _report(about: dict, data: LoadedBenchmark, results: Results, run: dict) -> dict[str, Any]:
-    """`report.json`."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "benchmark": about["benchmark"],
-        "model": about["model"],
+def _finished(
+    about: dict[str, Any], data: LoadedBenchmark, scores: list[np.ndarray], results: Results, run: dict[str, Any]
+) -> EvaluationReport:
+    report = {
+        **about,
         "counts": results.counts,
         "metrics": results.metrics,
         "baselines": results.baselines,
         "mistakes": results.mistakes,
         "bad_rows": data.bad_rows[:100],
-        "run": run,
+        "run": {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **run,
+            "scores_sha256": scores_checksum(data.comparisons, scores),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        },
     }
+    return EvaluationReport(report, results, data, scores)
 
 
 def _title(about: dict) -> str:
@@ -312,83 +286,47 @@ def _formatted(data: LoadedBenchmark, reward: Reward, text_format: str) -> tuple
 # --- the run: shared by processes, safe against kills
 
 
-def _run(
-    plan: list[Any],
-    reward: Reward,
-    comparisons: list[Comparison],
-    folder: Path | None,
-    about: dict[str, Any],
-    world: Processes,
-    progress: bool,
-) -> tuple[Journal, list[np.ndarray], dict[str, Any]]:
-    """The journal, to be finished when all is written; scores of all completions; what was computed and resumed."""
-    output = None if folder is None else folder / "scores.jsonl"
-    journal, done, known = open_journal(world, output, lambda journal: _resume(journal, folder, about, comparisons))
-    for chunk in done.values():
-        known |= _scores_of_chunk(chunk)
-    todo = [batch for batch in plan if any(member not in known for member in _members(batch))]
-    whole = {member for batch in plan for member in _members(batch)} - {m for batch in todo for m in _members(batch)}
-    resumed = {member: known[member] for member in whole}
-    if resumed:
-        log.info("%s: resumes from %d scores", folder, len(resumed))
-    try:
-        costs = [batch.tokens or len(batch.members) for batch in todo]
-        mine = [todo[index] for index in shares(costs, world.size)[world.rank]]
-        computed: dict[Member, float] = {}
-        hidden = not progress or world.rank > 0
-        for batch in tqdm(mine, desc="scoring", unit="batch", disable=hidden):
-            chunk = [
-                [c, k, None if math.isnan(value) else value]
-                for members, value in zip(batch.members, reward.run(batch).tolist(), strict=True)
-                for c, k in members
-            ]
-            journal.append(f"{chunk[0][0]}.{chunk[0][1]}+{len(chunk)}", chunk)
-            computed |= _scores_of_chunk(chunk)
-    except BaseException:
-        journal.close()
-        raise
-    scores = [np.full(len(comparison.completions), np.nan) for comparison in comparisons]
-    for part in [resumed, *world.gather(computed)]:
-        for (c, k), value in part.items():
-            scores[c][k] = value
-    tokens = [batch.tokens for batch in todo]
-    counts = {
-        "num_completions_computed": sum(len(values) for values in scores) - len(resumed),
-        "num_completions_resumed": len(resumed),
-        "num_tokens_computed": None if None in tokens else sum(tokens),
-    }
-    return journal, scores, counts
+def _run(todo: list[Any], reward: Reward, journal: Journal, world: Processes, progress: bool) -> dict[Member, float]:
+    """Compute what is to do, each process its share; the scores of all."""
+    costs = [batch.tokens or len(batch.members) for batch in todo]
+    mine = [todo[index] for index in shares(costs, world.size)[world.rank]]
+    computed: dict[Member, float] = {}
+    for batch in tqdm(mine, desc="scoring", unit="batch", disable=not progress):
+        chunk = [
+            [c, k, None if math.isnan(value) else value]
+            for members, value in zip(batch.members, reward.run(batch).tolist(), strict=True)
+            for c, k in members
+        ]
+        journal.append(f"{chunk[0][0]}.{chunk[0][1]}+{len(chunk)}", chunk)
+        computed |= _scores_of_chunk(chunk)
+    return {member: value for part in world.gather(computed) for member, value in part.items()}
 
 
 def _resume(
     journal: Journal, folder: Path | None, about: dict[str, Any], comparisons: list[Comparison]
 ) -> dict[Member, float]:
     """Refuse a folder of another evaluation, naming what differs; scores of a run that had been finished there."""
+    settings = _settings(about)
     if folder is None:
         return {}
-    path, settings = folder / "run.json", _settings(about)
-    if path.exists():
-        found = read_about(path, "name another folder")
-        earlier = _settings(found)
-        if what := differences({name: earlier.get(name) for name in settings}, settings):
-            raise ValueError(
-                f"{folder} holds another evaluation ({_title(found)}): {', '.join(what)}; name another folder"
-            )
-    elif (folder / "scores.jsonl").exists() or (folder / "report.json").exists():
-        raise ValueError(f"{folder} holds scores of unknown origin (it has no run.json); name another folder")
-    else:
-        write_atomically(path, json.dumps(about, ensure_ascii=False, indent=1) + "\n")
-    journal.begin(settings)
-    try:
-        checksum = json.loads((folder / "report.json").read_text(encoding="utf-8"))["run"]["scores_sha256"]
-        content = (folder / "scores.jsonl").read_bytes()
-    except (OSError, ValueError, LookupError, TypeError):
+    report, scores = folder / "report.json", folder / "scores.jsonl"
+    if not report.exists():
+        if scores.exists() and not journal:
+            raise ValueError(f"{folder} holds scores of unknown origin (it has no report.json); name another folder")
+        journal.begin(settings)
         return {}
-    if hashlib.sha256(content).hexdigest() != checksum:
+    found = read_about(report, "name another folder")
+    if what := differences(_settings(found), settings):
+        raise ValueError(
+            f"{folder} holds another evaluation ({_title(found)}): {', '.join(what)}; name another folder"
+        )
+    journal.begin(settings)
+    content = scores.read_bytes() if scores.exists() else b""
+    if hashlib.sha256(content).hexdigest() != found["run"].get("scores_sha256"):
         log.warning("%s: scores.jsonl is not as it was written, its scores are computed again", folder)
         return {}
-    scores = read_scores(folder / "scores.jsonl", comparisons)
-    return {(c, k): value for c, values in enumerate(scores) for k, value in enumerate(values.tolist())}
+    values = read_scores(scores, comparisons)
+    return {(c, k): value for c, row in enumerate(values) for k, value in enumerate(row.tolist())}
 
 
 def _settings(about: dict[str, Any]) -> dict[str, Any]:
@@ -406,18 +344,3 @@ def _members(batch: Any) -> list[Member]:
 
 def _scores_of_chunk(chunk: list[list[Any]]) -> dict[Member, float]:
     return {(c, k): math.nan if value is None else value for c, k, value in chunk}
-
-
-# --- helpers
-
-
-def _versions() -> dict[str, str]:
-    from .. import __version__
-
-    versions = {"rm-plugin": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
-    for package in ("torch", "transformers", "tokenizers", "peft", "datasets", "numpy"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

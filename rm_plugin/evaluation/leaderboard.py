@@ -24,12 +24,12 @@ from typing import Any
 
 from ..files import parse_json
 from ..messages import located, printable
-from ..metrics.statistics import holm_correction, minimum_detectable_difference, significance_tiers
+from ..metrics.statistics import holm_correction, significance_tiers
 from .benchmarks import get_benchmark
 from .harness import read_about
 from .page import Section, Table, bounds, markdown_text, percent, points, render_page
 from .report import ALPHA, Row, bars_plot, data_title, remarks, rows
-from .results import draw_items, score_arguments
+from .results import SCORE, draw_items
 
 __all__ = ["Leaderboard", "Run", "build_leaderboard", "compare_runs", "find_runs"]
 
@@ -293,7 +293,7 @@ def _table(
     first, names, sentences = runs[0], run_names(runs, models), []
     benchmark, credits = get_benchmark(first.data[0]), [run.items["credits"]["model"] for run in runs]
     draw = draw_items(benchmark, credits, first.items["groups"], first.items["clusters"], num_samples=num_samples)
-    compared = significance_tiers(draw, names, **score_arguments(benchmark, draw), alpha=ALPHA)
+    compared = significance_tiers(draw, names, SCORE)
     tiers = {row["model"]: row["tier"] for row in compared["models"]}
     for name, run in zip(names, runs, strict=True):
         entries.append(Entry(name, "model", rows(run.report), tiers[name], models[run.model]))
@@ -384,16 +384,13 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
     benchmark, names = get_benchmark(a.data[0]), run_names([a, b], model_names([a, b]))
     credits = [run.items["credits"]["model"] for run in (a, b)]
     draw = draw_items(benchmark, credits, a.items["groups"], a.items["clusters"], num_samples=num_samples)
-    result = draw.compare(a=0, b=1, **score_arguments(benchmark, draw))
-    error = result.pop("standard_error")
-    detectable = minimum_detectable_difference(error, result["num_clusters"]) if error else None
     levels: dict[str | None, list[str]] = {}
     for group in draw.subsets:
         levels.setdefault(benchmark.level(group), []).append(group)
     subsets = {}
     for level, groups in levels.items():
         if level is not None and len(groups) > 1:
-            compared = [draw.compare(group, 0, 1) for group in groups]
+            compared = [draw.compare(group) for group in groups]
             corrected = holm_correction([one["p_value"] for one in compared])
             subsets |= {g: {**one, "p_holm": p} for g, one, p in zip(groups, compared, corrected, strict=True)}
     return {
@@ -402,8 +399,7 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
         "b": names[1],
         "score_a": a.report["metrics"]["official"]["score"],
         "score_b": b.report["metrics"]["official"]["score"],
-        **result,
-        "detectable": detectable,
+        **draw.compare(SCORE),
         "subsets": subsets,
     }
 

@@ -13,9 +13,9 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-from .. import __version__
 from ..messages import printable, terminal_text
 
 __all__ = ["Section", "Table", "render_page"]
@@ -115,7 +115,7 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
 
     options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
     environment = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(Path(__file__).parent), **options)
-    page = environment.get_template("page.html").render(title=title, sections=sections, version=__version__)
+    page = environment.get_template("page.html").render(title=title, sections=sections, version=version("rm-plugin"))
     return printable(page)
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..data.comparison import Comparison, text_length
 from ..metrics.calibration import calibration, cross_fitted_calibration
@@ -31,7 +32,7 @@ from ..metrics.preference import (
     pairwise_correctness,
 )
 from ..metrics.ranking import best_of_n_curve, kendall_tau_b
-from ..metrics.statistics import Bootstrap, minimum_detectable_difference, wilson_interval
+from ..metrics.statistics import Bootstrap
 from .benchmarks import Benchmark, LoadedBenchmark
 from .benchmarks.base import Items, cluster_of, mark_unscored
 
@@ -42,7 +43,7 @@ BASELINES = {  # scores that cost nothing: luck; what a judge gets who reads not
     "constant": lambda comparison, rng: np.zeros(len(comparison.completions)),
 }
 LENGTH_UNIT = "characters"  # so that every metric can be recomputed without a tokenizer
-CONFIDENCE = 0.95
+SCORE = ("section", "score")  # the official score among the metrics of a draw of items
 PAIRS, TAU, BEST_OF = ("pairs",), ("τ_b",), "best of"  # columns of the draw over pairs, beside the subsets'
 
 Scored = tuple[Comparison, np.ndarray]
@@ -106,15 +107,16 @@ def measure(
     if any(np.isinf(values).any() for _, values in scored):
         raise ValueError("a score is infinite; scores are finite, or NaN where a text was not scored")
     benchmark, options = data.benchmark, {"num_samples": num_samples, "seed": seed}
-    items, pairs = benchmark.score_items(scored), _Pairs.of(scored)
+    items, pairs = benchmark.score_items(scored), _pairs(scored)
+    subsets = _by_subset(pairs)
     credits, pairwise = {"model": items.credits}, {}
     for name in BASELINES:
         credits[name], pairwise[name] = _baseline(name, benchmark, data.comparisons, seed)
     draw = draw_items(benchmark, list(credits.values()), items.groups, items.clusters, **options)
     ranking, taus = _ranking(scored)
     best_of_n, curve = _best_of_n(benchmark, scored)
-    subsets = pairs.by_subset()
-    columns = {name: part.column() for name, part in {PAIRS: pairs, **subsets}.items()} | taus | curve
+    columns = {name: (part["correct"], part["cluster"]) for name, part in {PAIRS: pairs, **subsets}.items()}
+    columns |= taus | curve
     others = Bootstrap(
         np.concatenate([values for values, _ in columns.values()]),
         clusters=[cluster for _, clusters in columns.values() for cluster in clusters],
@@ -122,49 +124,41 @@ def measure(
         **options,
     )
     if ranking is not None:
-        ranking["interval"] = others.estimate(TAU).interval(CONFIDENCE)
+        ranking["interval"] = others.estimate(TAU).interval()
     if best_of_n is not None:
-        intervals = [others.estimate(name).interval(CONFIDENCE) for name in curve]
+        intervals = [others.estimate(name).interval() for name in curve]
         best_of_n["low"], best_of_n["high"] = map(list, zip(*intervals, strict=True))
 
     metrics = {
         "official": _official(benchmark, {comparison.subset for comparison, _ in scored}, items, draw),
-        "pairwise": {**pairs.accuracy(), "interval": _interval(others, PAIRS)},
-        "subsets": {
-            name: {**part.accuracy(), "interval": _interval(others, name), "mean_margin": part.mean_margin()}
-            for name, part in subsets.items()
-        },
+        "pairwise": _accuracy(pairs, others, PAIRS),
+        "subsets": {name: _accuracy(part, others, name) for name, part in subsets.items()},
         **_of_margins(pairs, seed),
         "ranking": ranking,
         "best_of_n": best_of_n,
-        "bootstrap": {"confidence": CONFIDENCE, "num_samples": draw.num_samples, "seed": seed},
+        "bootstrap": {"confidence": 0.95, "num_samples": draw.num_samples, "seed": seed},
     }
     counts = {
         "num_rows": data.num_rows,
         "num_comparisons": len(scored),
         "num_completions": sum(len(values) for _, values in scored),
-        "num_pairs": len(pairs.margins),
+        "num_pairs": len(pairs),
         "num_no_preference": len(data.no_preference),
         "num_bad_rows": len(data.bad_rows),
         "num_unscored_completions": int(sum(np.isnan(np.asarray(values, float)).sum() for values in scores)),
         "num_unscored_comparisons": sum(bool(np.isnan(values).any()) for _, values in scored),
     }
-    baselines = {name: _against(benchmark, draw, 1 + i, pairwise[name]) for i, name in enumerate(BASELINES)}
+    baselines = {name: _against(draw, 1 + i, pairwise[name]) for i, name in enumerate(BASELINES)}
     saved = {
         "groups": items.groups,
         "clusters": items.clusters,
         "credits": {name: values.tolist() for name, values in credits.items()},
     }
-    return Results(counts, metrics, baselines, _mistakes(scored, pairs), pairs.scored().margins, saved)
+    margins = pairs["margin"].dropna().to_numpy()
+    return Results(counts, metrics, baselines, _mistakes(scored, pairs), margins, saved)
 
 
 # --- baselines
-
-
-def baseline_scores(name: str, comparisons: Sequence[Comparison], seed: int = 0) -> list[np.ndarray]:
-    """Scores of one of `BASELINES`; a length is in characters of the completion."""
-    rng = np.random.default_rng(seed)
-    return [BASELINES[name](comparison, rng) for comparison in comparisons]
 
 
 def _baseline(
@@ -174,19 +168,19 @@ def _baseline(
     num_draws = min(64, max(1, 10_000 // len(comparisons))) if name == "random" else 1
     credits, accuracies = [], []
     for draw in range(num_draws):
-        scored = list(zip(comparisons, baseline_scores(name, comparisons, seed + draw), strict=True))
+        rng = np.random.default_rng(seed + draw)
+        scored = [(comparison, BASELINES[name](comparison, rng)) for comparison in comparisons]
         credits.append(benchmark.score_items(scored).credits)
         accuracies.append(pairwise_correctness([s[i] - s[j] for c, s in scored for i, j in c.pairs()]).mean())
     return np.mean(credits, axis=0), float(np.mean(accuracies))
 
 
-def _against(benchmark: Benchmark, draw: Bootstrap, model: int, pairwise_accuracy: float) -> dict[str, Any]:
+def _against(draw: Bootstrap, model: int, pairwise_accuracy: float) -> dict[str, Any]:
     """Metrics of a baseline, and the model's difference from it."""
-    score = score_arguments(benchmark, draw)
-    estimate, difference = draw.estimate(model=model, **score), draw.compare(a=0, b=model, **score)
+    estimate, difference = draw.estimate(SCORE, model), draw.compare(SCORE, 0, model)
     return {
         "score": estimate.value,
-        "interval": estimate.interval(CONFIDENCE),
+        "interval": estimate.interval(),
         "pairwise_accuracy": pairwise_accuracy,
         "model_minus_baseline": {key: difference[key] for key in ("difference", "low", "high", "p_value", "method")},
     }
@@ -213,131 +207,73 @@ def draw_items(
     return Bootstrap(np.stack(credits), sections, clusters=clusters, subsets=groups, **options)
 
 
-def score_arguments(benchmark: Benchmark, draw: Bootstrap) -> dict[str, Any]:
-    """How a draw of items is asked for the official score: a plain mean by its group, so that tests can be exact."""
-    if benchmark.plain_mean:
-        return {"metric": "all", "subsets": ["all"]}
-    return {"metric": ("section", "score"), "subsets": _groups_behind(benchmark, draw)["score"]}
-
-
-def _groups_behind(benchmark: Benchmark, draw: Bootstrap) -> dict[str, list[str]]:
-    """For each section of the official score, the groups that it moves with."""
-    num_groups = len(draw.subsets)
-    moved = {
-        group: draw.samples[group][0, 0] - 0.5 * np.eye(1 + num_groups)[1 + g] for g, group in enumerate(draw.subsets)
-    }
-    return {
-        section: [group for group, value in zip(draw.subsets, values[1:], strict=True) if value != values[0]]
-        for section, values in benchmark.formula(moved).items()
-        if np.ndim(values)  # a single NaN: not in these data
-    }
-
-
 def _official(benchmark: Benchmark, present: set[str | None], items: Items, draw: Bootstrap) -> dict[str, Any]:
-    means, counts, behind = items.means(), items.counts(), _groups_behind(benchmark, draw)
+    means, counts = items.means(), items.counts()
     values = {name: float(value) for name, value in benchmark.formula(means).items()}
-    arguments = score_arguments(benchmark, draw)
-    score = draw.estimate(**arguments)
-    error = score.standard_error
+    score = draw.estimate(SCORE)
     return {
         "score": values.pop("score"),
-        "interval": _interval(draw, **arguments),
+        "interval": score.share_interval(),
         "sections": {
-            name: {"value": value, "interval": _interval(draw, ("section", name), behind[name])}
+            name: {"value": value, "interval": draw.estimate(("section", name)).share_interval()}
             for name, value in values.items()
             if not np.isnan(value)
         },
         "subsets": {
-            name: {"accuracy": mean, "interval": _interval(draw, name), "num_items": counts[name]}
+            name: {"accuracy": mean, "interval": draw.estimate(name).share_interval(), "num_items": counts[name]}
             for name, mean in means.items()
         },
         "missing": benchmark.missing(present, means),
-        "num_items": sum(counts[group] for group in arguments["subsets"]),
+        "num_items": int(draw.items(SCORE).sum()),
         "num_clusters": score.num_clusters,
         # between two models on different prompts; None where the items do not say how far they spread
-        "minimum_detectable_difference": minimum_detectable_difference(math.sqrt(2) * error, score.num_clusters)
-        if error
-        else None,
+        "minimum_detectable_difference": score.detectable and math.sqrt(2) * score.detectable,
     }
-
-
-def _interval(draw: Bootstrap, metric: Hashable, subsets: Sequence[Hashable] | None = None) -> list[float | None]:
-    """The bootstrap's interval; Wilson's where all items are equal and the bootstrap's has no width."""
-    estimate = draw.estimate(metric, subsets=subsets)
-    low, high = estimate.interval(CONFIDENCE)
-    if low is not None and low == high and 0 <= estimate.value <= 1:
-        return list(wilson_interval(estimate.value * estimate.num_clusters, estimate.num_clusters, CONFIDENCE))
-    return [low, high]
 
 
 # --- pairs
 
 
-@dataclass
-class _Pairs:
+def _pairs(scored: Sequence[Scored]) -> pd.DataFrame:
     """
-    Columns (number of pairs,): comparison, better and worse completion, margin (NaN = unscored), difference in length,
-    subset, cluster.
+    Every pair: index of its comparison, of its better and its worse completion; margin (NaN = unscored), correct (1, ½
+    for a tie, 0; an unscored pair counts as wrong), difference in length, subset and cluster.
     """
-
-    comparisons: np.ndarray
-    better: np.ndarray
-    worse: np.ndarray
-    margins: np.ndarray
-    length_differences: np.ndarray
-    subsets: np.ndarray
-    clusters: np.ndarray
-
-    @classmethod
-    def of(cls, scored: Sequence[Scored]) -> _Pairs:
-        rows = []
-        for index, (comparison, scores) in enumerate(scored):
-            lengths = [text_length(text) for text in comparison.completions]
-            subset, cluster = comparison.subset or "all", cluster_of(comparison)
-            for i, j in comparison.pairs():
-                rows.append((index, i, j, scores[i] - scores[j], lengths[i] - lengths[j], subset, cluster))
-        if not rows:
-            raise ValueError(
-                "no comparison has a preference, there is nothing to measure; check the ranks of the data"
-            )
-        kinds = (int, int, int, float, float, object, object)
-        return cls(
-            *(np.array(column, dtype=kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True))
-        )
-
-    def where(self, mask: np.ndarray) -> _Pairs:
-        """Some of the pairs."""
-        return _Pairs(*(column[mask] for column in vars(self).values()))
-
-    def by_subset(self) -> dict[str, _Pairs]:
-        """Empty where nothing says of what subset a pair is."""
-        names = dict.fromkeys(self.subsets)
-        return {} if list(names) == ["all"] else {name: self.where(self.subsets == name) for name in names}
-
-    def scored(self) -> _Pairs:
-        return self.where(~np.isnan(self.margins))
-
-    def column(self) -> tuple[np.ndarray, np.ndarray]:
-        """Values, 1, ½ for a tie or 0, and clusters for the draw; unscored counts as wrong."""
-        return pairwise_correctness(np.nan_to_num(self.margins, nan=-1.0)), self.clusters
-
-    def accuracy(self) -> dict[str, Any]:
-        counts = {"num_unscored_pairs": int(np.isnan(self.margins).sum())}
-        return {**pairwise_accuracy(np.nan_to_num(self.margins, nan=-1.0)), **counts}
-
-    def mean_margin(self) -> float | None:
-        margins = self.scored().margins
-        return float(margins.mean()) if len(margins) else None
+    rows = []
+    for index, (comparison, scores) in enumerate(scored):
+        lengths = [text_length(text) for text in comparison.completions]
+        subset, cluster = comparison.subset or "all", cluster_of(comparison)
+        for i, j in comparison.pairs():
+            rows.append((index, i, j, scores[i] - scores[j], lengths[i] - lengths[j], subset, cluster))
+    if not rows:
+        raise ValueError("no comparison has a preference, there is nothing to measure; check the ranks of the data")
+    pairs = pd.DataFrame(rows, columns=["comparison", "better", "worse", "margin", "length", "subset", "cluster"])
+    return pairs.assign(correct=pairwise_correctness(pairs["margin"].fillna(-1.0)))
 
 
-def _of_margins(pairs: _Pairs, seed: int) -> dict[str, Any]:
+def _by_subset(pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Empty where nothing says of what subset a pair is."""
+    found = dict(iter(pairs.groupby("subset", sort=False)))
+    return {} if list(found) == ["all"] else found
+
+
+def _accuracy(pairs: pd.DataFrame, draw: Bootstrap, name: Hashable) -> dict[str, Any]:
+    margins = pairs["margin"].dropna()
+    return {
+        **pairwise_accuracy(pairs["margin"].fillna(-1.0)),
+        "num_unscored_pairs": len(pairs) - len(margins),
+        "interval": draw.estimate(name).share_interval(),
+        "mean_margin": float(margins.mean()) if len(margins) else None,
+    }
+
+
+def _of_margins(pairs: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Spread, calibration and length over the scored pairs; None where there are none."""
-    pairs = pairs.scored()
-    margins, lengths = pairs.margins, pairs.length_differences
+    pairs = pairs.dropna(subset="margin")
+    margins, lengths, clusters = (pairs[name].to_numpy() for name in ("margin", "length", "cluster"))
     if not len(margins):
         return dict.fromkeys(("margins", "calibration", "length"))
-    several = len(set(pairs.clusters)) > 1
-    fitted = cross_fitted_calibration(margins, pairs.clusters, seed=seed) if several else None
+    fitted = cross_fitted_calibration(margins, clusters, seed=seed) if len(set(clusters)) > 1 else None
     by_difference = accuracy_by_length_difference(margins, lengths)
     return {
         "margins": margin_distribution(margins),
@@ -346,26 +282,23 @@ def _of_margins(pairs: _Pairs, seed: int) -> dict[str, Any]:
     }
 
 
-def _mistakes(scored: Sequence[Scored], pairs: _Pairs) -> list[dict[str, Any]]:
+def _mistakes(scored: Sequence[Scored], pairs: pd.DataFrame) -> list[dict[str, Any]]:
     """The worst pair of each comparison, the largest margins first."""
-    mistakes: dict[int, dict[str, Any]] = {}
-    wrong = pairs.where(pairs.margins < 0)
-    for pair in np.argsort(wrong.margins, kind="stable"):
-        index, better, worse = (int(column[pair]) for column in (wrong.comparisons, wrong.better, wrong.worse))
-        comparison, scores = scored[index]
-        mistake = {
-            "id": comparison.id,
-            "subset": comparison.subset,
+    wrong = pairs[pairs["margin"] < 0].sort_values("margin", kind="stable").drop_duplicates("comparison")
+    return [
+        {
+            "id": scored[index][0].id,
+            "subset": scored[index][0].subset,
             "better": better,
             "worse": worse,
-            "score_better": float(scores[better]),
-            "score_worse": float(scores[worse]),
-            "margin": float(wrong.margins[pair]),
+            "score_better": float(scored[index][1][better]),
+            "score_worse": float(scored[index][1][worse]),
+            "margin": margin,
         }
-        mistakes.setdefault(index, mistake)
-        if len(mistakes) == NUM_MISTAKES:
-            break
-    return list(mistakes.values())
+        for index, better, worse, margin in wrong[["comparison", "better", "worse", "margin"]]
+        .head(NUM_MISTAKES)
+        .itertuples(index=False)
+    ]
 
 
 # --- lists

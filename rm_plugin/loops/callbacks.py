@@ -30,7 +30,7 @@ from ..evaluation.benchmarks import LoadedBenchmark, load_benchmark
 from ..evaluation.benchmarks.base import cluster_of
 from ..evaluation.harness import evaluate
 from ..evaluation.report import EvaluationReport
-from ..metrics.statistics import bootstrap_interval, wilson_interval
+from ..metrics.statistics import Bootstrap, wilson_interval
 from ..model.modeling import RewardModel
 from ..scoring.base import own_tokens
 from ..scoring.scorer import RewardScorer
@@ -356,8 +356,8 @@ class RewardScoringCallback(TrainerCallback):
         return {f"{self.name}/{key}": value for key, value in self._policy_metrics(scored).items()}
 
     def _policy_metrics(self, scored: list[tuple[int, Text, float]]) -> dict[str, float]:
-        mean = bootstrap_interval([score for _, _, score in scored], num_samples=2000, seed=self.seed)
-        found = {"policy_mean": mean["estimate"], "policy_low": mean["low"], "policy_high": mean["high"]}
+        mean = Bootstrap([score for _, _, score in scored], num_samples=2000, seed=self.seed).estimate()
+        found = dict(zip(("policy_mean", "policy_low", "policy_high"), (mean.value, *mean.interval()), strict=True))
         wins = [
             0.5 * (1 + np.sign(np.float32(score) - np.float32(self._start[i])))
             for i, _, score in scored

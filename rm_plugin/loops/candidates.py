@@ -263,14 +263,13 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
     Source: Nakano et al. 2021 (WebGPT), appendix I; Beirami et al. 2024 for the bound.
     """
     from ..metrics.ranking import best_of_n_curve, best_of_n_kl_bound
-    from ..metrics.statistics import bootstrap_interval, wilson_interval
+    from ..metrics.statistics import Bootstrap
 
     def interval(values: Sequence[float]) -> dict[str, float | None]:
         clusters = [text_key(result.prompt) for result in whole]
-        ends = bootstrap_interval(values, clusters=clusters, num_samples=num_samples, seed=seed)
-        low, high, n = ends["low"], ends["high"], ends["num_clusters"]
-        if low is not None and low == high and set(values) in ({0.0}, {1.0}):  # all right or all wrong
-            low, high = wilson_interval(ends["estimate"] * n, n)
+        mean = Bootstrap(values, clusters=clusters, num_samples=num_samples, seed=seed).estimate()
+        is_right_or_wrong = set(values) <= {0.0, 1.0}
+        low, high = mean.share_interval() if is_right_or_wrong else mean.interval()
         return {"gold_low": low, "gold_high": high}
 
     completions = [score for result in results for score in result.scores]

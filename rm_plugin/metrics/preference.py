@@ -37,7 +37,7 @@ def pairwise_correctness(margins: ArrayLike) -> np.ndarray:
     """
     1 for each pair ranked right (Δ > 0), ½ for a tie (Δ = 0), 0 for one ranked wrong.
 
-    Its mean is the accuracy; the items themselves go into `statistics.bootstrap_interval` and `compare_models`.
+    Its mean is the accuracy; the items themselves go into `statistics.Bootstrap`.
 
     Args:
         margins (array of shape `(n,)`):

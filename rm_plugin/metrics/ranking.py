@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import gammaln
 
 from .statistics import finite_array
 
@@ -176,8 +177,7 @@ def _pairs(num_items: int) -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=1024)
 def _best_of_n_weights(num_samples: int, n: int) -> np.ndarray:
     """C(i − 1, n − 1) / C(N, n) for i = 1 … N, in log space: C(1000, 500) has 300 digits."""
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, num_samples + 1)))])
     i = np.arange(n, num_samples + 1)
-    log_choose = log_factorial[i - 1] - log_factorial[n - 1] - log_factorial[i - n]
-    log_total = log_factorial[num_samples] - log_factorial[n] - log_factorial[num_samples - n]
+    log_choose = gammaln(i) - gammaln(n) - gammaln(i - n + 1)
+    log_total = gammaln(num_samples + 1) - gammaln(n + 1) - gammaln(num_samples - n + 1)
     return np.concatenate([np.zeros(n - 1), np.exp(log_choose - log_total)])

@@ -2,18 +2,18 @@
 
 Everything here takes one value per item (1, ½ or 0 for a pair ranked right, tied or wrong; a margin; the credit of a
 comparison) and the cluster that each item belongs to. Items of one prompt are not independent, so the bootstrap draws
-whole clusters with replacement. A score that is no plain mean is an `aggregate` of subset means:
+whole clusters with replacement. A score that is no plain mean is a function of subset means:
 
-    estimate = aggregate({subset: mean of its items})       each resample: the same, on the clusters that were drawn
+    estimate = formula({subset: mean of its items})       each resample: the same, on the clusters that were drawn
 
 Clusters are drawn once for all models and metrics (`Bootstrap`); every interval and p-value is read from those draws
 by one rule (`Estimate`). Results are deterministic for a seed.
 
 Shapes: `n` items, `C` clusters, `M` models, `G` subsets, `S` bootstrap samples, `R` of them at a time.
 
-    >>> interval = bootstrap_interval([1.0, 0.0, 1.0, 1.0] * 25)
-    >>> interval["estimate"], round(interval["low"], 2), round(interval["high"], 2)
-    (0.75, 0.66, 0.83)
+    >>> score = Bootstrap([1.0, 0.0, 1.0, 1.0] * 25).estimate()
+    >>> score.value, [round(bound, 2) for bound in score.interval()]
+    (0.75, [0.66, 0.83])
 """
 
 from __future__ import annotations
@@ -28,12 +28,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import bdtr, ndtr, ndtri, stdtr, stdtrit
 
-# A function of subset means that works on numbers and, elementwise, on arrays: `lambda m: (m["chat"] + m["code"]) / 2`
-Aggregate = Callable[[dict[str, Any]], Any]
-AGGREGATE = ("aggregate",)  # its name among the metrics of a bootstrap, where no subset can have it
-
 MIN_CLUSTERS = 5  # with fewer, no interval is claimed
 MANY_CLUSTERS, FEWER_SAMPLES = 20_000, 2_000  # above so many clusters, so many samples at most
+ALPHA, POWER = 0.05, 0.8  # of the difference that is called detectable
 TAIL_SAMPLES = 10  # further out than the tenth sample the tail is that of a normal distribution
 # Up to so many clusters each is drawn by itself. So the draws depend on nothing but the seed, and two models have one
 # p-value, whichever others they are compared with.
@@ -79,9 +76,13 @@ class Bootstrap:
     """
     One draw of clusters with replacement, `num_samples` times, from which every interval and comparison is read.
 
+    Each cluster is drawn with all its items, so the number of items varies between resamples; a resample that leaves
+    a subset empty says nothing of it.
+
     Args:
         values (array of shape `(n,)` or `(M, n)`):
-            One value per item, of one model or of several on the same items.
+            One value per item, of one model or of several on the same items in the same order, such as
+            `preference.pairwise_correctness(margins)`, where a tie counts ½.
         metrics (`Callable`, *optional*):
             Metrics besides the mean of each subset: a function from a dict of subset means, arrays (R, M), to a dict
             of arrays (R, M). It is called on the data and on each chunk of resamples, and must work elementwise.
@@ -95,13 +96,20 @@ class Bootstrap:
             Seed of the draws.
 
     Raises:
-        `ValueError`: If lengths differ, there are no samples, or `metrics` does not work elementwise.
+        `ValueError`: If there are no values, one is not finite, lengths differ, there are no samples, or `metrics`
+            does not work elementwise.
+
+    Source: Efron 1979; whole clusters: Davison & Hinkley 1997; for evaluations: Miller 2024 (arXiv 2411.00640).
 
     Example:
     ```python
     >>> scores = Bootstrap([[1, 1, 0, 1] * 9, [0, 1, 0, 1] * 9])
-    >>> scores.estimate("", model=1).value, scores.compare("", 0, 1)["difference"]
+    >>> scores.estimate(model=1).value, scores.compare()["difference"]
     (0.5, 0.25)
+    >>> subsets = ["chat", "chat", "code", "code"]
+    >>> draw = Bootstrap([1, 1, 0, 1], lambda m: {"macro": (m["chat"] + m["code"]) / 2}, subsets=subsets)
+    >>> draw.estimate("macro").value
+    0.75
 
     ```
     """
@@ -119,6 +127,7 @@ class Bootstrap:
         if num_samples < 1:
             raise ValueError(f"num_samples={num_samples}, it must be at least 1")
         self.values_Mn = np.atleast_2d(np.asarray(values, dtype=np.float64))
+        finite_array(self.values_Mn.ravel(), "values")
         num_items = self.values_Mn.shape[1]
         self.clusters_n, self.subsets_n, self.subsets = np.arange(num_items), np.zeros(num_items, int), [""]
         if clusters is not None:
@@ -128,36 +137,54 @@ class Bootstrap:
         num_clusters = int(self.clusters_n.max()) + 1
         self.num_samples = min(num_samples, FEWER_SAMPLES) if num_clusters > MANY_CLUSTERS else num_samples
         totals = self._cluster_totals(num_clusters)
-        self.is_in_CG = totals[:, -len(self.subsets) :] > 0
         sums = [totals.sum(axis=0, keepdims=True), *_resampled_sums(totals, self.num_samples, seed)]
-        parts = [self._metrics(metrics, one) for one in sums]
+        means = [self._means(one) for one in sums]
+        parts = [self._named(metrics, one) for one in means]
         self.samples = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        # A metric depends on the subsets whose means move it.
+        shifts = np.vstack([np.zeros(len(self.subsets)), 0.5 * np.eye(len(self.subsets))])
+        moved = self._named(metrics, means[0] - shifts[:, None, :])
+        self.depends = {name: np.flatnonzero((one[1:] != one[0]).any(axis=1)) for name, one in moved.items()}
 
-    def estimate(self, metric: Hashable, model: int = 0, subsets: Sequence[Hashable] | None = None) -> Estimate:
-        """
-        A metric of one model: the mean of the subset of that name, or one of `metrics`, with the subsets that it
-        depends on where these are not all.
-        """
-        inside = self.is_in_CG[:, self._indices(metric, subsets)].any(axis=1)
-        return Estimate(self.samples[metric][:, model], int(np.count_nonzero(inside)))
+    def items(self, metric: Hashable) -> np.ndarray:
+        """Which items a metric depends on, (n,) of bool."""
+        return np.isin(self.subsets_n, self.depends[metric])
 
-    def compare(
-        self,
-        metric: Hashable,
-        a: int,
-        b: int,
-        subsets: Sequence[Hashable] | None = None,
-        *,
-        confidence: float = 0.95,
-    ) -> dict[str, Any]:
-        """Difference of two models, a − b, in a metric as in `estimate`: what [`compare_models`] returns."""
-        items = np.isin(self.subsets_n, self._indices(metric, subsets))
+    def estimate(self, metric: Hashable = "", model: int = 0) -> Estimate:
+        """A metric of one model: the mean of the subset of that name, or one of `metrics`."""
+        return Estimate(self.samples[metric][:, model], len(np.unique(self.clusters_n[self.items(metric)])))
+
+    def compare(self, metric: Hashable = "", a: int = 0, b: int = 1) -> dict[str, Any]:
+        """
+        Is the difference between two models in a metric real? Difference a − b with interval and p-value.
+
+        Where the metric is the mean of values 0 or 1, each its own cluster, the p-value is exact McNemar's; else it is
+        that of [`Estimate`], but never below 2^(1 − D), the least that a sign test can show with D clusters on which
+        the two models differ. Where it is 0.05 or more, the interval includes zero.
+
+        Returns:
+            `dict`: `difference`, `low`, `high` (95 %; `None` with fewer than five clusters), `p_value`, `method`
+            (`"mcnemar"` or `"paired bootstrap"`), `detectable` (of [`Estimate`]), `a_better` and `b_better` (items on
+            which one model has the higher value), `num_items`, `num_clusters`.
+
+        Source: McNemar 1947; Efron & Tibshirani 1993, chapter 13; Hesterberg 2015; Miller 2024 (arXiv 2411.00640).
+
+        Example:
+        ```python
+        >>> result = Bootstrap([[1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0]]).compare()
+        >>> result["method"], result["p_value"], result["a_better"], result["b_better"]
+        ('mcnemar', 0.0625, 5, 0)
+
+        ```
+        """
+        items = self.items(metric)
         values_a, values_b, clusters = self.values_Mn[a, items], self.values_Mn[b, items], self.clusters_n[items]
         differences = self.samples[metric][:, a] - self.samples[metric][:, b]
         differences = np.where(np.abs(differences) < 1e-12, 0.0, differences)  # equal but for the order of a sum
         difference = Estimate(differences, len(np.unique(clusters)))
-        is_alone = metric in self.subsets and difference.num_clusters == len(clusters)
-        if is_alone and _is_binary(values_a, values_b):
+        means = [self.samples[self.subsets[g]] for g in self.depends[metric]]
+        is_mean = len(means) == 1 and np.array_equal(means[0], self.samples[metric], equal_nan=True)
+        if is_mean and difference.num_clusters == len(clusters) and _is_binary(values_a, values_b):
             method, p_value = "mcnemar", mcnemar_exact(values_a, values_b)
         else:
             method = "paired bootstrap"
@@ -165,8 +192,8 @@ class Bootstrap:
             gaps = np.bincount(cells, weights=values_a - values_b)
             num_unequal = len(np.unique(np.flatnonzero(np.abs(gaps) > 1e-12) // len(self.subsets)))
             p_value = min(1.0, max(difference.p_value(), 2.0 ** (1 - num_unequal)))
-        low, high = difference.interval(confidence)
-        if low is not None and p_value >= 1 - confidence:  # the exact test and few unequal clusters may know better
+        low, high = difference.interval()
+        if low is not None and p_value >= ALPHA:  # the exact test and few unequal clusters may know better
             low, high = min(low, 0.0), max(high, 0.0)
         return {
             "difference": difference.value,
@@ -174,19 +201,12 @@ class Bootstrap:
             "high": high,
             "p_value": p_value,
             "method": method,
-            "standard_error": difference.standard_error,
+            "detectable": difference.detectable,
             "a_better": int(np.sum(values_a > values_b)),
             "b_better": int(np.sum(values_b > values_a)),
-            "confidence": confidence,
             "num_items": len(clusters),
             "num_clusters": difference.num_clusters,
         }
-
-    def _indices(self, metric: Hashable, subsets: Sequence[Hashable] | None) -> list[int]:
-        """Indices of the subsets that a metric depends on."""
-        if subsets is None:
-            subsets = [metric] if metric in self.subsets else self.subsets
-        return [self.subsets.index(subset) for subset in subsets]
 
     def _cluster_totals(self, num_clusters: int) -> np.ndarray:
         """(C, (M + 1)·G): for each cluster, the sum of its values by model and subset; last, its number of items."""
@@ -195,16 +215,19 @@ class Bootstrap:
         columns = [np.bincount(cells, column, num_clusters * len(self.subsets)) for column in weights]
         return np.concatenate([column.reshape(num_clusters, -1) for column in columns], axis=1)
 
-    def _metrics(self, metrics: Callable, sums: np.ndarray) -> dict[Hashable, np.ndarray]:
-        """Means by subset and the metrics made of them, each (R, M); NaN where a resample has nothing of a subset."""
+    def _means(self, sums: np.ndarray) -> np.ndarray:
+        """(R, M, G): means by model and subset; NaN where a resample has nothing of a subset."""
         sums = sums.reshape(len(sums), -1, len(self.subsets))
         with np.errstate(invalid="ignore", divide="ignore"):
-            means = sums[:, :-1] / sums[:, -1:]
+            return sums[:, :-1] / sums[:, -1:]
+
+    def _named(self, metrics: Callable, means: np.ndarray) -> dict[Hashable, np.ndarray]:
+        """Means by subset and the metrics made of them, each (R, M)."""
         found = {subset: means[..., g] for g, subset in enumerate(self.subsets)}
         for name, values in metrics(dict(found)).items():
             if np.shape(values) != means.shape[:2] and not np.isnan(values).all():  # one NaN: nothing there
                 raise ValueError(
-                    f"aggregate made shape {np.shape(values)} of arrays of shape {means.shape[:2]}, it must work "
+                    f"metrics made shape {np.shape(values)} of arrays of shape {means.shape[:2]}, it must work "
                     "elementwise; use arithmetic and numpy functions without axis"
                 )
             found[name] = np.broadcast_to(values, means.shape[:2])
@@ -263,6 +286,24 @@ class Estimate:
         """Standard deviation of the resamples; `None` where no interval is claimed."""
         return float(np.std(self._draws())) if self._is_known() else None
 
+    @property
+    def detectable(self) -> float | None:
+        """
+        The smallest true difference that would be found significant at 5 % with 80 % power, where this is a difference
+        of two models on the same items; of one model, √2 times this between two on different items. `None` where no
+        interval is claimed or nothing says how far the items spread.
+
+        z · standard error, z = z(0.975) + z(0.8) = 2.802, with Student's quantiles and expanded as the interval is for
+        few clusters. The standard error is the bootstrap's, so that it holds for whatever is measured: items of any
+        kind, clusters, aggregates.
+
+        Source: normal approximation, as in Miller 2024 (arXiv 2411.00640); Student's t for few clusters.
+        """
+        if not self.standard_error:
+            return None
+        z = float(stdtrit(self.num_clusters - 1, 1 - ALPHA / 2) + stdtrit(self.num_clusters - 1, POWER))
+        return _expansion(self.num_clusters) * z * self.standard_error
+
     def interval(self, confidence: float = 0.95) -> list[float | None]:
         """`[low, high]`; `[None, None]` with fewer than five clusters."""
         if not 0 < confidence < 1:
@@ -274,6 +315,13 @@ class Estimate:
         low, high = np.quantile(self._draws(), [tail, 1 - tail]).tolist()
         if z > self._reach():
             low, high = min(low, self.value - z * self.standard_error), max(high, self.value + z * self.standard_error)
+        return [low, high]
+
+    def share_interval(self) -> list[float | None]:
+        """The interval of a share; Wilson's over clusters where all items are equal and this one has no width."""
+        low, high = self.interval()
+        if low is not None and low == high and 0 <= self.value <= 1:
+            return list(wilson_interval(self.value * self.num_clusters, self.num_clusters))
         return [low, high]
 
     def p_value(self) -> float:
@@ -341,121 +389,6 @@ def wilson_interval(successes: float, num_items: int, confidence: float = 0.95) 
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def bootstrap_interval(
-    values: ArrayLike,
-    *,
-    clusters: Sequence[Hashable] | None = None,
-    subsets: Sequence[str] | None = None,
-    aggregate: Aggregate | None = None,
-    confidence: float = 0.95,
-    num_samples: int = 10_000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """
-    Mean of the values, or an aggregate of subset means, with its bootstrap interval clustered by prompt.
-
-    Clusters are drawn with replacement, each with all its items, so the number of items varies between resamples. A
-    resample that leaves a subset empty is left out. The interval is that of [`Estimate`]. Where all values are equal
-    it has no width: use [`wilson_interval`] there.
-
-    Args:
-        values (array of shape `(n,)`):
-            One value per item, such as `preference.pairwise_correctness(margins)`, where a tie counts ½.
-        clusters (sequence of length n or `None`, *optional*):
-            Prompt of each item. `None`: every item is its own cluster.
-        subsets (sequence of `str` of length n or `None`, *optional*):
-            Subset of each item, for `aggregate`.
-        aggregate (`Callable` or `None`, *optional*):
-            Function of a dict from subset to mean; it must work elementwise on arrays. `None`: the mean of all items.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Confidence level.
-        num_samples (`int`, *optional*, defaults to `10_000`):
-            Number of bootstrap samples; at most 2,000 with more than 20,000 clusters.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the draws.
-
-    Returns:
-        `dict`: `estimate`, `low`, `high` (`None` with fewer than five clusters), `confidence`, `num_items`,
-        `num_clusters`.
-
-    Raises:
-        `ValueError`: If there are no values, one is not finite, lengths differ, or only one of `subsets` and
-        `aggregate` is given.
-
-    Source: Efron 1979; whole clusters: Davison & Hinkley 1997; for evaluations: Miller 2024 (arXiv 2411.00640).
-
-    Example:
-    ```python
-    >>> values, subsets = [1.0, 1.0, 0.0, 1.0], ["chat", "chat", "code", "code"]
-    >>> bootstrap_interval(values, subsets=subsets, aggregate=lambda m: (m["chat"] + m["code"]) / 2)["estimate"]
-    0.75
-
-    ```
-    """
-    options = {"clusters": clusters, "num_samples": num_samples, "seed": seed}
-    draw, metric = _bootstrap(finite_array(values, "values"), subsets, aggregate, options)
-    estimate = draw.estimate(metric)
-    low, high = estimate.interval(confidence)
-    return {
-        "estimate": estimate.value,
-        "low": low,
-        "high": high,
-        "confidence": confidence,
-        "num_items": len(values),
-        "num_clusters": estimate.num_clusters,
-    }
-
-
-def _bootstrap(
-    values: np.ndarray, subsets: Sequence[str] | None, aggregate: Aggregate | None, options: dict[str, Any]
-) -> tuple[Bootstrap, Hashable]:
-    """The bootstrap, and in it the name of the mean of all items, or of an aggregate of subset means."""
-    if (subsets is None) != (aggregate is None):
-        raise ValueError("subsets and aggregate go together: give both for an aggregate of subset means, else neither")
-    if aggregate is None:
-        return Bootstrap(values, **options), ""
-    return Bootstrap(values, lambda means: {AGGREGATE: aggregate(means)}, subsets=subsets, **options), AGGREGATE
-
-
-def minimum_detectable_difference(
-    standard_error: float, num_clusters: int, *, alpha: float = 0.05, power: float = 0.8
-) -> float:
-    """
-    The smallest true difference between two models that would be found with the given power: z · standard error.
-
-    z = z(1 − α/2) + z(power), 2.802 by default, expanded for few clusters as the interval of [`Estimate`] is. The
-    standard error is the bootstrap's of the difference, so that it holds for whatever is measured: items of any kind,
-    clusters, aggregates.
-
-        paired, both models on the same items     `compare_models(…)["standard_error"]`
-        unpaired, other items for each            √2 · `Estimate.standard_error` of one model
-
-    Args:
-        standard_error (`float`):
-            Standard error of the difference.
-        num_clusters (`int`):
-            Number of clusters that it was drawn from.
-        alpha (`float`, *optional*, defaults to `0.05`):
-            Two-sided significance level.
-        power (`float`, *optional*, defaults to `0.8`):
-            Probability of finding a true difference of that size.
-
-    Returns:
-        `float`: a difference in the units of the metric.
-
-    Source: normal approximation, as in Miller 2024 (arXiv 2411.00640); Student's t for few clusters.
-
-    Example:
-    ```python
-    >>> round(minimum_detectable_difference(math.sqrt(2 * 0.6 * 0.4 / 350), 350), 3)  # accuracy 0.6, 350 items each
-    0.104
-
-    ```
-    """
-    z = stdtrit(num_clusters - 1, 1 - alpha / 2) + stdtrit(num_clusters - 1, power)
-    return float(_expansion(num_clusters) * z * standard_error)
-
-
 # --- two models
 
 
@@ -484,61 +417,15 @@ def mcnemar_exact(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
 
     ```
     """
-    a, b = _same_items(correct_a, correct_b)
+    a, b = finite_array(correct_a, "correct_a"), finite_array(correct_b, "correct_b")
+    if a.shape != b.shape:
+        raise ValueError(f"{len(a)} values of model a and {len(b)} of model b, both need the same items in one order")
     if not _is_binary(a, b):
-        raise ValueError("McNemar's test is for values 0 and 1 only; use compare_models, or `margins > 0` for strict")
+        raise ValueError(
+            "McNemar's test is for values 0 and 1 only; use Bootstrap.compare, or `margins > 0` for strict"
+        )
     only_a, only_b = int(np.sum(a > b)), int(np.sum(b > a))
     return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5))) if only_a + only_b else 1.0
-
-
-def compare_models(
-    values_a: ArrayLike,
-    values_b: ArrayLike,
-    *,
-    clusters: Sequence[Hashable] | None = None,
-    subsets: Sequence[str] | None = None,
-    aggregate: Aggregate | None = None,
-    confidence: float = 0.95,
-    num_samples: int = 10_000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """
-    Is the difference between two models on the same items real? Difference a − b with interval and p-value.
-
-    Each resample draws clusters and takes both models on them; interval and p-value are those of [`Estimate`]. Where
-    all values are 0 or 1, every item is its own cluster and there is no aggregate, the p-value is exact McNemar's. It
-    is never below 2^(1 − D), the least that a sign test can show with D clusters on which the two models differ. Where
-    it exceeds 1 − `confidence`, the interval includes zero.
-
-    Args:
-        values_a (array of shape `(n,)`):
-            One value per item of model a, such as `preference.pairwise_correctness(margins)`, where a tie counts ½.
-        values_b (array of shape `(n,)`):
-            The same of model b, on the same items in the same order.
-        clusters, subsets, aggregate, confidence, num_samples, seed:
-            As in [`bootstrap_interval`].
-
-    Returns:
-        `dict`: `difference`, `low`, `high` (`None` with fewer than five clusters), `p_value`, `method` (`"mcnemar"` or
-        `"paired bootstrap"`), `standard_error` (of the difference), `a_better` and `b_better` (items on which one
-        model has the higher value), `confidence`, `num_items`, `num_clusters`.
-
-    Raises:
-        `ValueError`: As in [`bootstrap_interval`], or if the two have different numbers of items.
-
-    Source: McNemar 1947; Efron & Tibshirani 1993, chapter 13; Hesterberg 2015; Miller 2024 (arXiv 2411.00640).
-
-    Example:
-    ```python
-    >>> result = compare_models([1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0])
-    >>> result["method"], result["p_value"], result["a_better"], result["b_better"]
-    ('mcnemar', 0.0625, 5, 0)
-
-    ```
-    """
-    options = {"clusters": clusters, "num_samples": num_samples, "seed": seed}
-    draw, metric = _bootstrap(np.stack(_same_items(values_a, values_b)), subsets, aggregate, options)
-    return draw.compare(metric, 0, 1, confidence=confidence)
 
 
 def holm_correction(p_values: ArrayLike) -> list[float]:
@@ -576,20 +463,13 @@ def holm_correction(p_values: ArrayLike) -> list[float]:
 # --- many models
 
 
-def significance_tiers(
-    draw: Bootstrap,
-    models: Sequence[str],
-    metric: Hashable = "",
-    subsets: Sequence[Hashable] | None = None,
-    *,
-    alpha: float = 0.05,
-) -> dict[str, Any]:
+def significance_tiers(draw: Bootstrap, models: Sequence[str], metric: Hashable = "") -> dict[str, Any]:
     """
     Models in the order of their score, cut into tiers whose leaders differ significantly.
 
-    All pairs of models are compared on the same items as [`compare_models`] does it, and the M·(M − 1)/2 p-values are
-    corrected by Holm. Then, from the best model down: the first leads tier 1; a model joins the present tier unless it
-    differs from that tier's leader at level `alpha`; the first that does leads the next tier. So no model of a tier
+    All pairs of models are compared on the same items as [`Bootstrap.compare`] does it, and the M·(M − 1)/2 p-values
+    are corrected by Holm. Then, from the best model down: the first leads tier 1; a model joins the present tier,
+    unless it differs from that tier's leader at 5 %; the first that does leads the next tier. So no model of a tier
     differs significantly from its leader (they may still differ from each other), and a model's tier can depend on
     which others are there.
 
@@ -598,14 +478,12 @@ def significance_tiers(
             The values of the models.
         models (sequence of `str` of length M):
             Their names.
-        metric, subsets (*optional*):
+        metric (*optional*):
             As in `Bootstrap.estimate`; by default the mean of all items.
-        alpha (`float`, *optional*, defaults to `0.05`):
-            Significance level over all pairs of models together.
 
     Returns:
         `dict`: `models`, a list from the best to the worst of dicts of `model`, `estimate`, `tier`; and `comparisons`,
-        a list of dicts of `a`, `b` (a ranks above b), `difference`, `p_value`, `p_holm`.
+        a list of dicts of `a`, `b` (a ranks above b), `p_holm` and what `Bootstrap.compare` returns.
 
     Source: Holm 1979; the greedy cut is this project's.
 
@@ -621,34 +499,21 @@ def significance_tiers(
     estimates = draw.samples[metric][0]
     order = np.argsort(-estimates, kind="stable").tolist()
     pairs = list(combinations(order, 2))
-    results = [draw.compare(metric, i, j, subsets) for i, j in pairs]
+    results = [draw.compare(metric, i, j) for i, j in pairs]
     p_holm = dict(zip(pairs, holm_correction([result["p_value"] for result in results]), strict=True))
     leader, tier, rows = order[0], 1, []
     for index in order:
-        if index != leader and p_holm[leader, index] < alpha:
+        if index != leader and p_holm[leader, index] < ALPHA:
             leader, tier = index, tier + 1
         rows.append({"model": models[index], "estimate": float(estimates[index]), "tier": tier})
     comparisons = [
-        {
-            "a": models[i],
-            "b": models[j],
-            "difference": result["difference"],
-            "p_value": result["p_value"],
-            "p_holm": p_holm[i, j],
-        }
+        {"a": models[i], "b": models[j], **result, "p_holm": p_holm[i, j]}
         for (i, j), result in zip(pairs, results, strict=True)
     ]
     return {"models": rows, "comparisons": comparisons}
 
 
 # --- helpers
-
-
-def _same_items(values_a: ArrayLike, values_b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    a, b = finite_array(values_a, "values_a"), finite_array(values_b, "values_b")
-    if a.shape != b.shape:
-        raise ValueError(f"{len(a)} values of model a and {len(b)} of model b, both need the same items in one order")
-    return a, b
 
 
 def _is_binary(a: np.ndarray, b: np.ndarray) -> bool:

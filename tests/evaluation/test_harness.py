@@ -20,7 +20,7 @@ from rm_plugin.commands.cli import main
 from rm_plugin.data.comparison import text_length
 from rm_plugin.evaluation import evaluate, evaluate_scores, load_benchmark, read_scores
 from rm_plugin.evaluation.report import print_report, remarks
-from rm_plugin.evaluation.results import baseline_scores, measure
+from rm_plugin.evaluation.results import BASELINES, measure
 from rm_plugin.files import Journal
 from rm_plugin.loops.callbacks import EvaluationCallback
 from rm_plugin.metrics.statistics import wilson_interval
@@ -192,7 +192,8 @@ def test_a_folder_of_another_evaluation_is_refused_and_the_message_says_what_dif
     options["max_num_batched_tokens"] = 256
     other = RewardScorer(model, tiny_tokenizer(change.get("tokenizer", "plain")), **options)
     with pytest.raises(ValueError, match="holds another evaluation") as error:
-        evaluate(other, source=change.get("rows", ROWS), limit=change.get("limit"), output=tmp_path, num_samples=100)
+        data = load_benchmark("preference", change.get("rows", ROWS), limit=change.get("limit"))
+        evaluate(other, data, output=tmp_path, num_samples=100)
     assert said in str(error.value) and "name another folder" in str(error.value)
 
 
@@ -232,16 +233,17 @@ NO_OBJECTS = '{"schema_version": 1, "model": [], "benchmark": "x"}'
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"lr": 0.1, "model": "gpt2"}', '{"schema_version": 1}', "\x00", NO_OBJECTS]
 )
-def test_a_run_json_of_another_tool_gets_one_line(tmp_path, text):
-    (tmp_path / "run.json").write_text(text)
-    with pytest.raises(ValueError, match=r"run.json is not of rm-plugin evaluate, .*; name another folder$"):
+def test_a_report_json_of_another_tool_gets_one_line(tmp_path, text):
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(ValueError, match=r"report.json is not of rm-plugin evaluate, .*; name another folder$"):
         evaluate(lengths, source=ROWS, output=tmp_path)
     scores = write_lines(tmp_path / "scores.jsonl", [LINE, OTHER])
     with pytest.raises(ValueError, match="not of rm-plugin evaluate, .*; put the scores into a folder of their own$"):
         evaluate_scores(scores, "preference", [PAIR])
+    elsewhere = write_lines(tmp_path.parent / f"{tmp_path.name}.jsonl", [LINE, OTHER])
     with pytest.raises(ValueError, match="not of rm-plugin evaluate, .*; name another folder$"):
-        evaluate_scores(scores, "preference", [PAIR], output=tmp_path)
-    assert (tmp_path / "run.json").read_text() == text
+        evaluate_scores(elsewhere, "preference", [PAIR], output=tmp_path)
+    assert (tmp_path / "report.json").read_text() == text
 
 
 def test_scores_do_not_overwrite_another_evaluation(tmp_path):
@@ -256,11 +258,11 @@ def test_scores_do_not_overwrite_another_evaluation(tmp_path):
         evaluate_scores(scores, "preference", [{**PAIR, "chosen": "four"}], output=tmp_path / "run", name="A")
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
     evaluate(lengths, source=ROWS, output=tmp_path / "model", num_samples=100)
-    beside = (tmp_path / "model" / "mine.jsonl").write_bytes((tmp_path / "model" / "scores.jsonl").read_bytes())
+    own, beside = (tmp_path / "model" / name for name in ("scores.jsonl", "mine.jsonl"))
+    beside.write_text(own.read_text().replace('"score": ', '"score": 1', 1))
     with pytest.raises(ValueError, match="model holds the evaluation of lengths on preference"):
-        evaluate_scores(tmp_path / "model" / "mine.jsonl", "preference", ROWS, output=tmp_path / "model")
-    own = tmp_path / "model" / "scores.jsonl"
-    assert beside and evaluate_scores(own, "preference", ROWS, output=tmp_path / "model", num_samples=100).score
+        evaluate_scores(beside, "preference", ROWS, output=tmp_path / "model")
+    assert evaluate_scores(own, "preference", ROWS, output=tmp_path / "model", num_samples=100).score
 
 
 def test_the_report_says_which_split_was_read(tmp_path):
@@ -268,21 +270,20 @@ def test_the_report_says_which_split_was_read(tmp_path):
     for split, lines in rows.items():
         write_lines(tmp_path / f"{split}.jsonl", lines)
     splits = [
-        evaluate(lengths, "preference", source, split=split, num_samples=10).report["benchmark"]["split"]
-        for source, split in ((tmp_path, "test"), (tmp_path / "test.jsonl", None), (rows["test"], None))
+        evaluate(lengths, load_benchmark("preference", source, split=split), num_samples=10).report["benchmark"][
+            "split"
+        ]
+        for source, split in ((tmp_path, "test"), (tmp_path, "train"), (tmp_path / "test.jsonl", None))
     ]
-    assert splits == ["test", None, None]
-    data = load_benchmark("preference", tmp_path, split="train")
-    assert evaluate(lengths, data, num_samples=10).report["benchmark"]["split"] == "train"
+    assert splits == ["test", "train", None]
 
 
 def test_a_loaded_benchmark_keeps_how_it_was_read_and_takes_no_second_say():
     data = load_benchmark("preference", ROWS, limit=3)
     assert evaluate(lengths, data, num_samples=10).report["benchmark"]["limit"] == 3
-    with pytest.raises(ValueError, match="source, limit cannot be applied to a loaded benchmark; hand it to"):
-        evaluate(lengths, data, ROWS, limit=2, num_samples=10)
-    with pytest.raises(ValueError, match="source, on_bad_row cannot be applied"):
-        evaluate_scores("scores.jsonl", data, pd.DataFrame(ROWS), on_bad_row="skip")
+    for measured in (lambda: evaluate(lengths, data, ROWS), lambda: evaluate_scores("s", data, pd.DataFrame(ROWS))):
+        with pytest.raises(ValueError, match="source cannot be applied to a loaded benchmark; hand it to"):
+            measured()
 
 
 def test_a_lone_surrogate_in_a_subset_or_id_is_written_and_read(tmp_path):
@@ -310,7 +311,7 @@ def test_every_figure_can_be_recomputed_from_the_scores(scorer, tmp_path):
     assert recomputed.report["counts"] == report.report["counts"]
     assert recomputed.report["baselines"] == report.report["baselines"]
     assert recomputed.report["mistakes"] == report.report["mistakes"]
-    assert recomputed.report["model"] == report.report["model"]  # run.json is beside the scores
+    assert recomputed.report["model"] == report.report["model"]  # whose report is beside the scores
 
 
 def test_scores_are_those_of_the_scorer(scorer, tmp_path):
@@ -422,7 +423,7 @@ def test_cut_texts_are_counted(tmp_path):
 
 def test_rows_without_a_preference_and_bad_rows_are_counted_and_printed():
     rows = [*ROWS, {"prompt": "2+2=", "completions": ["4", "four"], "ranks": [0, 0]}, {"prompt": "x", "chosen": "y"}]
-    report = evaluate(lengths, source=rows, on_bad_row="skip", num_samples=100)
+    report = evaluate(lengths, load_benchmark("preference", rows, on_bad_row="skip"), num_samples=100)
     assert report.report["counts"]["num_no_preference"] == 1 and report.report["counts"]["num_bad_rows"] == 1
     text = " ".join(remarks(report.report))
     assert "1 rows state no preference" in text and "1 bad rows were skipped, the first: row 25" in text
@@ -449,7 +450,8 @@ def test_best_of_n_curve_is_for_samples_of_one_policy_only():
     ppe = {f"response_{i + 1}": "x" * i for i in range(4)}
     rows = [{**ppe, "prompt": f"{n}", "scores": [False, True, False, True], "question_id": n} for n in range(6)]
     data = load_benchmark("ppe-math", rows)
-    curve = measure(data, baseline_scores("length", data.comparisons), num_samples=100).metrics["best_of_n"]
+    scores = [BASELINES["length"](comparison, None) for comparison in data.comparisons]
+    curve = measure(data, scores, num_samples=100).metrics["best_of_n"]
     assert curve["n"] == [1, 2, 4]
     assert curve["value"] == pytest.approx([0.5, 4 / 6, 1.0])  # of 6 pairs the longer is right in 01, 03, 13 and 23
     ranked = {"completions": ["a", "b", "c", "d"], "ranks": [0, 0, 1, 1]}  # of anybody
@@ -875,8 +877,6 @@ def test_a_run_of_a_judge_does_not_resume_on_data_that_differ_in(field, tmp_path
     def judge(prompts, completions, tools=None, chat_template_kwargs=None):
         return [float(len(text[0]["content"])) for text in completions]
 
-    evaluate(judge, source=[FULL_ROW, OTHER_ROW], output=tmp_path, num_samples=100, name="judge")
-    (tmp_path / "report.json").unlink()
     evaluate(judge, source=[FULL_ROW, OTHER_ROW], output=tmp_path, num_samples=100, name="judge")
     for value in CHANGES[field]:
         with pytest.raises(ValueError, match="data was .* and is now .*; name another folder"):

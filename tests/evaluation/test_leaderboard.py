@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rm_plugin.commands.cli import main
-from rm_plugin.evaluation import build_leaderboard, compare_runs, evaluate, evaluate_scores
+from rm_plugin.evaluation import build_leaderboard, compare_runs, evaluate, evaluate_scores, load_benchmark
 from rm_plugin.evaluation.report import print_report
 
 ROWS = [{"prompt": f"q{n}", "chosen": f"right {n}", "rejected": f"wrong {n}"} for n in range(100)]
@@ -258,9 +258,10 @@ def test_text_of_others_is_tame_wherever_it_is_shown(tmp_path, capsys):
     path = tmp_path / "=HYPERLINK(1).jsonl"
     rows = [*ROWS, {"prompt": "p", evil: 1}]
     path.write_text("".join(json.dumps({**row, "subset": evil}) + "\n" for row in rows))
-    report = evaluate(judge(50), source=path, output=tmp_path / "run", name=evil, on_bad_row="skip", num_samples=100)
+    data = load_benchmark("preference", path, on_bad_row="skip")
+    report = evaluate(judge(50), data, output=tmp_path / "run", name=evil, num_samples=100)
     print_report(report.report)
-    evaluate(judge(10), source=path, output=tmp_path / "other", name="scores", on_bad_row="skip", num_samples=100)
+    evaluate(judge(10), data, output=tmp_path / "other", name="scores", num_samples=100)
     assert main(["compare", str(tmp_path / "run"), str(tmp_path / "other")]) == 0
     assert main(["leaderboard", str(tmp_path / "run")]) == 0
     assert main(["evaluate", "x", "--data", str(path), "--output", str(tmp_path / "new")]) == 2

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from rm_plugin.evaluation import load_benchmark, results
-from rm_plugin.evaluation.results import draw_items, measure, score_arguments
+from rm_plugin.evaluation.results import SCORE, draw_items, measure
 from rm_plugin.metrics import statistics
-from rm_plugin.metrics.statistics import bootstrap_interval, compare_models
+from rm_plugin.metrics.statistics import Bootstrap
 
 RANKED = [
     {"prompt": f"p{n}", "completions": ["a" * k for k in (1, 2, 3)], "ranks": [0, 1, 2], "subset": "xy"[n % 2]}
@@ -44,15 +44,15 @@ def test_what_is_read_from_a_shared_draw_is_what_each_interval_alone_would_be():
     items, clusters = found.items, np.array(found.items["clusters"])
     for group in ("all", "x", "y"):
         inside = np.array(items["groups"]) == group
-        alone = bootstrap_interval(np.array(items["credits"]["model"])[inside], clusters=list(clusters[inside]))
-        expected = pytest.approx((alone["low"], alone["high"]), abs=0.02)
+        alone = Bootstrap(np.array(items["credits"]["model"])[inside], clusters=list(clusters[inside]))
+        expected = pytest.approx(tuple(alone.estimate().interval()), abs=0.02)
         interval = found.metrics["official"]["subsets"][group]["interval"]
         assert tuple(interval) == expected
         pairwise = found.metrics["pairwise"] if group == "all" else found.metrics["subsets"][group]
         assert tuple(pairwise["interval"]) == expected  # an item is the share of the pairs of one comparison
     inside = np.array(items["groups"]) == "all"
     a, b = (np.array(items["credits"][name])[inside] for name in ("model", "length"))
-    alone = compare_models(a, b, clusters=list(clusters[inside]))
+    alone = Bootstrap([a, b], clusters=list(clusters[inside])).compare()
     shared = found.baselines["length"]["model_minus_baseline"]
     assert shared["difference"] == pytest.approx(alone["difference"])
     assert (shared["low"], shared["high"]) == pytest.approx((alone["low"], alone["high"]), abs=0.01)
@@ -88,5 +88,5 @@ def test_a_comparison_that_stands_in_two_groups_is_counted_once(name):
     items = found.items
     credits = [items["credits"]["model"], items["credits"]["length"]]
     draw = draw_items(data.benchmark, credits, items["groups"], items["clusters"], num_samples=200)
-    compared = draw.compare(a=0, b=1, **score_arguments(data.benchmark, draw))
+    compared = draw.compare(SCORE)
     assert compared["num_items"] == 20 and compared["a_better"] + compared["b_better"] <= 20

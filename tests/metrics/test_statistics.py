@@ -15,11 +15,8 @@ from rm_plugin.metrics.preference import pairwise_correctness
 from rm_plugin.metrics.statistics import (
     Bootstrap,
     Estimate,
-    bootstrap_interval,
-    compare_models,
     holm_correction,
     mcnemar_exact,
-    minimum_detectable_difference,
     significance_tiers,
     wilson_interval,
 )
@@ -27,6 +24,25 @@ from rm_plugin.metrics.statistics import (
 
 def macro(means):
     return sum(means.values()) / len(means)
+
+
+def drawn(values, aggregate=None, **options):
+    """A bootstrap, and in it the name of the mean of all items, or of an aggregate of subset means."""
+    if aggregate is None:
+        return Bootstrap(values, **options), ""
+    return Bootstrap(values, lambda means: {("aggregate",): aggregate(means)}, **options), ("aggregate",)
+
+
+def bootstrap_interval(values, confidence=0.95, **options):
+    draw, metric = drawn(values, **options)
+    estimate = draw.estimate(metric)
+    low, high = estimate.interval(confidence)
+    return {"estimate": estimate.value, "low": low, "high": high, "num_clusters": estimate.num_clusters}
+
+
+def compare_models(a, b, **options):
+    draw, metric = drawn(np.stack([a, b]), **options)
+    return draw.compare(metric)
 
 
 # --- Wilson
@@ -59,7 +75,7 @@ def test_interval_of_a_proportion_is_that_of_the_binomial():
     assert result["estimate"] == 0.6
     assert result["low"] == pytest.approx(0.5696, abs=0.0015)
     assert result["high"] == pytest.approx(0.6304, abs=0.0015)
-    assert (result["num_items"], result["num_clusters"], result["confidence"]) == (1000, 1000, 0.95)
+    assert result["num_clusters"] == 1000
 
 
 def test_interval_of_continuous_values_is_that_of_the_mean():
@@ -212,7 +228,7 @@ def test_fewer_than_five_clusters_have_an_estimate_and_no_interval():
     assert bootstrap_interval([1.0, 0.0, 1.0, 0.0])["low"] is None
     assert bootstrap_interval([1.0, 0.0, 1.0, 0.0, 1.0])["low"] is not None
     result = compare_models([1.0, 1.0], [0.5, 0.0])
-    assert (result["low"], result["high"], result["standard_error"], result["p_value"]) == (None, None, None, 0.5)
+    assert (result["low"], result["high"], result["detectable"], result["p_value"]) == (None, None, None, 0.5)
     assert compare_models([1.0], [0.5])["p_value"] == 1.0
 
 
@@ -230,8 +246,6 @@ def test_ten_thousand_samples_of_ten_thousand_comparisons_take_less_than_two_sec
         ({"values": []}, "values is empty"),
         ({"values": [1.0, float("nan")]}, "1 of 2 values are not finite"),
         ({"values": [1.0, 0.0], "clusters": ["a"]}, "1 clusters for 2 values"),
-        ({"values": [1.0, 0.0], "subsets": ["a", "b"]}, "subsets and aggregate go together"),
-        ({"values": [1.0, 0.0], "aggregate": macro}, "subsets and aggregate go together"),
         ({"values": [1.0, 0.0], "subsets": ["a", "b"], "aggregate": lambda m: 0.5}, "must work elementwise"),
         ({"values": [1.0, 0.0], "confidence": 95}, "confidence=95"),
         ({"values": [1.0, 0.0], "num_samples": 0}, "num_samples=0"),
@@ -245,15 +259,19 @@ def test_bad_input_of_the_bootstrap_is_one_clear_line(arguments, message):
 # --- minimum detectable difference
 
 
-def test_minimum_detectable_difference_has_hand_worked_values():
+def of_spread(standard_error, num_clusters):
+    """An estimate whose resamples have this standard deviation."""
+    return Estimate(np.array([0.0, *[standard_error, -standard_error] * 500]), num_clusters)
+
+
+def test_the_detectable_difference_has_hand_worked_values():
     # z = 1.959964 + 0.841621 = 2.801585; of 400 coins each: √(2·.25/400)
-    assert minimum_detectable_difference(0.025, 10**9) == pytest.approx(2.801585 * 0.025, rel=1e-6)
-    one = Bootstrap([1.0, 0.0] * 200).estimate("")
-    expected = 2.801585 * math.sqrt(0.5 / 400)
-    assert minimum_detectable_difference(math.sqrt(2) * one.standard_error, 400) == pytest.approx(expected, rel=0.03)
-    assert minimum_detectable_difference(1.0, 10**9, alpha=0.01, power=0.9) == pytest.approx(2.575829 + 1.281552)
+    assert of_spread(0.025, 10**9).detectable == pytest.approx(2.801585 * 0.025, rel=1e-6)
+    one = Bootstrap([1.0, 0.0] * 200).estimate()
+    assert math.sqrt(2) * one.detectable == pytest.approx(2.801585 * math.sqrt(0.5 / 400), rel=0.03)
     # of 10 clusters: √(10/9)·(2.262157 + 0.883404), Student's quantiles at 9 degrees of freedom
-    assert minimum_detectable_difference(1.0, 10) == pytest.approx(math.sqrt(10 / 9) * 3.145561, rel=1e-6)
+    assert of_spread(1.0, 10).detectable == pytest.approx(math.sqrt(10 / 9) * 3.145561, rel=1e-6)
+    assert Bootstrap([1.0] * 20).estimate().detectable is None  # nothing says how far the items spread
 
 
 def make_items(rng, kind, difference, num_clusters=60):
@@ -277,13 +295,11 @@ def make_items(rng, kind, difference, num_clusters=60):
 @pytest.mark.parametrize("kind", ["0/1 items", "lists", "clusters", "aggregate"])
 def test_a_difference_of_the_detectable_size_is_found_with_eighty_percent_power(kind):
     rng, options = np.random.default_rng(5), {"num_samples": 400}
-    errors = []
+    announced = []
     for trial in range(50):
         a, b, arguments = make_items(rng, kind, 0.0)
-        result = compare_models(a, b, **arguments, seed=trial, **options)
-        errors.append(result["standard_error"])
-    detectable = minimum_detectable_difference(float(np.mean(errors)), result["num_clusters"])
-    found = 0
+        announced.append(compare_models(a, b, **arguments, seed=trial, **options)["detectable"])
+    detectable, found = float(np.mean(announced)), 0
     for trial in range(400):
         a, b, arguments = make_items(rng, kind, detectable)
         found += compare_models(a, b, **arguments, seed=trial, **options)["p_value"] < 0.05
@@ -403,16 +419,29 @@ def test_a_subset_is_compared_for_itself_exactly_where_its_items_allow():
 
 def test_a_metric_counts_the_clusters_of_the_subsets_that_it_depends_on():
     clusters, subsets = [0, 1, 2, 3, 3, 4, 5, 6], list("xxxxyyyy")
-    draw = Bootstrap(np.arange(8.0), lambda m: {("twice",): 2 * m["x"]}, clusters=clusters, subsets=subsets)
+
+    def metrics(m):
+        return {("twice",): 2 * m["x"], ("both",): m["x"] - m["y"], ("constant",): 0 * m["x"] + 1}
+
+    draw = Bootstrap(np.arange(8.0), metrics, clusters=clusters, subsets=subsets)
     assert draw.estimate("x").num_clusters == draw.estimate("y").num_clusters == 4
-    assert draw.estimate(("twice",), subsets=["x"]).num_clusters == 4
-    assert draw.estimate(("twice",)).num_clusters == 7  # cluster 3 is in both
-    assert draw.estimate(("twice",)).value == 3.0
+    assert draw.estimate(("twice",)).num_clusters == 4 and draw.estimate(("twice",)).value == 3.0
+    assert draw.estimate(("both",)).num_clusters == 7  # cluster 3 is in both
+    assert draw.estimate(("constant",)).interval() == [None, None]  # moves with nothing
 
 
 def test_models_must_be_compared_on_the_same_items():
     with pytest.raises(ValueError, match="2 values of model a and 1 of model b"):
-        compare_models([1.0, 0.0], [1.0])
+        mcnemar_exact([1.0, 0.0], [1.0])
+
+
+def test_a_metric_that_is_one_subsets_mean_is_tested_exactly_and_another_is_not():
+    a, b = [1] * 6 + [0] * 6, [0] * 12
+    formula = {("mean",): lambda m: m["x"], ("other",): lambda m: 0.3 * m["x"], ("both",): macro}
+    draw = Bootstrap([a, b], lambda m: {k: f(m) for k, f in formula.items()}, subsets=["x"] * 7 + ["y"] * 5)
+    assert [draw.compare(name)["method"] for name in formula] == ["mcnemar"] + ["paired bootstrap"] * 2
+    assert draw.compare(("mean",))["p_value"] == draw.compare("x")["p_value"] == 2 * 0.5**6
+    assert draw.compare(("mean",))["num_items"] == 7
 
 
 # --- Holm

@@ -2,12 +2,12 @@
 
 Every official score is arithmetic on means of items. An item is one credit (right 1, wrong 0, sometimes between), the
 group whose mean it enters, and the comparison that it is of; one comparison may give several items, in several groups.
-So intervals and paired differences of any official score are those that `metrics.statistics` gives for an aggregate of
+So intervals and paired differences of any official score are those that `metrics.statistics` gives for a function of
 group means:
 
     items = benchmark.score_items(scored)                                           # credits, groups, clusters: (N,)
     benchmark.formula(items.means())["score"]
-    bootstrap_interval(items.credits, clusters=items.clusters, subsets=items.groups, aggregate=benchmark.score)
+    Bootstrap(items.credits, benchmark.formula, clusters=items.clusters, subsets=items.groups).estimate("score")
 
 Scores are an array (number of completions,) in the order of `comparison.completions`. A comparison with a NaN among
 them is unscored: all its scores become NaN, which is never larger, so that all its credits are 0. Equal scores are
@@ -212,7 +212,7 @@ class Benchmark:
             `None` means that it states no preference.
         formula (`Callable[[Mapping], dict]`, *optional*):
             The official score and its sections from means of groups, `"score"` among them; elementwise, so that it
-            takes resamples. By default accuracy, a plain mean.
+            takes resamples. By default accuracy.
         items (`Callable[[Sequence], list[Item]]`, *optional*):
             Credits of scored comparisons, and their groups. By default whether the better completion scored higher, in
             the group `all` and the comparison's subset.
@@ -234,8 +234,6 @@ class Benchmark:
             Rows to rows, where a comparison is made of several rows.
         whole (`str`, *optional*):
             File of the original folder that repeats all its others, and is read alone where it is there.
-        plain_mean (`bool`, *optional*, defaults to `False`):
-            The score is the plain mean of the group `all`: those items alone are tested, McNemar's test exactly.
         best_of_k (`bool`, *optional*, defaults to `False`):
             The completions are independent samples of one policy, so that a curve over n says what best-of-n brings.
         level (`Callable[[str], str | None]`, *optional*):
@@ -246,7 +244,7 @@ class Benchmark:
     """
 
     row: Callable[[Row, str], Comparison | None]
-    formula: Callable[[Means], dict[str, Any]] | None = None
+    formula: Callable[[Means], dict[str, Any]] = accuracy
     items: Callable[[Sequence[Scored]], list[Item]] = pair_items
     parts: tuple[Part, ...] = ()
     files: str = ""
@@ -257,15 +255,9 @@ class Benchmark:
     subset_in_file_name: bool = False
     regroup: Callable[[Iterable[Row]], Iterable[Row]] = iter
     whole: str | None = None
-    plain_mean: bool = False
     best_of_k: bool = False
     level: Callable[[str], str | None] = subset_level
     notes: str = ""
-
-    def __post_init__(self) -> None:
-        if self.formula is None:
-            object.__setattr__(self, "formula", accuracy)
-            object.__setattr__(self, "plain_mean", True)
 
     @property
     def hub(self) -> str | None:
@@ -276,10 +268,6 @@ class Benchmark:
     def splits(self) -> list[str]:
         """Splits on the hub."""
         return list(dict.fromkeys(part.split for part in self.parts))
-
-    def score(self, means: Means) -> Any:
-        """The official score from means of groups: the `aggregate` of `statistics.bootstrap_interval`."""
-        return self.formula(means)["score"]
 
     def score_items(self, scored: Sequence[Scored]) -> Items:
         """The items of scored comparisons as columns, for `statistics`; an unscored one has credit 0 in all."""

@@ -39,7 +39,6 @@ def judgebench_formula(means: Means) -> dict[str, Any]:
 GPT = Benchmark(
     judgebench,
     formula=judgebench_formula,
-    plain_mean=True,
     level=lambda name: None if name in ("all", "micro", "macro") else "category",
     parts=(Part("ScalerLab/JudgeBench", "gpt"),),
     licence="mit",

@@ -12,7 +12,7 @@ from rm_plugin.evaluation.benchmarks.base import cluster_of
 from rm_plugin.evaluation.benchmarks.rewardbench import SECTIONS, rewardbench_score
 from rm_plugin.evaluation.benchmarks.rewardbench import SUBSETS as REWARDBENCH_SUBSETS
 from rm_plugin.evaluation.benchmarks.rewardbench2 import SUBSETS
-from rm_plugin.metrics.statistics import bootstrap_interval, compare_models
+from rm_plugin.evaluation.results import SCORE, draw_items
 
 NAN = float("nan")
 
@@ -254,15 +254,8 @@ def test_llmbar_averages_sets():
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_plain_mean_is_one_whose_score_moves_with_the_group_all_alone(name):
-    benchmark = BENCHMARKS[name]
-    part = {"rm-bench": "chat", "rewardbench-with-prior": "anthropic_hhh"}.get(name)
-    data = load_benchmark(name, SCHEMAS[name][1], subset=part)
-    means = benchmark.score_items([(c, -np.array(c.ranks, dtype=float)) for c in data.comparisons]).means()
-    is_mean = "all" in means and benchmark.score({**means, "all": 0.25}) == 0.25
-    is_mean &= all(benchmark.score({**means, g: 0.25}) == benchmark.score(means) for g in means if g != "all")
-    assert benchmark.plain_mean == is_mean
-    assert benchmark.best_of_k == (name.startswith("ppe-") and name != "ppe-human-preference")
+def test_best_of_k_is_said_of_ppes_sampled_sets_alone(name):
+    assert BENCHMARKS[name].best_of_k == (name.startswith("ppe-") and name != "ppe-human-preference")
 
 
 def test_sections_and_groups_have_levels_and_constants_have_none():
@@ -287,9 +280,9 @@ def test_sections_and_groups_have_levels_and_constants_have_none():
 
 def interval(benchmark, scored):
     items = benchmark.score_items(scored)
-    return bootstrap_interval(
-        items.credits, clusters=items.clusters, subsets=items.groups, aggregate=benchmark.score, num_samples=2000
-    )
+    score = draw_items(benchmark, [items.credits], items.groups, items.clusters, num_samples=2000).estimate(SCORE)
+    low, high = score.interval()
+    return {"estimate": score.value, "low": low, "high": high, "num_clusters": score.num_clusters}
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -331,9 +324,7 @@ def test_two_models_are_compared_on_the_official_score():
     worse = list(zip(comparisons, noise, strict=True))
     benchmark = BENCHMARKS["rewardbench-2"]
     a, b = benchmark.score_items(better), benchmark.score_items(worse)
-    result = compare_models(
-        a.credits, b.credits, clusters=a.clusters, subsets=a.groups, aggregate=benchmark.score, num_samples=2000
-    )
+    result = draw_items(benchmark, [a.credits, b.credits], a.groups, a.clusters, num_samples=2000).compare(SCORE)
     expected = aggregate(benchmark, better)["score"] - aggregate(benchmark, worse)["score"]
     assert result["difference"] == pytest.approx(expected)
     assert result["low"] > 0 and result["p_value"] < 0.001
@@ -365,7 +356,7 @@ def test_rewardbench_2_score_on_all_rows_of_the_leaderboard(shared_data):
     assert len(rows) == 197
     for row in rows:
         subsets = {name: float(row[name]) for name in SUBSETS}
-        assert BENCHMARKS["rewardbench-2"].score(subsets) == pytest.approx(float(row["Score"]), abs=1.1e-4)
+        assert BENCHMARKS["rewardbench-2"].formula(subsets)["score"] == pytest.approx(float(row["Score"]), abs=1.1e-4)
 
 
 def test_judgebench_accuracies_of_three_published_models(shared_data):
