@@ -247,7 +247,9 @@ def _pairs(scored: Sequence[Scored]) -> pd.DataFrame:
             rows.append((index, i, j, scores[i] - scores[j], lengths[i] - lengths[j], subset, cluster))
     if not rows:
         raise ValueError("no comparison has a preference, there is nothing to measure; check the ranks of the data")
-    pairs = pd.DataFrame(rows, columns=["comparison", "better", "worse", "margin", "length", "subset", "cluster"])
+    kinds = {"comparison": int, "better": int, "worse": int, "margin": float, "length": float}
+    # Texts stay Python's: pandas' strings cannot hold a lone surrogate.
+    pairs = pd.DataFrame(rows, columns=[*kinds, "subset", "cluster"], dtype=object).astype(kinds)
     return pairs.assign(correct=pairwise_correctness(pairs["margin"].fillna(-1.0)))
 
 
