@@ -255,8 +255,8 @@ def _pairs(scored: Sequence[Scored]) -> pd.DataFrame:
 
 def _by_subset(pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Empty where nothing says of what subset a pair is."""
-    found = dict(iter(pairs.groupby("subset", sort=False)))
-    return {} if list(found) == ["all"] else found
+    names = dict.fromkeys(pairs["subset"])
+    return {} if list(names) == ["all"] else {name: pairs[pairs["subset"] == name] for name in names}
 
 
 def _accuracy(pairs: pd.DataFrame, draw: Bootstrap, name: Hashable) -> dict[str, Any]:

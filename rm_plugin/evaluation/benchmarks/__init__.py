@@ -2,7 +2,7 @@
 
     data = load_benchmark("llmbar", source="LLMBar/Dataset/LLMBar")      # without a source: from the hub
     items = data.benchmark.score_items([(comparison, my_model(comparison)) for comparison in data.comparisons])
-    data.benchmark.score(items.means())
+    data.benchmark.formula(items.means())["score"]
 
 One file per family holds what is known of it: schema (a small function `row -> Comparison`, which keeps its quirks to
 itself), items, formula and source. To add a benchmark is to write such a file and to name it in `BENCHMARKS`.
