@@ -190,7 +190,8 @@ def evaluate_scores(
     if (origin := path.with_name("report.json")).exists():
         earlier = read_about(origin, "put the scores into a folder of their own")
         of_these = earlier["benchmark"].get("fingerprint") == data.fingerprint
-        about |= {key: earlier[key] for key in (("benchmark", "model", "plan") if of_these else ("model",))}
+        kept = ("benchmark", "model", "plan") if of_these else ("model",)
+        about |= {key: earlier[key] for key in kept if key in earlier}
     about["model"] = {**about["model"], "name": name or about["model"].get("name") or path.stem}
     if output is not None:
         _check_output(Path(output), data, values)
