@@ -1,8 +1,10 @@
-"""`rm-plugin`: one function per command; each imports what it needs when it runs, so that `--help` loads no torch.
+"""`rm-plugin`: options and work of every command.
 
     rm-plugin quickstart | train | score | best-of-n | ppo | evaluate | benchmarks | leaderboard | compare | export
 
-Exit code 0 on success, 2 on bad usage or bad input with one line on stderr (`--debug` shows the traceback).
+A command is a function whose docstring is its help, and one that adds its options; it imports what it needs when it
+runs, so that `--help` loads no torch. Exit code 0 on success, 2 on bad usage or bad input with one line on stderr
+(`--debug` shows the traceback).
 """
 
 from __future__ import annotations
@@ -16,12 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import atomic_writer, read_jsonl, write_atomically
-from ..messages import explained, located, one_line
-from .arguments import UsageError, build_parser, parse_arguments
+from ..messages import explained, located, nearest, one_line
 
 if TYPE_CHECKING:
     from ..data.comparison import Comparison
     from ..scoring.scorer import RewardScorer
+
+MODEL_HELP = "reward model: folder or hub id, adapters included"
+DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
+MODEL_OPTIONS = ("dtype", "load_in_4bit", "revision")
+SCORER_OPTIONS = ("max_length", "max_num_batched_tokens", "truncation_mode", "control_tokens")
 
 # What is true after Ctrl-C, of each command.
 INTERRUPTED = {
@@ -40,59 +46,65 @@ def main(argv: list[str] | None = None) -> int:
         args = parse_arguments([word for word in argv if word != "--debug"])
         command = args.command
         _quiet_upstream()
-        return RUN[command](args) or 0
+        return COMMANDS[command][0](args) or 0
     except KeyboardInterrupt:
         print(f"rm-plugin: interrupted; {INTERRUPTED.get(command, 'nothing was kept')}", file=sys.stderr)
         return 130
     except Exception as error:
-        bad_input = isinstance(error, (ValueError, OSError, ImportError, UsageError)) or _is_of_input(error)
-        if debug or not bad_input:
+        if debug or not (isinstance(error, (ValueError, OSError, ImportError)) or _is_of_input(error)):
             raise
         print(f"rm-plugin: {one_line(error)}", file=sys.stderr)
         return 2
 
 
-def load_scorer(args: argparse.Namespace, **kwargs) -> RewardScorer:
-    """The scorer that the options of a command describe, with a progress bar on a terminal."""
-    from ..scoring.scorer import RewardScorer
-
-    model_kwargs: dict[str, Any] = {"dtype": _torch_dtype(args.dtype)}
-    if args.revision is not None:
-        model_kwargs["revision"] = args.revision
-    if args.load_in_4bit:
-        from ..model.adapters import nf4_config
-
-        model_kwargs["quantization_config"] = nf4_config()
-    options = {
-        "max_length": args.max_length,
-        "max_num_batched_tokens": args.max_num_batched_tokens,
-        "truncation_mode": args.truncation_mode,
-        "control_tokens": getattr(args, "control_tokens", "parse"),  # evaluate has no such option
-        "progress": sys.stderr.isatty(),
-    }
-    with explained(f"{args.model} cannot be loaded"):
-        return RewardScorer(args.model, **{**options, **kwargs}, **model_kwargs)
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ValueError(f"{message}; see {self.prog} --help")
 
 
-def _torch_dtype(name: str) -> Any:
-    import torch
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """The command and its options; `fields` holds the `--field value` words of a recipe."""
+    parser = _Parser(
+        prog="rm-plugin",
+        description="Reward models beside TRL: train on preferences, score, evaluate, export.",
+        epilog="Every command takes --debug, which shows the traceback of an error.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (run, add_options) in COMMANDS.items():
+        options = {"help": run.__doc__, "description": run.__doc__, "allow_abbrev": False}
+        one = commands.add_parser(name, **options, add_help=name != "train")  # which shows the fields of a recipe
+        add_options(one.add_argument)
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        close = nearest(argv[0], COMMANDS)
+        raise ValueError(f"unknown command {argv[0]!r}{close}; the commands are {', '.join(COMMANDS)}")
+    args, args.fields = parser.parse_known_args(argv)
+    if args.fields and args.command not in ("train", "ppo"):
+        known = [word.removeprefix("--") for word in commands.choices[args.command]._option_string_actions]
+        close = nearest(args.fields[0].split("=")[0].removeprefix("--"), known)
+        raise ValueError(f"unknown argument {args.fields[0]!r}{close}; see rm-plugin {args.command} --help")
+    return args
 
-    dtype = getattr(torch, name, None)
-    if name != "auto" and not isinstance(dtype, torch.dtype):
-        raise ValueError(f"dtype={name!r} is not a torch dtype; use auto, float32, bfloat16 or float16")
-    return dtype or name
 
-
-# --- commands
+def _quickstart_options(add) -> None:
+    add("--output", default="quickstart-reward-model", metavar="DIR", help="folder for model and page")
+    add("--seed", type=int, help="seed of data, model and training")
 
 
 def _quickstart(args: argparse.Namespace) -> None:
+    """train, evaluate and score a tiny model on generated preferences (3 minutes)"""
     from .quickstart import run
 
     run(args.output, seed=args.seed)
 
 
+def _train_options(add) -> None:
+    add("--config", metavar="RECIPE", help="YAML file with the names of TRL's fields")
+    add("-h", "--help", action="store_true", dest="show_help", help="show all fields")
+
+
 def _train(args: argparse.Namespace) -> int:
+    """train a reward model from a YAML recipe; any field can be given as --field value"""
     from .recipe import parse_recipe, run_recipe
 
     if args.show_help:
@@ -100,13 +112,24 @@ def _train(args: argparse.Namespace) -> int:
     return run_recipe(args.config, args.fields)
 
 
+def _score_options(add) -> None:
+    add("model", metavar="MODEL", help=MODEL_HELP)
+    rows = '{"prompt", "completion"} or {"prompt", "completions": […]}'
+    add("--input", required=True, metavar="FILE", help=f"lines {rows}")
+    add("--output", required=True, metavar="FILE", help="the same lines with score or scores added")
+    _scorer_options(add)
+    _control_tokens_option(add)
+
+
 def _score(args: argparse.Namespace) -> None:
+    """score prompts and completions of a JSON lines file"""
     lines = list(read_jsonl(args.input))
     if not lines:
         raise ValueError(f"{args.input} is empty; give one JSON object per line")
     comparisons = [_comparison(line, f"{args.input} line {number}") for number, line in lines]
     with atomic_writer(args.output) as out:  # opened before the work: a file that cannot be written is told at once
-        scores = load_scorer(args).score_comparisons(comparisons)
+        scorer = load_scorer(args.model, progress=sys.stderr.isatty(), **_given(args, MODEL_OPTIONS + SCORER_OPTIONS))
+        scores = scorer.score_comparisons(comparisons)
         for (_, line), values in zip(lines, scores, strict=True):
             values = [None if value != value else float(value) for value in values.tolist()]
             result = {"scores": values} if "completions" in line else {"score": values[0]}
@@ -125,39 +148,63 @@ def _comparison(line: dict[str, Any], where: str) -> Comparison:
         if "prompt" not in line or ("completion" in line) == ("completions" in line):
             found = ", ".join(line) or "nothing"
             raise ValueError(f'it has {found}; it needs "prompt" and either "completion" or "completions"')
-        name = "scores" if "completions" in line else "score"
-        if name in line:
+        if (name := "scores" if "completions" in line else "score") in line:
             raise ValueError(f"it has a field {name!r}, which would be overwritten; rename it")
         comparison = to_comparison(line, candidates=True)
     comparison.id = where
     return comparison
 
 
+def _best_of_n_options(add) -> None:
+    add("policy", metavar="POLICY", nargs="?", help="language model: folder or hub id; not with --candidates")
+    add("--reward-model", required=True, metavar="MODEL", help="reward model: folder or hub id")
+    add("--prompts", metavar="FILE", help='file or data set with a column "prompt", and perhaps "answer"')
+    add(
+        "--candidates",
+        metavar="FILE",
+        help='ready completions instead of POLICY and --prompts: lines {"prompt", "completions": […]}, '
+        '{"prompt", "outputs": […]} as vLLM writes them, or {"prompt", "completion"}; perhaps with "gold" or "answer"',
+    )
+    add("-n", type=int, help="completions per prompt (default 16)")
+    add("--output", required=True, metavar="FILE", help="all candidates with scores; the same command resumes")
+    add("--to-preferences", metavar="FILE", help="best-versus-worst pairs for DPO or rm-plugin train")
+    add("--to-sft", metavar="FILE", help="the winners, for SFT")
+    add("--summary", metavar="FILE", help="best-of-n curve and counts as JSON")
+    add("--gold-model", metavar="MODEL", help="a better reward model, for true gain and regret")
+    add("--max-new-tokens", type=int, help="most tokens of a completion (the policy's setting, else 256)")
+    add("--temperature", type=float, help="of the samples (the policy's setting if absent)")
+    add("--top-p", type=float, help="of the samples (the policy's setting if absent)")
+    add("--seed", type=int, help="seed of the samples (default 0)")
+    add("--batch-size", type=int, help="sequences generated at once (default 16)")
+    _scorer_options(add)
+    _control_tokens_option(add)
+
+
 def _best_of_n(args: argparse.Namespace) -> None:
+    """sample n completions per prompt, or take ready ones, and choose by the reward"""
     from ..data.sources import load_rows
     from ..loops.best_of_n import best_of_n, print_summary, summarize, to_preferences, to_sft
     from ..processes import Processes
 
     if (args.candidates is None) == (args.policy is None) or (args.policy is None) != (args.prompts is None):
-        raise UsageError("give POLICY with --prompts, or --candidates; see rm-plugin best-of-n --help")
-    outputs = ("output", "to_preferences", "to_sft", "summary")
-    _refuse_equal_paths(args, outputs, inputs=("candidates", "prompts"))
-    fields = {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p")}
-    options = {name: getattr(args, name) for name in ("n", "seed", "batch_size")}
-    fields, options = ({k: v for k, v in given.items() if v is not None} for given in (fields, options))
-    if args.candidates is not None and (sampling := [*options, *fields]):
-        words = ", ".join("-n" if name == "n" else f"--{name.replace('_', '-')}" for name in sampling)
-        raise UsageError(f"{words}: --candidates are ready, nothing is sampled; leave it out")
+        raise ValueError("give POLICY with --prompts, or --candidates; see rm-plugin best-of-n --help")
+    _refuse_equal_paths(args, ("output", "to_preferences", "to_sft", "summary"), inputs=("candidates", "prompts"))
+    fields = _given(args, ("max_new_tokens", "temperature", "top_p"))
+    options = _given(args, ("n", "seed", "batch_size"))
+    if args.candidates is not None and (sampling := {**options, **fields}):
+        words = ", ".join("-n" if name == "n" else _option(name) for name in sampling)
+        raise ValueError(f"{words}: --candidates are ready, nothing is sampled; leave it out")
     processes = Processes.current()  # before the models: it says which accelerator is this process's
-    reward_model = argparse.Namespace(**{**vars(args), "model": args.reward_model})
-    gold_model = argparse.Namespace(**{**vars(args), "model": args.gold_model, "revision": None})
+    scorer_options = _given(args, MODEL_OPTIONS + SCORER_OPTIONS)
+    scorer = load_scorer(args.reward_model, **scorer_options)
+    scorer_options.pop("revision", None)  # of the reward model
     results = best_of_n(
         args.policy,
         None if args.prompts is None else load_rows(args.prompts),
-        load_scorer(reward_model, progress=False),
+        scorer,
         generation_config=fields,
         candidates=None if args.candidates is None else load_rows(args.candidates),
-        gold=None if args.gold_model is None else load_scorer(gold_model, progress=False),
+        gold=None if args.gold_model is None else load_scorer(args.gold_model, **scorer_options),
         output=args.output,
         progress=sys.stderr.isatty(),
         **options,
@@ -176,13 +223,46 @@ def _best_of_n(args: argparse.Namespace) -> None:
         write_atomically(args.summary, json.dumps(summary, indent=2))
 
 
+def _ppo_options(add) -> None:
+    add("--config", required=True, metavar="RECIPE", help="YAML file with the names of TRL's fields")
+
+
 def _ppo(args: argparse.Namespace) -> None:
+    """train a policy with PPO against a reward model, from a YAML recipe (TRL 1.12)"""
     from .ppo_recipe import parse_ppo_recipe, train_ppo
 
     train_ppo(*parse_ppo_recipe(args.config, args.fields))
 
 
+def _evaluate_options(add) -> None:
+    add("model", nargs="?", metavar="MODEL", help=f"{MODEL_HELP}; or module:callable")
+    add("--benchmark", action="append", default=[], metavar="NAME", help="see rm-plugin benchmarks; may be repeated")
+    add("--data", metavar="FILE_OR_ID", help="any preference data instead: file, folder or hub id")
+    add(
+        "--source",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="local copy of the benchmark; with several benchmarks one each, as NAME=PATH",
+    )
+    add("--split", help="split of the data, where it has several")
+    add("--config", help="configuration of a hub data set")
+    add("--subset", help="name of the part that the source holds, such as RM-Bench's domain")
+    add("--limit", type=int, metavar="N", help="take the first N comparisons only")
+    add("--on-bad-row", default="error", choices=("error", "skip"), help="skip counts and lists them")
+    add(
+        "--text-format",
+        choices=("auto", "messages", "as-is"),
+        help="plain text as messages for the chat template, or as it is; auto: messages, but --data as it is",
+    )
+    add("--scores", metavar="FILE", help="scores.jsonl to measure instead of running a model")
+    add("--name", help="name of the model in the report")
+    add("--output", metavar="DIR", help="folder of the run; the same command resumes where it stopped")
+    _scorer_options(add, truncation_mode="drop")
+
+
 def _evaluate(args: argparse.Namespace) -> None:
+    """measure a reward model on benchmarks or on any preference data"""
     from ..evaluation.benchmarks import load_benchmark
     from ..evaluation.harness import evaluate, evaluate_scores
     from ..evaluation.report import print_report
@@ -190,30 +270,32 @@ def _evaluate(args: argparse.Namespace) -> None:
     from ..scoring.rewards import is_dotted_path
 
     if bool(args.benchmark) == bool(args.data):
-        raise UsageError("give either --benchmark NAME (see rm-plugin benchmarks) or --data FILE_OR_ID")
+        raise ValueError("give either --benchmark NAME (see rm-plugin benchmarks) or --data FILE_OR_ID")
     if args.data and args.source:
-        raise UsageError("--source is for a --benchmark, --data names its own data; leave --source out")
-    if args.scores or (args.model and is_dotted_path(args.model)):
-        unused = _scorer_options(args) + ["--text-format"] * bool(args.scores and args.text_format != "auto")
+        raise ValueError("--source is for a --benchmark, --data names its own data; leave --source out")
+    is_function = bool(args.model) and is_dotted_path(args.model)
+    scorer_options, shown_as = _given(args, MODEL_OPTIONS + SCORER_OPTIONS), _given(args, ("text_format",))
+    if unused := (scorer_options | shown_as if args.scores else scorer_options if is_function else {}):
         what = "--scores, which run no model" if args.scores else f"the function {args.model}"
-        if unused:
-            raise UsageError(f"{', '.join(unused)} cannot be applied to {what}; leave it out")
+        raise ValueError(f"{', '.join(map(_option, unused))} cannot be applied to {what}; leave it out")
     if args.truncation_mode == "error":
         raise ValueError("truncation_mode=error would stop the evaluation; use drop (counts as wrong) or keep_end")
     if not args.scores and not (args.model and args.output):
-        raise UsageError(f"{'--output DIR' if args.model else 'MODEL (or --scores FILE)'} is missing")
-    jobs = [("preference", args.data)] if args.data else _named_sources(args.benchmark, args.source)
+        raise ValueError(f"{'--output DIR' if args.model else 'MODEL (or --scores FILE)'} is missing")
+    jobs = {"preference": args.data} if args.data else _named_sources(args.benchmark, args.source)
     if args.scores and len(jobs) > 1:
-        raise UsageError("--scores holds the scores of one benchmark; give one --benchmark")
+        raise ValueError("--scores holds the scores of one benchmark; give one --benchmark")
     how = {key: getattr(args, key) for key in ("split", "config", "subset", "limit", "on_bad_row")}
-    loaded = [load_benchmark(name, source, **how) for name, source in jobs]  # bad data show before a model is loaded
+    # Before the model, so that bad data show at once.
+    loaded = [load_benchmark(name, source, **how) for name, source in jobs.items()]
     options = {"name": args.name or args.model}
     if args.scores:
         print_report(evaluate_scores(args.scores, loaded[0], output=args.output, **options).report)
         return
     processes = Processes.current()  # before the model: it says which GPU is this process's
-    options |= {"text_format": args.text_format, "progress": sys.stderr.isatty()}
-    model = args.model if is_dotted_path(args.model) else load_scorer(args, progress=False)
+    options |= {"progress": sys.stderr.isatty(), **shown_as}
+    as_trained = {"truncation_mode": "drop", "control_tokens": "parse", **scorer_options}
+    model = args.model if is_function else load_scorer(args.model, **as_trained)
     for data in loaded:
         output = Path(args.output) if len(jobs) == 1 else Path(args.output, data.name)
         report = evaluate(model, data, output=output, **options)
@@ -222,28 +304,18 @@ def _evaluate(args: argparse.Namespace) -> None:
             print(f"report: {output / 'report.html'}\n")
 
 
-def _scorer_options(args: argparse.Namespace) -> list[str]:
-    """The options of a scorer that were given another value than evaluate's default."""
-    evaluate = build_parser()[1]["evaluate"]
-    names = ("dtype", "load_in_4bit", "revision", "max_length", "max_num_batched_tokens", "truncation_mode")
-    return [f"--{n.replace('_', '-')}" for n in names if getattr(args, n) != evaluate.get_default(n)]
-
-
-def _named_sources(benchmarks: list[str], sources: list[str]) -> list[tuple[str, str | None]]:
-    """Each benchmark with its source: given as NAME=PATH, or in the order of the benchmarks."""
-    named = dict(source.split("=", 1) for source in sources if source.split("=", 1)[0] in benchmarks and "=" in source)
-    plain = [source for source in sources if "=" not in source or source.split("=", 1)[0] not in benchmarks]
-    rest = [name for name in benchmarks if name not in named]
-    if plain and len(plain) != len(rest):
-        raise UsageError(
-            f"{len(plain)} --source for the benchmarks {', '.join(rest) or 'that have none left'}; give one each, as "
-            "--source NAME=PATH"
-        )
-    named.update(zip(rest, plain, strict=False))
-    return [(name, named.get(name)) for name in dict.fromkeys(benchmarks)]
+def _named_sources(benchmarks: list[str], sources: list[str]) -> dict[str, str | None]:
+    """The source of each benchmark: PATH or NAME=PATH for the only one, NAME=PATH for one of several."""
+    if len(benchmarks) == len(sources) == 1:
+        return {benchmarks[0]: sources[0].removeprefix(f"{benchmarks[0]}=")}
+    named = dict(source.partition("=")[::2] for source in sources)
+    if unknown := ", ".join(name for name in named if name not in benchmarks):
+        raise ValueError(f"--source {unknown} is of none of {', '.join(benchmarks)}; give --source NAME=PATH")
+    return {name: named.get(name) for name in benchmarks}
 
 
 def _benchmarks(args: argparse.Namespace) -> None:
+    """list the benchmarks that evaluate knows"""
     from ..evaluation.benchmarks import BENCHMARKS
     from ..evaluation.page import Table
 
@@ -259,7 +331,17 @@ def _benchmarks(args: argparse.Namespace) -> None:
     Table(columns, cells, num_text_columns=len(columns)).print()
 
 
+def _leaderboard_options(add) -> None:
+    add("folders", nargs="+", metavar="DIR", help="--output folder of evaluate, or a folder above several")
+    add("--html", metavar="FILE", help="write a page")
+    add("--csv", metavar="FILE", help="write a table, fractions of 1")
+    add("--markdown", metavar="FILE", help="write tables in Markdown")
+    add("--published", metavar="CSV", help="published scores for context: columns model, benchmark, score")
+    add("--model-card", metavar="README", help="put the metrics of one model into its README.md and beside it")
+
+
 def _leaderboard(args: argparse.Namespace) -> None:
+    """put finished evaluations side by side"""
     from ..evaluation.leaderboard import build_leaderboard, find_runs
     from ..evaluation.report import update_model_card
 
@@ -280,49 +362,101 @@ def _leaderboard(args: argparse.Namespace) -> None:
         board.overview().print()
 
 
+def _compare_options(add) -> None:
+    add("a", metavar="A", help="--output folder of evaluate, or a folder above several")
+    add("b", metavar="B", help="the same of the other model")
+
+
 def _compare(args: argparse.Namespace) -> None:
+    """say whether the difference between two evaluated models is real"""
     from ..evaluation.leaderboard import compare_runs, print_comparison
 
     for result in compare_runs(args.a, args.b):
         print_comparison(result)
 
 
+def _export_options(add) -> None:
+    add("model", metavar="MODEL", help=MODEL_HELP)
+    add("out", metavar="OUT", help="folder to write")
+    add("--dtype", choices=DTYPES[1:], help="dtype of the weights; unchanged if absent")
+    add("--revision", help="commit or branch on the hub")
+
+
 def _export(args: argparse.Namespace) -> None:
+    """write a merged standard checkpoint that transformers, vLLM and SGLang load"""
+    import torch
+
     from ..model.checkpoint import load_tokenizer
     from ..model.modeling import RewardModel
     from ..scoring.scorer import check_model_exists
 
-    kwargs = {"revision": args.revision} if args.revision else {}
+    kwargs = _given(args, ("revision",))
     check_model_exists(args.model, **kwargs)
-    dtype = None if args.dtype in (None, "auto") else _torch_dtype(args.dtype)
     if Path(args.out).exists() and any(Path(args.out).iterdir()):
         raise ValueError(f"{args.out} is not empty; name a new folder")
     with explained(f"{args.model} cannot be loaded"):
         model = RewardModel.from_pretrained(args.model, **kwargs)
         tokenizer = load_tokenizer(args.model, model.config, **kwargs)
     adapted = model.peft_model is not None
-    model = model.export(args.out, tokenizer, dtype)
+    model = model.export(args.out, tokenizer, args.dtype and getattr(torch, args.dtype))
     name = str(model.dtype).removeprefix("torch.")
     if adapted and name in ("bfloat16", "float16"):
         print(f"the adapters were rounded into {name} weights, which moves scores; --dtype float32 keeps them exact")
     print(f"exported to {args.out}; its README says how transformers, vLLM and SGLang load it")
 
 
-RUN = {
-    "quickstart": _quickstart,
-    "train": _train,
-    "score": _score,
-    "best-of-n": _best_of_n,
-    "ppo": _ppo,
-    "evaluate": _evaluate,
-    "benchmarks": _benchmarks,
-    "leaderboard": _leaderboard,
-    "compare": _compare,
-    "export": _export,
+COMMANDS = {
+    "quickstart": (_quickstart, _quickstart_options),
+    "train": (_train, _train_options),
+    "score": (_score, _score_options),
+    "best-of-n": (_best_of_n, _best_of_n_options),
+    "ppo": (_ppo, _ppo_options),
+    "evaluate": (_evaluate, _evaluate_options),
+    "benchmarks": (_benchmarks, lambda add: None),
+    "leaderboard": (_leaderboard, _leaderboard_options),
+    "compare": (_compare, _compare_options),
+    "export": (_export, _export_options),
 }
 
 
 # --- helpers
+
+
+def _scorer_options(add, truncation_mode: str = "error") -> None:
+    """Options of every command that scores with a model; None where they are not given."""
+    add("--dtype", choices=DTYPES, help="dtype of the weights (default auto: as saved)")
+    add("--load-in-4bit", action="store_true", default=None, help="load the backbone in NF4")
+    add("--revision", help="commit or branch on the hub")
+    add("--max-length", type=int, help="most tokens of a text; the model's context if absent")
+    add("--max-num-batched-tokens", type=int, help="token budget of one call of the model (default 16384)")
+    over = f"for texts over max-length: error, drop (score null) or keep_end (default {truncation_mode})"
+    add("--truncation-mode", help=over)
+
+
+def _control_tokens_option(add) -> None:
+    spelled = "special tokens and turn markers that a text spells: as_text, or parse as evaluate and training do"
+    add("--control-tokens", help=spelled)
+
+
+def _given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """The options that stand on the command line."""
+    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def load_scorer(model: str, **options: Any) -> RewardScorer:
+    """A scorer with the options of a command; a dtype is by default that of the weights."""
+    from ..scoring.scorer import RewardScorer
+
+    if options.pop("load_in_4bit", False):
+        from ..model.adapters import nf4_config
+
+        options["quantization_config"] = nf4_config()
+    with explained(f"{model} cannot be loaded"):
+        return RewardScorer(model, **{"dtype": "auto", **options})
 
 
 def _refuse_equal_paths(args: argparse.Namespace, outputs: Iterable[str], inputs: Iterable[str] = ()) -> None:
@@ -332,10 +466,9 @@ def _refuse_equal_paths(args: argparse.Namespace, outputs: Iterable[str], inputs
         path = getattr(args, name)
         if path is None or (Path(path).exists() and not Path(path).is_file()):  # a pipe takes several
             continue
-        word = f"--{name.replace('_', '-')}"
-        other = seen.setdefault(Path(path).resolve(), word)
-        if other != word:
-            raise UsageError(f"{other} and {word} are the same file, {path}; name another one")
+        other = seen.setdefault(Path(path).resolve(), name)
+        if other != name:
+            raise ValueError(f"{_option(other)} and {_option(name)} are the same file, {path}; name another one")
 
 
 def _write_lines(path: str, rows: list[dict[str, Any]]) -> int:

@@ -8,17 +8,30 @@ different tokenizers. The value model is a fresh head on the policy's backbone.
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
+import tempfile
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.sources import load_rows
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import AutoTokenizer, Qwen3ForCausalLM, set_seed
+from trl import ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
+
+from ..data.comparison import template_arguments, to_comparison, to_prompt
+from ..data.encoding import ensure_pad_token, prompt_ids
+from ..loops.generation import load_policy
+from ..loops.ppo import as_ppo_reward_model, require_ppo
 from ..messages import explained, located
-from .recipe import parse_fields
+from ..model.modeling import RewardModel
+from ..scoring.scorer import RewardScorer, check_model_exists
+from .quickstart import build_model, build_tokenizer
+from .quickstart_data import preference_data
+from .recipe import load_options, load_split, parse_fields
 
 QUICKSTART = "quickstart"  # as sft_model_path: the embedded policy
-QUICKSTART_STEPS, QUICKSTART_BATCH = 300, 64
 
 
 @dataclass
@@ -46,11 +59,8 @@ def parse_ppo_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) 
         ImportError: a TRL without PPO.
         ValueError: a field that none of the four has (the nearest name is told), or a file that is not a mapping.
     """
-    from ..loops.ppo import require_ppo
-
     require_ppo()
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    from trl import ModelConfig, ScriptArguments
     from trl.experimental.ppo import PPOConfig
 
     sections = (ScriptArguments, PPOConfig, ModelConfig, PPORewardArguments)
@@ -67,14 +77,7 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
     Returns:
         `trl.experimental.ppo.PPOTrainer`: after training; its `state.log_history` holds `objective/scores`.
     """
-    from accelerate import PartialState
-    from datasets import Dataset
-    from transformers import set_seed
-    from trl import get_peft_config
     from trl.experimental.ppo import PPOTrainer
-
-    from ..loops.ppo import as_ppo_reward_model
-    from ..scoring.scorer import RewardScorer
 
     wants_eval = _check_fields(script_args, training_args)
     set_seed(training_args.seed)
@@ -124,10 +127,6 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
 
 def _check_fields(script_args, training_args) -> bool:
     """Refuse fields that TRL ignores or that have no effect; whether the run evaluates."""
-    from trl import ScriptArguments
-
-    from ..scoring.scorer import check_model_exists
-
     for name in ("output_dir", "reward_model_path"):
         path = getattr(training_args, name)
         if not path or path == "EleutherAI/pythia-160m":  # TRL's defaults, neither of which is a reward model
@@ -147,14 +146,8 @@ def _check_fields(script_args, training_args) -> bool:
 
 def prompt_rows(script_args, tokenizer, split: str) -> list[dict[str, Any]]:
     """Rows for PPO of any data set that has a prompt or is a preference set, each prompt once, with its tools."""
-    from ..data.comparison import template_arguments, to_comparison, to_prompt
-    from ..data.encoding import prompt_ids
-
-    if not script_args.dataset_name:
-        raise ValueError("dataset_name is unset; name a hub id, a folder or a file (jsonl, json, parquet, csv)")
-    options = {"name": script_args.dataset_config, "streaming": script_args.dataset_streaming}
     rows = {}
-    for index, row in enumerate(load_rows(script_args.dataset_name, split, **options)):
+    for index, row in enumerate(load_split(script_args, split)):
         with located(f"{script_args.dataset_name} row {index}"):
             prompt = (to_prompt(row) if row.get("prompt") else to_comparison(row)).prompt
             if not prompt:
@@ -166,12 +159,6 @@ def prompt_rows(script_args, tokenizer, split: str) -> list[dict[str, Any]]:
 
 
 def _load_policy(training_args, model_args):
-    from transformers import AutoTokenizer
-    from trl import get_quantization_config
-
-    from ..data.encoding import ensure_pad_token
-    from ..loops.generation import load_policy
-
     name, quantization = training_args.sft_model_path, get_quantization_config(model_args)
     if quantization is not None and (name == QUICKSTART or not model_args.use_peft):
         option = "load_in_4bit" if model_args.load_in_4bit else "load_in_8bit"
@@ -183,18 +170,9 @@ def _load_policy(training_args, model_args):
         return quickstart_policy(training_args.seed)
     with explained(f"sft_model_path={name!r} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", revision=model_args.model_revision)
-        options = {**_load_options(model_args), "quantization_config": quantization}
-        policy = load_policy(name, **options)
+        policy = load_policy(name, **load_options(model_args), quantization_config=quantization)
     ensure_pad_token(tokenizer, policy)
     return policy, tokenizer
-
-
-def _load_options(model_args) -> dict[str, Any]:
-    return {
-        "dtype": model_args.dtype if model_args.dtype is not None else "auto",
-        "revision": model_args.model_revision,
-        "attn_implementation": model_args.attn_implementation,
-    }
 
 
 def _value_model(policy, tokenizer, training_args, model_args):
@@ -202,16 +180,11 @@ def _value_model(policy, tokenizer, training_args, model_args):
     A fresh head on a transformer like the policy's. PPO trains the two apart, so they share no weight, and the value
     model whole, so it is not quantised.
     """
-    import copy
-
-    from ..data.encoding import ensure_pad_token
-    from ..model.modeling import RewardModel
-
-    if getattr(policy, "is_quantized", False):
-        value_model = RewardModel.from_backbone(training_args.sft_model_path, **_load_options(model_args))
-        ensure_pad_token(tokenizer, value_model)
-        return value_model
-    return RewardModel.from_backbone(copy.deepcopy(getattr(policy, policy.base_model_prefix)))
+    if not getattr(policy, "is_quantized", False):
+        return RewardModel.from_backbone(copy.deepcopy(getattr(policy, policy.base_model_prefix)))
+    value_model = RewardModel.from_backbone(training_args.sft_model_path, **load_options(model_args))
+    ensure_pad_token(tokenizer, value_model)
+    return value_model
 
 
 def quickstart_policy(seed: int = 0):
@@ -221,33 +194,20 @@ def quickstart_policy(seed: int = 0):
     Returns:
         `(Qwen3ForCausalLM, PreTrainedTokenizerFast)`: a policy that answers in the right form and is often wrong.
     """
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-    from transformers import Qwen3ForCausalLM
-
-    from .quickstart import build_model, build_tokenizer
-    from .quickstart_data import preference_data
-
     tokenizer = build_tokenizer()
-    tokenizer.padding_side = "left"
     backbone = build_model(tokenizer, seed)
-    torch.manual_seed(seed)
+    set_seed(seed)
     policy = Qwen3ForCausalLM(backbone.config)
     policy.model = backbone
-    rows = preference_data(seed)[0]
-    prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
-    answers = [ids + [tokenizer.eos_token_id] for ids in tokenizer([row["chosen"] for row in rows])["input_ids"]]
-    texts = [torch.tensor(prompt + answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    targets = [torch.tensor([-100] * len(p) + answer) for p, answer in zip(prompts, answers, strict=True)]
-    print(f"teaching the embedded policy its answers: {QUICKSTART_STEPS} steps", flush=True)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=2e-3)
-    policy.train()
-    for step in range(QUICKSTART_STEPS):
-        batch = [(step * QUICKSTART_BATCH + i) % len(texts) for i in range(QUICKSTART_BATCH)]
-        ids = pad_sequence([texts[i] for i in batch], batch_first=True, padding_value=tokenizer.pad_token_id)
-        labels = pad_sequence([targets[i] for i in batch], batch_first=True, padding_value=-100)
-        policy(input_ids=ids, attention_mask=ids != tokenizer.pad_token_id, labels=labels).loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-    return policy.eval(), tokenizer
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in preference_data(seed)[0]]
+    options = {"max_steps": 300, "per_device_train_batch_size": 64, "learning_rate": 2e-3, "seed": seed}
+    on_a_cpu = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none"}
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"teaching the embedded policy its answers: {options['max_steps']} steps", flush=True)
+        args = SFTConfig(folder, **options, **on_a_cpu, save_strategy="no", logging_strategy="no")
+        trainer = SFTTrainer(policy, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+        trainer.train()
+        trainer.save_model()
+        policy = load_policy(folder)  # the trained one keeps accelerate's `forward`, which copies of it would call
+    tokenizer.padding_side = "left"
+    return policy, tokenizer

@@ -10,16 +10,20 @@ import re
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+from ..evaluation import figures
+from ..evaluation.harness import evaluate
+from ..evaluation.page import Section, Table, bounds, percent, render_page
+from ..evaluation.report import EvaluationReport
 from ..files import write_atomically
+from ..scoring.scorer import RewardScorer
 from .quickstart_data import ANTARCTICA, preference_data
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-    from ..evaluation.report import EvaluationReport
-    from ..scoring.scorer import RewardScorer
+from .recipe import parse_recipe, train
 
 MAX_LENGTH = 128  # tokens; the longest text of the preference set has 26
 
@@ -43,9 +47,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
     ```
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     characters = [chr(code) for code in range(33, 127)]
     tokens = ["<pad>", "<eos>", "<unk>", *characters, *(f"##{character}" for character in characters)]
     train, heldout = preference_data(seed=0, num_train=3600, num_heldout=900)
@@ -76,9 +77,6 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> PreTrained
     Returns:
         `Qwen3Model`: float32, 400 thousand parameters.
     """
-    import torch
-    from transformers import Qwen3Config, Qwen3Model
-
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -112,11 +110,6 @@ def run(output: str | Path = "quickstart-reward-model", seed: int | None = None)
     Returns:
         [`EvaluationReport`]: of the held-out comparisons.
     """
-    from ..evaluation.harness import evaluate
-    from ..metrics.statistics import wilson_interval
-    from ..scoring.scorer import RewardScorer
-    from .recipe import parse_recipe, train
-
     start, output = time.perf_counter(), Path(output)
     if output.exists() and any(output.iterdir()) and not (output / "quickstart.html").exists():
         raise ValueError(f"{output} is not empty and no earlier quickstart; name a new folder with --output")
@@ -140,21 +133,16 @@ def run(output: str | Path = "quickstart-reward-model", seed: int | None = None)
     history = [log for log in trainer.state.log_history if "eval_accuracy" in log]
 
     scorer = RewardScorer(str(output))
-    report = evaluate(
-        scorer, source=str(output / "data" / "test.jsonl"), output=output / "evaluation", name="quickstart"
-    )
-    interval = report.interval
-    before = history[0]["eval_accuracy"]
-    right = round(before * len(heldout))
-    start_low, start_high = wilson_interval(right, len(heldout))
+    rows = str(output / "data" / "test.jsonl")
+    report = evaluate(scorer, source=rows, output=output / "evaluation", name="quickstart")
     examples = [ANTARCTICA, *{row["kind"]: row for row in heldout if row["kind"] != ANTARCTICA["kind"]}.values()][:6]
-    ranked = [_ranked(scorer, row) for row in examples]
+    ranked = _ranked(scorer, examples)
     write_atomically(output / "quickstart.html", _page(report, history, ranked))
-    _print(ranked)
+    ranked.print()
+    low, high = report.interval
     print(
-        f"\nheld-out pairwise accuracy {before:.3f} [{start_low:.3f}, {start_high:.3f}] before, "
-        f"{report.score:.3f} [{interval[0]:.3f}, {interval[1]:.3f}] after training "
-        f"({len(heldout)} pairs, prompts not trained on; 95 % intervals)\n"
+        f"\nheld-out pairwise accuracy {history[0]['eval_accuracy']:.3f} before, {report.score:.3f} "
+        f"[{low:.3f}, {high:.3f}] after training ({len(heldout)} pairs, prompts not trained on; 95 % interval)\n"
         f"model {output}, page {output / 'quickstart.html'}, {time.perf_counter() - start:.0f} s"
     )
     return report
@@ -166,66 +154,38 @@ def _recipe_path() -> Path:
     return next(p for p in (here / "recipes", here.parent / "recipes") if p.is_dir()) / "quickstart.yaml"
 
 
-def _ranked(scorer: RewardScorer, row: dict[str, Any]) -> dict[str, Any]:
-    """Both completions of a row with their rewards, the better one by the model first, and Δ of the chosen."""
-    completions = [row["chosen"], row["rejected"]]
-    rewards = scorer.score([row["prompt"]] * 2, completions)
-    return {
-        "prompt": row["prompt"],
-        "answers": [(completions[i], float(rewards[i]), i == 0) for i in scorer.rank(row["prompt"], completions)],
-        "margin": float(rewards[0] - rewards[1]),
-        "probability": scorer.preference(row["prompt"], *completions),
-    }
+def _ranked(scorer: RewardScorer, rows: list[dict[str, Any]]) -> Table:
+    """Both completions of each row with their rewards, the better one by the model first, and Δ of the chosen."""
+    lines = []
+    for row in rows:
+        completions, labels = [row["chosen"], row["rejected"]], ["chosen", "rejected"]
+        rewards = scorer.score([row["prompt"]] * 2, completions)
+        first, second = scorer.rank(row["prompt"], completions)
+        margin = f"{rewards[0] - rewards[1]:+.2f}", f"{scorer.preference(row['prompt'], *completions):.3f}"
+        lines.append([row["prompt"], completions[first], labels[first], f"{rewards[first]:+.2f}", *margin])
+        lines.append(["", completions[second], labels[second], f"{rewards[second]:+.2f}", "", ""])
+    return Table(["prompt", "answer", "label", "r", "Δ", "σ(Δ)"], lines, num_text_columns=3)
 
 
-def _print(ranked: list[dict[str, Any]]) -> None:
-    for example in ranked:
-        print(f"\n{example['prompt']}")
-        for answer, reward, is_chosen in example["answers"]:
-            print(f"{reward:+7.2f}  {'chosen' if is_chosen else 'rejected':<9} {answer}")
-        print(f"Δ = {example['margin']:+.2f}, σ(Δ) = {example['probability']:.3f}")
-
-
-def _page(report: EvaluationReport, history: list[dict[str, Any]], ranked: list[dict[str, Any]]) -> str:
-    from ..evaluation import figures
-    from ..evaluation.page import Section, Table, bounds, percent, render_page
-
+def _page(report: EvaluationReport, history: list[dict[str, Any]], ranked: Table) -> str:
     margins = report.results.margins
     steps, accuracies, losses = ([log[key] for log in history] for key in ("step", "eval_accuracy", "eval_loss"))
-    answers = [
-        [example["prompt"], answer, "chosen" if is_chosen else "rejected", f"{reward:+.2f}"]
-        for example in ranked
-        for answer, reward, is_chosen in example["answers"]
-    ]
-    deltas = [[e["prompt"], f"{e['margin']:+.2f}", f"{e['probability']:.3f}"] for e in ranked]
     cards = [
         ("before training", f"{percent(accuracies[0])} %", "held-out pairwise accuracy"),
         ("after training", f"{percent(report.score)} %", f"95 % interval {bounds(report.interval)}"),
         ("held-out pairs", f"{len(margins)}", "prompts not trained on"),
     ]
+    accuracy = figures.learning_curve(steps, accuracies, "held-out pairwise accuracy", reference=0.5)
     plots = [
-        (
-            figures.learning_curve(steps, accuracies, "held-out pairwise accuracy", reference=0.5),
-            "Held-out pairwise accuracy over training steps; 0.5 is chance.",
-        ),
-        (
-            figures.learning_curve(steps, losses, "held-out loss"),
-            "Held-out loss −log σ(Δ); ln 2 = 0.693 is chance.",
-        ),
+        (accuracy, "Held-out pairwise accuracy over training steps; 0.5 is chance."),
+        (figures.learning_curve(steps, losses, "held-out loss"), "Held-out loss −log σ(Δ); ln 2 = 0.693 is chance."),
         (figures.margin_histogram(margins), "Margins Δ = r(chosen) − r(rejected) of the held-out pairs."),
-        (
-            figures.reliability_diagram(margins),
-            "Predicted σ(|Δ|) against how often the preferred answer was right.",
-        ),
+        (figures.reliability_diagram(margins), "Predicted σ(|Δ|) against how often the preferred answer was right."),
         (figures.bradley_terry_curve(), "The loss of one pair over its margin: 0.693, 0.313, 0.127, 0.007."),
-    ]
-    tables = [
-        Table(["prompt", "answer", "label", "r"], answers, num_text_columns=3),
-        Table(["prompt", "Δ", "σ(Δ)"], deltas),
     ]
     sections = [
         Section(cards=cards),
         Section("What it learned", plots=plots),
-        Section("Held-out answers, ranked", tables=tables),
+        Section("Held-out answers, ranked", tables=[ranked]),
     ]
     return render_page("Quickstart: a reward model in three minutes", sections)

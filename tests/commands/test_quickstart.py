@@ -178,7 +178,7 @@ def test_quickstart_goes_from_chance_to_nine_in_ten_and_shows_it(tmp_path, capsy
     monkeypatch.chdir(tmp_path)
     assert main(["quickstart", "--output", "out"]) == 0
     shown = capsys.readouterr().out
-    before, after = map(float, re.search(r"accuracy (0\.\d+) .* before, (0\.\d+) .* after", shown).groups())
+    before, after = map(float, re.search(r"accuracy (0\.\d+) before, (0\.\d+) \[.* after", shown).groups())
     assert 0.4 < before < 0.6
     assert after >= 0.90
     antarctica = shown.split("Which country owns Antarctica?")[1]

@@ -289,8 +289,11 @@ def test_bare_no_of_yaml_means_no(tmp_path):
         ("max_steps: true", "argument --max_steps/--max-steps: invalid int value: 'True'"),
         ("bf16: 3", "argument --bf16: Truthy value expected: got 3"),
         ("seed: null", "seed is null; it takes one int"),
-        ("dtype: float8", "dtype is 'float8' (did you mean float32?); it is one of auto, bfloat16, float16, float32"),
-        ("eval_strategy: daily", "eval_strategy is 'daily'; it is one of no, steps, epoch"),
+        ("dtype: float8", "argument --dtype: invalid choice: 'float8' (choose from 'auto', 'bfloat16', 'float16', "),
+        (
+            "eval_strategy: daily",
+            "argument --eval_strategy/--eval-strategy: invalid choice: 'daily' (choose from 'no', ",
+        ),
         ("gradient_accumulation_steps: 0", "gradient_accumulation_steps is 0; it is at least 1"),
         ("per_device_train_batch_size: -1", "per_device_train_batch_size is -1; it is at least 1"),
         ("learning_rate: .nan", "learning_rate is nan; it is a finite number"),

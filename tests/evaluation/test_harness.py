@@ -631,7 +631,7 @@ def test_several_benchmarks_go_to_a_folder_each(tmp_path, monkeypatch, capsys):
     write_lines(tmp_path / "hh.jsonl", [hh] * 4)
     monkeypatch.chdir(tmp_path)
     words = ["judge_of_lengths:judge", "--benchmark", "hh-rlhf-helpful", "--benchmark", "llmbar", "--limit", "3"]
-    sources = ["--source", "llmbar=Natural.json", "--source", "hh.jsonl", "--output", "runs"]
+    sources = ["--source", "llmbar=Natural.json", "--source", "hh-rlhf-helpful=hh.jsonl", "--output", "runs"]
     assert main(["evaluate", *words, *sources]) == 0
     reports = {path.parent.name: json.loads(path.read_text()) for path in Path("runs").glob("*/report.json")}
     assert {name: report["metrics"]["official"]["score"] for name, report in reports.items()} == {
