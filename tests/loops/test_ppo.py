@@ -703,7 +703,7 @@ def test_the_policys_tokenizer_is_of_the_policys_revision(ppo_folders, monkeypat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--kl_coeff", "0.1"], "unknown field '--kl_coeff' (did you mean kl_coef?)"),
+        (["--kl_coeff", "0.1"], "unknown field 'kl_coeff' (did you mean kl_coef?)"),
         (["--reward_model_path", "nowhere"], "reward_model_path: nowhere is no folder here, "),
         (["--resume_from_checkpoint", "true"], "resume_from_checkpoint is set, and TRL's PPOTrainer cannot resume"),
         (["--per_device_train_batch_size", "64"], "32 prompts do not fill one batch of 64"),
