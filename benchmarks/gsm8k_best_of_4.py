@@ -22,11 +22,11 @@ def main() -> None:
     args = arguments.parse_args()
     quiet()
     from rm_plugin import RewardScorer
-    from rm_plugin.loops.best_of_n import best_of_n
+    from rm_plugin.loops.best_of_n import BestOfNSampler
     from rm_plugin.loops.candidates import summarize
 
     scorer = RewardScorer(args.model, truncation_mode="keep_end")
-    results = best_of_n(None, None, scorer, candidates=gsm8k_candidates()[: args.rows])
+    results = BestOfNSampler(None, None, scorer).rank(gsm8k_candidates()[: args.rows])
     summary = summarize(results)
     best = {key: round(value, 4) if isinstance(value, float) else value for key, value in summary["best_of"].items()}
     report(

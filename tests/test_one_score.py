@@ -20,7 +20,7 @@ from rm_plugin.data.comparison import Comparison
 from rm_plugin.data.encoding import ensure_pad_token
 from rm_plugin.data.templates import trim_template_tail
 from rm_plugin.evaluation.harness import evaluate
-from rm_plugin.loops.best_of_n import best_of_n
+from rm_plugin.loops.best_of_n import BestOfNSampler
 from rm_plugin.scoring.scorer import RewardScorer
 
 HAS_PPO = Path(importlib.util.find_spec("trl").submodule_search_locations[0], "experimental", "ppo").is_dir()
@@ -141,7 +141,7 @@ def best_of_n_candidates(texts, batch_size):
     candidates = [
         Comparison(texts.prompts[start], texts.completions[start : start + size]) for start in range(0, 16, size)
     ]
-    results = best_of_n(None, None, texts.scorer, n=size, candidates=candidates)
+    results = BestOfNSampler(None, None, texts.scorer).rank(candidates)
     return np.concatenate([result.scores for result in results])
 
 

@@ -183,7 +183,7 @@ def _best_of_n_options(add) -> None:
 def _best_of_n(args: argparse.Namespace) -> None:
     """sample n completions per prompt, or take ready ones, and choose by the reward"""
     from ..data.sources import load_rows
-    from ..loops.best_of_n import best_of_n, print_summary, summarize, to_preferences, to_sft
+    from ..loops.best_of_n import BestOfNSampler, print_summary, summarize, to_preferences, to_sft
     from ..processes import Processes
 
     if (args.candidates is None) == (args.policy is None) or (args.policy is None) != (args.prompts is None):
@@ -198,17 +198,18 @@ def _best_of_n(args: argparse.Namespace) -> None:
     scorer_options = _given(args, MODEL_OPTIONS + SCORER_OPTIONS)
     scorer = load_scorer(args.reward_model, **scorer_options)
     scorer_options.pop("revision", None)  # of the reward model
-    results = best_of_n(
+    sampler = BestOfNSampler(
         args.policy,
-        None if args.prompts is None else load_rows(args.prompts),
-        scorer,
+        scorer=scorer,
         generation_config=fields,
-        candidates=None if args.candidates is None else load_rows(args.candidates),
         gold=None if args.gold_model is None else load_scorer(args.gold_model, **scorer_options),
-        output=args.output,
         progress=sys.stderr.isatty(),
         **options,
     )
+    if args.candidates is None:
+        results = sampler.sample(load_rows(args.prompts), args.output)
+    else:
+        results = sampler.rank(load_rows(args.candidates), args.output)
     if processes.rank > 0:
         return
     summary = summarize(results)

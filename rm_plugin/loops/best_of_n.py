@@ -11,17 +11,16 @@ the settings that made it in `OUTPUT.settings.json`. Processes of torchrun share
 Expected reward and gold value of the best of n come with the bound KL(best-of-n ‖ policy) ≤ ln n − (n − 1)/n, and with
 gain (over n = 1) and regret (to a choice by the gold value itself) where gold values are known.
 
-    results = best_of_n("my-policy", ["2 + 2 ="], "my-reward-model", n=16, output="best.jsonl")
+    results = BestOfNSampler("my-policy", None, "my-reward-model").sample(["2 + 2 ="], output="best.jsonl")
     print(results[0].chosen, summarize(results)["curve"])
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,16 +28,11 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import (
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.comparison import Comparison, Text, text_length
-from ..files import Journal, atomic_writer, differences, parse_json, write_atomically
-from ..messages import explained
+from ..data.comparison import Comparison, Text, text_key, text_length, to_prompt
+from ..files import Journal, atomic_writer, differences, parse_json, read_jsonl, write_atomically
+from ..messages import explained, located
 from ..processes import Processes, open_journal, shares
 from ..scoring.base import WITHOUT_EFFECT, Reward, tokenizer_digest
 from ..scoring.rewards import as_reward
@@ -48,22 +42,11 @@ from .candidates import (
     answer_is_right,
     print_summary,
     read_candidates,
-    read_prompt,
     summarize,
     to_preferences,
     to_sft,
 )
-from .generation import (
-    asked,
-    check_prompt,
-    count_occurrences,
-    load_policy,
-    sample_completions,
-    sampling_config,
-    text_key,
-)
-
-logger = logging.getLogger(__name__)
+from .generation import asked, check_prompt, count_occurrences, load_policy, sample_completions, sampling_config
 
 SCORED_PER_CHUNK = 512  # ready candidates between two writes of the output
 
@@ -71,7 +54,6 @@ __all__ = [
     "BestOfN",
     "BestOfNSampler",
     "answer_is_right",
-    "best_of_n",
     "print_summary",
     "read_candidates",
     "summarize",
@@ -107,6 +89,8 @@ class BestOfNSampler:
     ```python
     sampler = BestOfNSampler("my-policy", None, RewardScorer("my-reward-model"), n=16)
     results = sampler.sample(["Which country owns Antarctica?"], output="best.jsonl")
+    ready = [{"prompt": "2 + 2 =", "completions": ["4", "5"]}]
+    BestOfNSampler(None, None, "my-reward-model").rank(ready)[0].chosen
     ```
     """
 
@@ -127,11 +111,9 @@ class BestOfNSampler:
         for name, value in (("n", n), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name}={value}, it must be at least 1")
-        if scorer is None:
-            raise ValueError("scorer is missing; give a RewardScorer, the name of a reward model or a reward function")
-        if isinstance(scorer, torch.nn.Module):
-            raise ValueError(f"scorer is a {type(scorer).__name__}; wrap a model: RewardScorer(model, tokenizer)")
-        self.scorer, self._reward = scorer, as_reward(scorer)
+        self._reward = as_reward(scorer)
+        self._gold = None if gold is None else as_reward(gold)
+        self._worth = self._gold or as_reward(_rightness)
         if isinstance(policy, (str, os.PathLike)):
             name = os.fspath(policy)
             with explained(f"the policy {name} cannot be loaded"):
@@ -145,11 +127,11 @@ class BestOfNSampler:
         self.policy = policy
         self.processing_class = processing_class
         self.n = n
-        self.generation_config = None if policy is None else sampling_config(policy, generation_config)
+        config = None if policy is None else sampling_config(policy, processing_class, generation_config)
+        self.generation_config = config
         if n > 1 and policy is not None and not self.generation_config.do_sample:
             raise ValueError(f"do_sample=False gives {n} equal completions; set do_sample=True or n=1")
         self.callbacks = list(callbacks or [])
-        self.gold, self._gold = gold, None if gold is None else as_reward(gold)
         self.seed = seed
         self.batch_size = batch_size
         self.progress = progress
@@ -166,7 +148,7 @@ class BestOfNSampler:
                 words, the policy continues them, and they are part of the completions.
             output (`str`, *optional*):
                 A jsonl file for the results. A run that was killed resumes from its journal: what was generated is
-                never generated again. Prompts may be added to a whole output.
+                never generated again.
 
         Returns:
             `list[BestOfN]`, in the order of the prompts.
@@ -176,7 +158,10 @@ class BestOfNSampler:
         """
         if self.policy is None:
             raise ValueError("policy is None, there is nothing to sample from; give a policy or use rank(candidates)")
-        groups = [read_prompt(row, index) for index, row in enumerate(prompts)]
+        groups = []
+        for index, row in enumerate(prompts):
+            groups.append(to_prompt(row, index))
+            groups[-1].metadata = {"answer": row.get("answer") if isinstance(row, Mapping) else None}
         if not groups:
             raise ValueError("there are no prompts; give at least one")
         return self._run(groups, max(1, self.batch_size // self.n), output)
@@ -205,167 +190,103 @@ class BestOfNSampler:
 
     def _run(self, groups: list[Comparison], groups_per_chunk: int, output) -> list[BestOfN]:
         world = Processes.current()
-        occurrences = count_occurrences([group.prompt for group in groups])
-        ready = bool(groups[0].completions)
-        journal, done, finished = open_journal(world, output, lambda journal: self._begin(journal, groups))
+        occurrences = count_occurrences(groups)
+        costs = [self._cost(group, i) for i, group in enumerate(groups)]  # bad prompts are refused before the work
+        settings = {} if output is None else self._settings(groups)
+        journal, done, lines = open_journal(world, output, lambda journal: _begin(journal, settings))
         with journal:
-            results = {line["index"]: line for line in [*finished, *_values_of("result", done)]}
-            results = {index: _as_result(line) for index, line in results.items()}
-            samples = {line["index"]: line for line in _values_of("samples", done)}
-            waiting = [i for i in range(len(groups)) if i not in results]
-            if results:
-                logger.info("%s: resumes behind %d of %d prompts", output, len(results), len(groups))
-            costs = [self._cost(groups[i], i) for i in waiting]  # bad prompts are refused before the first batch
-            mine = [waiting[k] for k in shares(costs, world.size)[world.rank]]
-            own: dict[int, BestOfN] = {}
-            for chunk in self._chunks(mine, groups_per_chunk, hidden=world.rank > 0):
-                fresh = [] if ready else [i for i in chunk if i not in samples]
-                for i, line in zip(fresh, self._sample(groups, fresh, occurrences), strict=True):
-                    samples[i] = line
-                    journal.append(f"samples {i}", line)
-                candidates = [groups[i] if ready else _with_samples(groups[i], samples.pop(i)) for i in chunk]
+            done |= {f"result {line['index']}": line for line in lines}
+            waiting = [i for i in range(len(groups)) if f"result {i}" not in done]
+            mine = [waiting[k] for k in shares([costs[i] for i in waiting], world.size)[world.rank]]
+            own: dict[str, Any] = {}
+            hidden = world.rank > 0 or not self.progress
+            for start in tqdm(range(0, len(mine), groups_per_chunk), "best of n", unit="chunk", disable=hidden):
+                chunk = mine[start : start + groups_per_chunk]
+                fresh = [i for i in chunk if not groups[i].completions and f"samples {i}" not in done]
+                for i, samples in zip(fresh, self._sample(groups, fresh, occurrences), strict=True):
+                    done[f"samples {i}"] = samples
+                    journal.append(f"samples {i}", samples)
+                candidates = [_with_samples(groups[i], done.pop(f"samples {i}", None)) for i in chunk]
                 for result in self._score(candidates, chunk):
-                    own[result.index] = result
-                    journal.append(f"result {result.index}", _as_line(result, groups[result.index]))
+                    own[f"result {result.index}"] = asdict(result)
+                    journal.append(f"result {result.index}", asdict(result))
             for part in world.gather(own):
-                results |= part
-            if world.rank == 0 and output is not None and (waiting or not Path(output).exists()):
-                write_atomically(_settings_path(output), json.dumps(journal.settings, indent=2))
+                done |= part
+            results = [done[f"result {i}"] for i in range(len(groups))]
+            if world.rank == 0 and output is not None and (waiting or not lines):
+                write_atomically(_settings_path(output), json.dumps(settings, indent=2))
                 with atomic_writer(output) as out:
-                    for i, group in enumerate(groups):
-                        out.write(json.dumps(_as_line(results[i], group), ensure_ascii=False) + "\n")
+                    out.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in results)
             if world.rank == 0:
                 journal.finish()
             world.wait()
         for callback in self.callbacks:
             if hasattr(callback, "flush"):
                 callback.flush()
-        return [results[i] for i in range(len(groups))]
-
-    def _begin(self, journal: Journal, groups: list[Comparison]) -> list[dict[str, Any]]:
-        """
-        Refuse an output of other prompts or settings; the lines of one that was whole already, to which prompts may
-        have been added. A line of it that cannot be read is computed again.
-        """
-        if journal.output is None:
-            return []
-        path, sealed = Path(journal.output), _settings_path(journal.output)
-        lines, earlier = [], journal.settings or {}
-        if path.exists():
-            if not sealed.exists():
-                raise ValueError(f"{path} exists and is no output of best-of-n; name another file")
-            earlier = parse_json(sealed.read_text(encoding="utf-8"), str(sealed))
-            for number, text in enumerate(path.read_bytes().splitlines(), start=1):
-                try:
-                    line = json.loads(text)
-                    _as_result(line)
-                except (ValueError, TypeError, AttributeError):
-                    logger.warning("%s line %d cannot be read, its prompt is done again", path, number)
-                else:
-                    lines.append(line)
-        results = [*lines, *_values_of("result", journal)]
-        for line in [*results, *_values_of("samples", journal)]:
-            _check_prompt(line, groups, path)
-        settings = self._settings(groups)
-        free = _without_effect(earlier, settings, bool(results))
-        if path.exists() and (found := differences(earlier, settings, free)):
-            raise ValueError(
-                f"{path} was made with other settings: {', '.join(found)}; name another output, or delete it"
-            )
-        journal.begin(settings, ignoring=free)
-        return lines
+        return [BestOfN(**line) for line in results]
 
     def _cost(self, group: Comparison, index: int) -> int:
         """What a prompt costs, to share the work fairly: tokens, or characters of ready completions."""
         if group.completions:
             return text_length(group.prompt) + sum(map(text_length, group.completions))
-        options = (self.processing_class, self.policy, self.generation_config, index)
-        return len(check_prompt(group.prompt, *options, **group.template_arguments)) + self.n * (
-            self.generation_config.max_new_tokens
-        )
+        ids = check_prompt(group, self.processing_class, self.policy, self.generation_config, index)
+        return len(ids) + self.n * self.generation_config.max_new_tokens
 
-    def _chunks(self, indices: list[int], size: int, hidden: bool) -> Iterator[list[int]]:
-        with tqdm(total=len(indices), unit="prompt", desc="best of n", disable=hidden or not self.progress) as bar:
-            for start in range(0, len(indices), size):
-                yield indices[start : start + size]
-                bar.update(len(indices[start : start + size]))
-
-    def _sample(self, groups: list[Comparison], indices: list[int], occurrences: list[int]) -> Iterator[dict]:
+    def _sample(self, groups: list[Comparison], indices: list[int], occurrences: list[int]) -> Iterable[list[dict]]:
         if not indices:
-            return
+            return []
         samples = sample_completions(
             self.policy,
             self.processing_class,
-            [groups[i].prompt for i in indices],
+            [groups[i] for i in indices],
             self.n,
             self.generation_config,
             seed=self.seed,
             occurrences=[occurrences[i] for i in indices],
-            template_arguments=[groups[i].template_arguments for i in indices],
             batch_size=self.batch_size,
         )
-        for i, group in zip(indices, samples, strict=True):
-            yield {
-                "index": i,
-                "prompt": groups[i].prompt,
-                "prompt_key": _prompt_key(groups[i].prompt),
-                "completions": [sample.completion for sample in group],
-                "truncated": [sample.truncated for sample in group],
-                "completion_ids": [sample.token_ids for sample in group],
-            }
+        return ([asdict(sample) for sample in of_prompt] for of_prompt in samples)
 
     def _score(self, groups: list[Comparison], indices: list[int]) -> list[BestOfN]:
         scores = self._reward.score_comparisons(groups)
+        gold = self._worth.score_comparisons(groups)
         results = []
-        for index, group, values in zip(indices, groups, scores, strict=True):
-            meta = group.metadata or {}
-            ranks = _ranks(values)
-            best = int(np.nanargmax(values)) if np.isfinite(values).any() else None
-            listed = [None if math.isnan(v) else float(v) for v in values]
-            result = BestOfN(index, group.prompt, group.completions, listed, ranks, best)
-            result.gold, result.truncated, result.systems = (meta.get(k) for k in ("gold", "truncated", "systems"))
-            result.tools, result.chat_template_kwargs = group.tools, group.chat_template_kwargs
-            results.append(result)
-        for result, values in zip(results, self._gold_values(groups), strict=True):
-            result.gold = values if values is not None else result.gold
+        for index, group, values, worth in zip(indices, groups, scores, gold, strict=True):
+            known = {name: group.metadata.get(name) for name in ("gold", "truncated", "systems")}
+            known = {
+                name: None if column is None or set(column) == {None} else column for name, column in known.items()
+            }
+            if not np.isnan(worth).all():
+                known["gold"] = _or_none(worth)
+            best = None if np.isnan(values).all() else int(np.nanargmax(values))
+            arguments = {**known, **group.template_arguments}
+            results.append(
+                BestOfN(index, group.prompt, group.completions, _or_none(values), _ranks(values), best, **arguments)
+            )
         self._call_back(groups, scores)
         return results
-
-    def _gold_values(self, groups: list[Comparison]) -> list[list[float] | None]:
-        answers = [(group.metadata or {}).get("answer") for group in groups]
-        if self._gold is not None:
-            return [
-                [None if math.isnan(v) else float(v) for v in values]
-                for values in self._gold.score_comparisons(groups)
-            ]
-        right = [
-            [None if answer is None else answer_is_right(text, answer) for text in group.completions]
-            for group, answer in zip(groups, answers, strict=True)
-        ]
-        return [None if None in values else list(map(float, values)) for values in right]
 
     def _call_back(self, groups: list[Comparison], scores: list[np.ndarray]) -> None:
         prompts = [group.prompt for group in groups for _ in group.completions]
         completions = [text for group in groups for text in group.completions]
         context = {}
         for name in ("completion_ids", "truncated"):
-            values = [(group.metadata or {}).get(name) for group in groups]
-            context[name] = None if None in values else [one for value in values for one in value]
+            values = [one for group in groups for one in group.metadata.get(name) or [None]]
+            context[name] = None if None in values else values
         for callback in self.callbacks:
             callback(prompts, completions, np.concatenate(scores), **context)
 
     def _settings(self, groups: list[Comparison]) -> dict[str, Any]:
-        """What a result depends on, besides its prompt and, where they are ready, its completions."""
-        settings = {**_about("reward", self._reward), **_about("gold", self._gold)}
-        known = [[(group.metadata or {}).get(name) for name in ("answer", "gold", "systems")] for group in groups]
-        if any(value is not None for values in known for value in values):
-            settings["answers"] = text_key(json.dumps(known, default=str))
-        if any(any(group.template_arguments.values()) for group in groups):
-            arguments = [group.template_arguments for group in groups]
-            settings["template_arguments"] = text_key(json.dumps(arguments, default=str))
+        """What the results depend on, in plain JSON."""
+        texts = [[group.prompt, group.completions, group.template_arguments, group.metadata] for group in groups]
+        settings = {
+            "prompts": text_key(json.dumps(texts, default=str)),
+            **_about("reward", self._reward),
+            **_about("gold", self._gold),
+        }
         if not groups[0].completions:
             settings |= {
-                "policy": _policy_name(self.policy),
+                "policy": getattr(self.policy.config, "_name_or_path", None) or type(self.policy).__name__,
                 "policy_weights": weights_digest(self.policy),
                 "policy_tokenizer": tokenizer_digest(self.processing_class),
                 "n": self.n,
@@ -373,65 +294,7 @@ class BestOfNSampler:
                 **self.generation_config.to_diff_dict(),
             }
             settings.pop("transformers_version", None)
-        return settings
-
-
-def best_of_n(
-    policy: str | os.PathLike | PreTrainedModel | None,
-    prompts: Iterable[Text | Mapping[str, Any]] | None,
-    scorer: RewardScorer | str | os.PathLike | Callable,
-    n: int = 16,
-    *,
-    processing_class: PreTrainedTokenizerBase | None = None,
-    generation_config: GenerationConfig | dict | None = None,
-    candidates: Iterable[Comparison | Mapping[str, Any]] | None = None,
-    gold: RewardScorer | Callable | None = None,
-    output: str | os.PathLike | None = None,
-    callbacks: Sequence[Callable] | None = None,
-    seed: int = 0,
-    batch_size: int = 16,
-    progress: bool = False,
-) -> list[BestOfN]:
-    """
-    [`BestOfNSampler`] in one call: n completions of every prompt, or the ready `candidates`, scored and ranked.
-
-    Args:
-        policy, processing_class, scorer, n, generation_config, callbacks, gold, seed, batch_size, progress:
-            As for [`BestOfNSampler`]; `policy=None` with `candidates`.
-        prompts (list, *optional*): as for [`BestOfNSampler.sample`]; None with `candidates`.
-        candidates (list, *optional*): as for [`read_candidates`], instead of `policy` and `prompts`.
-        output (`str`, *optional*): jsonl file for the results; a killed run resumes.
-
-    Returns:
-        `list[BestOfN]`
-
-    Raises:
-        ValueError: both or neither of prompts and candidates, and what [`BestOfNSampler`] refuses.
-
-    Example:
-
-    ```python
-    best_of_n("my-policy", ["Which country owns Antarctica?"], "my-reward-model", n=8)[0].chosen
-    best_of_n(None, None, "my-reward-model", candidates=[{"prompt": "2 + 2 =", "completions": ["4", "5"]}])[0].chosen
-    ```
-    """
-    if (prompts is None) == (candidates is None):
-        raise ValueError("give either prompts (with a policy) or ready candidates, one of the two")
-    if candidates is not None and policy is not None:
-        raise ValueError("candidates are ready, the policy would not be used; leave it out (policy=None)")
-    sampler = BestOfNSampler(
-        policy,
-        processing_class,
-        scorer,
-        n,
-        generation_config,
-        callbacks,
-        gold=gold,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    return sampler.sample(prompts, output) if candidates is None else sampler.rank(candidates, output)
+        return json.loads(json.dumps(settings, default=str))
 
 
 # --- helpers
@@ -441,53 +304,54 @@ def _settings_path(output: str | os.PathLike) -> Path:
     return Path(f"{output}.settings.json")
 
 
-def _values_of(kind: str, journal: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [journal[key] for key in journal if key.startswith(f"{kind} ")]
-
-
-def _prompt_key(prompt: Text) -> str | None:
-    """Names a prompt that the policy continues, the words that it was given included: no result's prompt has them."""
-    return None if asked(prompt) == prompt else text_key(prompt)
-
-
-def _as_line(result: BestOfN, group: Comparison) -> dict[str, Any]:
-    key = _prompt_key(group.prompt)
-    return asdict(result) if key is None else {**asdict(result), "prompt_key": key}
-
-
-def _as_result(line: Mapping[str, Any]) -> BestOfN:
-    return BestOfN(**{name: value for name, value in line.items() if name != "prompt_key"})
-
-
-def _check_prompt(line: dict[str, Any], groups: list[Comparison], path: Path) -> None:
-    """Refuse what is there of another prompt, or of other ready completions."""
-    index, key = line["index"], line.get("prompt_key")
-    group = groups[index] if index < len(groups) else None
-    if group is None or key != _prompt_key(group.prompt) or (key is None and group.prompt != line["prompt"]):
-        raise ValueError(f"{path} holds another prompt {index}; name another file, or delete it")
-    if group.completions and group.completions != line["completions"]:
-        raise ValueError(f"{path} holds other completions of prompt {index}; name another file, or delete it")
+def _begin(journal: Journal, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Refuse an output of other prompts or settings; the lines of one that is whole."""
+    if journal.output is None:
+        return []
+    path, sealed = Path(journal.output), _settings_path(journal.output)
+    whole = path.exists()
+    if whole and not sealed.exists():
+        raise ValueError(f"{path} exists and is no output of best-of-n; name another file")
+    earlier = parse_json(sealed.read_text(encoding="utf-8"), str(sealed)) if whole else journal.settings or {}
+    free = _without_effect(earlier, settings, whole or any(key.startswith("result ") for key in journal))
+    if not whole:
+        journal.begin(settings, ignoring=free)
+        return []
+    if found := differences(earlier, settings, free):
+        raise ValueError(f"{path} was made with other settings: {', '.join(found)}; name another output, or delete it")
+    lines = []
+    for number, line in read_jsonl(path):
+        with located(f"{path} line {number}"):
+            lines.append(asdict(BestOfN(**line)))
+    return lines
 
 
 def _without_effect(earlier: dict[str, Any], now: dict[str, Any], has_results: bool) -> set[str]:
     """Settings whose change leaves what is there as it would be now."""
     free = set()
-    for name in {**earlier, **now}:
-        role, _, setting = name.partition("_")
-        if role not in ("reward", "gold"):
-            continue
-        before, after = earlier.get(name), now.get(name)
-        none_was_long = earlier.get(f"{role}_truncation_mode") == "error" and after is not None
-        raised = setting == "max_length" and before is not None and after is not None and after >= before
-        # Samples do not depend on the reward.
-        if not has_results or (none_was_long and (setting == "truncation_mode" or raised)):
-            free.add(name)
+    for role in ("reward", "gold"):
+        limit, mode = f"{role}_max_length", f"{role}_truncation_mode"
+        if not has_results:  # samples do not depend on the reward
+            free |= {name for name in {**earlier, **now} if name.startswith(f"{role}_")}
+        elif earlier.get(mode) == "error":  # none was over the limit
+            free |= {mode, *([limit] if (now.get(limit) or 0) >= earlier[limit] else [])}
     return free
 
 
-def _with_samples(group: Comparison, line: dict[str, Any]) -> Comparison:
-    metadata = {**(group.metadata or {}), "truncated": line["truncated"], "completion_ids": line["completion_ids"]}
-    return Comparison(asked(group.prompt), line["completions"], **group.template_arguments, metadata=metadata)
+def _with_samples(group: Comparison, samples: list[dict[str, Any]] | None) -> Comparison:
+    if samples is None:
+        return group
+    completions, ids, truncated = (
+        [sample[key] for sample in samples] for key in ("completion", "token_ids", "truncated")
+    )
+    metadata = {**group.metadata, "completion_ids": ids, "truncated": truncated}
+    return Comparison(asked(group.prompt), completions, **group.template_arguments, metadata=metadata)
+
+
+def _rightness(prompts: list[Text], completions: list[Text], answer: list[Any]) -> list[bool | None]:
+    """Gold values by known answers, see [`answer_is_right`]."""
+    pairs = zip(completions, answer, strict=True)
+    return [None if known is None else answer_is_right(text, known) for text, known in pairs]
 
 
 def _ranks(scores: np.ndarray) -> list[int]:
@@ -495,8 +359,8 @@ def _ranks(scores: np.ndarray) -> list[int]:
     return [int(np.sum(scores > s)) if s == s else int(np.isfinite(scores).sum()) for s in scores]
 
 
-def _policy_name(policy: PreTrainedModel) -> str:
-    return getattr(policy.config, "_name_or_path", None) or type(policy).__name__
+def _or_none(values: np.ndarray) -> list[float | None]:
+    return [None if math.isnan(value) else float(value) for value in values]
 
 
 def _about(role: str, reward: Reward | None) -> dict[str, Any]:

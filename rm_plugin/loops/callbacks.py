@@ -10,12 +10,11 @@ Scores ► `monitoring.ScoreWindow` ► at every `trainer.log`: gathered over pr
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,23 +29,14 @@ from ..evaluation.benchmarks import LoadedBenchmark, load_benchmark
 from ..evaluation.benchmarks.base import cluster_of
 from ..evaluation.harness import evaluate
 from ..evaluation.report import EvaluationReport
+from ..files import read_jsonl
 from ..metrics.statistics import Bootstrap, wilson_interval
 from ..model.modeling import RewardModel
 from ..scoring.base import own_tokens
 from ..scoring.scorer import RewardScorer
-from .generation import asked, check_prompt, count_occurrences, sample_completions, sampling_config
-from .monitoring import (
-    SAMPLE_KINDS,
-    TRACKERS,
-    HackingWatch,
-    ScoreWindow,
-    append_samples,
-    log_table,
-    merge,
-    table_text,
-    window_metrics,
-)
-from .ppo import PPORewardModel, around_evaluation, note_context_length, read_batch, real_ids, why_not_native
+from .best_of_n import BestOfN, BestOfNSampler
+from .monitoring import HackingWatch, Sample, ScoreWindow, append_samples, log_table, merge, window_metrics
+from .ppo import PPORewardModel, mark_evaluation, note_context_length, read_batch, real_ids, why_not_native
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +50,8 @@ class RewardScoringCallback(TrainerCallback):
     At every log it adds, under `<name>/`: `mean`, `std`, `q05` … `q95`, `zero_spread_rate` (share of groups whose
     completions all score alike), `length_correlation` (Spearman's, of reward and length), `duplicate_rate`,
     `truncated_rate` (cut at the length limit) and `num_scores`; scores of an evaluation under `eval_<name>/`. It keeps
-    samples (best, worst, random) in `<output_dir>/<name>/samples.jsonl` and in the trackers, and warns once when the
-    reward rises while length correlation or duplicates cross their bound.
+    samples (best, worst, random) in `<output_dir>/<name>/samples.jsonl` and in the trainer's `report_to` (trackio,
+    wandb, tensorboard), and warns once when the reward rises while length correlation or duplicates cross their bound.
 
     With `eval_prompts`, the current policy answers them every `eval_steps` steps, each always with the same random
     numbers; logged are `policy_mean` with `policy_low` and `policy_high` (95 %, over prompts), and `win_rate` against
@@ -77,15 +67,12 @@ class RewardScoringCallback(TrainerCallback):
         num_samples (`int`, *optional*, defaults to `1`): samples of each kind in one table; 0 keeps none.
         max_length_correlation (`float`, *optional*, defaults to `0.7`): bound of |Spearman(reward, length)|.
         max_duplicate_rate (`float`, *optional*, defaults to `0.5`): bound of the duplicate rate.
-        report_to (`str` or `list[str]`, *optional*):
-            Trackers that get the tables, of `"trackio"`, `"wandb"`, `"tensorboard"`, or `"none"`; the trainer's if
-            absent. (The figures go wherever the trainer logs.)
         output_dir (`str`, *optional*): where samples go; the trainer's `output_dir` if absent.
         seed (`int`, *optional*, defaults to `0`): of the random samples and of the answers to `eval_prompts`.
         trainer (`Trainer`, *optional*): the trainer that is watched; the one whose `callbacks` it is in if absent.
 
     Raises:
-        ValueError: a reward that cannot be listened to, an empty list of prompts, an unknown tracker.
+        ValueError: a reward that cannot be listened to, an empty list of prompts.
 
     Example:
 
@@ -108,7 +95,6 @@ class RewardScoringCallback(TrainerCallback):
         num_samples: int = 1,
         max_length_correlation: float = 0.7,
         max_duplicate_rate: float = 0.5,
-        report_to: str | Sequence[str] | None = None,
         output_dir: str | Path | None = None,
         seed: int = 0,
         trainer: Trainer | None = None,
@@ -117,32 +103,35 @@ class RewardScoringCallback(TrainerCallback):
             raise ValueError("eval_prompts is empty; give at least one prompt, or leave it out")
         if eval_steps < 1:
             raise ValueError(f"eval_steps={eval_steps}, it must be at least 1")
-        self.reward = _listenable(reward)
+        self.reward = reward.get_base_model() if hasattr(reward, "get_base_model") else reward
+        if not isinstance(self.reward, (RewardScorer, PPORewardModel, RewardModel)):
+            raise ValueError(
+                f"a {type(reward).__name__} cannot be listened to; give the RewardScorer, the module of "
+                "as_ppo_reward_model or the RewardModel that the trainer was given"
+            )
         self.name = name
         self.eval_prompts = None if eval_prompts is None else list(eval_prompts)
         self.eval_steps = eval_steps
         self.generation_config = generation_config
         self.num_samples = num_samples
-        self.report_to = None if report_to is None else _trackers(report_to)
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.seed = seed
-        self.trainer = self._given_trainer = trainer
-        self._extended: Trainer | None = None  # the trainer whose `log` takes our metrics too
+        self.trainer: Trainer | None = None  # since it began to train
+        self.in_ppo_evaluation = False
+        self._given_trainer = trainer
         self._windows = {mode: ScoreWindow(num_samples, seed) for mode in ("train", "eval")}
         self._watch = HackingWatch(max_length_correlation, max_duplicate_rate)
-        self._pending: dict[str, float] = {}  # metrics of eval_prompts that wait for the next log
         self._start: dict[int, float] = {}  # score of each of the eval_prompts under the policy at the start
-        self._detach: Callable[[], None] | None = None
+        self._listening: ExitStack | None = None  # while training
         self._muted = False
-        self._in_ppo_evaluation = False
         self._next_table: dict[str, int] = {}  # kind of table ► the first step that may have the next one
 
     # --- listening
 
     def __call__(
         self,
-        prompts: Sequence[Any] | None,
-        completions: Sequence[Any],
+        prompts: Sequence[Text] | None,
+        completions: Sequence[Text],
         scores: Sequence[float],
         completion_ids: Sequence[Sequence[int]] | None = None,
         truncated: Sequence[bool] | None = None,
@@ -151,8 +140,8 @@ class RewardScoringCallback(TrainerCallback):
         Take note of scores; what a scorer's `listeners` and `BestOfNSampler` call.
 
         Args:
-            prompts (list, *optional*): (N,) texts, conversations or token ids.
-            completions (list): (N,) texts, conversations or token ids.
+            prompts (list, *optional*): (N,) texts or conversations.
+            completions (list): (N,) texts or conversations.
             scores (list of `float`): (N,) rewards.
             completion_ids (list, *optional*): (N,) the policy's own tokens.
             truncated (list of `bool`, *optional*): (N,) cut at the length limit; read from `completion_ids` if absent.
@@ -165,20 +154,15 @@ class RewardScoringCallback(TrainerCallback):
         lengths = None if completion_ids is None else list(map(len, completion_ids))
         if truncated is None and completion_ids is not None and ends:
             truncated = [not len(ids) or ids[-1] not in ends for ids in completion_ids]
-        evaluating = self.trainer is not None and (not self.trainer.model.training or self._in_ppo_evaluation)
+        evaluating = self.trainer is not None and (not self.trainer.model.training or self.in_ppo_evaluation)
         self._windows["eval" if evaluating else "train"].add(prompts, completions, scores, lengths, truncated)
-
-    def figures(self) -> dict[str, float]:
-        """Metrics of the scores since the last log, of this process, without the prefix."""
-        return window_metrics(self._windows["train"].rows)
 
     def flush(self) -> dict[str, float]:
         """Outside of a trainer: metrics since the last time, with the samples written where `output_dir` says."""
         window = self._windows["train"]
         found = window_metrics(window.rows)
-        samples = {kind: [self._as_text(one) for one in kept] for kind, kept in window.samples.items()}
+        self._write_samples(window.samples, "", step=0)
         window.clear()
-        self._write_samples(samples, "", step=0)
         if found and self.output_dir is not None:
             append_samples(self.output_dir / self.name / "figures.jsonl", [found])
         return found
@@ -186,59 +170,81 @@ class RewardScoringCallback(TrainerCallback):
     # --- events
 
     def on_train_begin(self, args, state, control, **kwargs):
-        trainer = self.trainer = self._given_trainer or find_trainer()
+        trainer = self._given_trainer or find_trainer()
         others = [c for c in trainer.callback_handler.callbacks if isinstance(c, RewardScoringCallback)]
         if sum(other.name == self.name for other in others) > 1:
             raise ValueError(f"two callbacks have the name {self.name!r}; give each RewardScoringCallback a name=")
         if self.output_dir is None:
             self.output_dir = Path(args.output_dir)
-        if self.report_to is None:
-            self.report_to = _trackers(args.report_to)
-        if trainer is not self._extended:
-            self._extended = trainer
+        if trainer is not self.trainer:
+            self.trainer = trainer
             self._extend_log()
             if hasattr(trainer, "reward_model"):
-                around_evaluation(trainer, self._begin_ppo_evaluation, self._end_ppo_evaluation)
-        if self._detach is not None:  # a run before this one was broken off
-            self._detach()
-        self._detach = _listen(self.reward, self)
+                mark_evaluation(trainer, self)
+        self._stop_listening()  # to a run before this one that was broken off
+        self._listen()
         if isinstance(self.reward, RewardModel) and hasattr(trainer, "reward_model"):
-            self._check_ppo(trainer)
+            self._check_ppo()
         for window in self._windows.values():
             window.clear()
         self._next_table = {}
         if self.eval_prompts is not None:
             self._read_start(state.global_step)
-            self.trainer.log(self._evaluate(state.global_step))
+            self._evaluate(state.global_step, control)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.eval_prompts is not None and state.global_step % self.eval_steps == 0:
-            self._pending = self._evaluate(state.global_step)
-            control.should_log = True
-        return control
+            self._evaluate(state.global_step, control)
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self._detach is not None:
-            self._detach()
-            self._detach = None
-        if self._pending:  # PPO logs a step before it ends
-            pending, self._pending = self._pending, {}
-            self.trainer.log(pending)
+        self._stop_listening()
 
-    def _check_ppo(self, trainer: Trainer) -> None:
+    def _stop_listening(self) -> None:
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+
+    def _listen(self) -> None:
+        """
+        Hear every batch of scores. A `RewardModel` as it is shows token ids at its backbone and scores at its head:
+        PPO reads the head at every token (`ppo.read_batch` says which counts); other loops call the model's own
+        forward, of which the text is known but not where the completion begins.
+        """
+        self._listening = ExitStack()
+        if not isinstance(self.reward, RewardModel):
+            self.reward.listeners.append(self)
+            self._listening.callback(self.reward.listeners.remove, self)
+            return
+        batch: dict[str, torch.Tensor] = {}
+
+        def at_backbone(backbone, args, kwargs):
+            batch.clear()
+            ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
+            if ids is not None and mask is not None and mask.ndim == 2:
+                batch.update(ids=ids, mask=mask.bool())
+
+        def at_head(head, inputs, output):
+            ids, mask = batch.pop("ids", None), batch.pop("mask", None)
+            if ids is not None and output.ndim == 2:
+                self(None, self._texts(real_ids(ids, mask)), output[:, 0].detach().float().cpu().numpy())
+            elif ids is not None and (heard := read_batch(ids, mask, output, self.tokenizer.eos_token_id)):
+                prompts, completions = (self._texts(heard.pop(name)) for name in ("prompts", "completions"))
+                self(prompts, completions, **heard)
+
+        self._listening.callback(self.reward.model.register_forward_pre_hook(at_backbone, with_kwargs=True).remove)
+        self._listening.callback(self.reward.score.register_forward_hook(at_head).remove)
+
+    def _texts(self, ids: list[list[int]]) -> list[str]:
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    def _check_ppo(self) -> None:
         """Say where PPO misreads a `RewardModel` that it got as it is."""
         note_context_length()
-        if reason := why_not_native(self.reward, self.tokenizer, trainer.train_dataset):
+        if reason := why_not_native(self.reward, self.tokenizer, self.trainer.train_dataset):
             logger.warning(
                 "%s; hand over rm_plugin.as_ppo_reward_model(RewardScorer(...), policy_tokenizer, rows) instead",
                 reason,
             )
-
-    def _begin_ppo_evaluation(self) -> None:
-        self._in_ppo_evaluation = True
-
-    def _end_ppo_evaluation(self) -> None:
-        self._in_ppo_evaluation = False
 
     # --- the trainer's record
 
@@ -250,18 +256,14 @@ class RewardScoringCallback(TrainerCallback):
         trainer, log = self.trainer, self.trainer.log
 
         def log_with_metrics(logs: dict[str, float], *args, **kwargs) -> None:
-            if self._detach is None:  # not training
+            if self._listening is None:  # not training
                 log(logs, *args, **kwargs)
                 return
-            mode = "train" if trainer.model.training else "eval"
-            prefix = self.name if mode == "train" else f"eval_{self.name}"
+            mode, prefix = ("train", "") if trainer.model.training else ("eval", "eval_")
             found, samples = self._take(mode)
-            logs.update({f"{prefix}/{key}": value for key, value in found.items()})
-            if mode == "train":
-                logs.update(self._pending)
-                self._pending = {}
+            logs.update({f"{prefix}{self.name}/{key}": value for key, value in found.items()})
             log(logs, *args, **kwargs)
-            self._write_samples(samples, "" if mode == "train" else "eval_", trainer.state.global_step)
+            self._write_samples(samples, prefix, trainer.state.global_step)
             if mode == "train":
                 record = trainer.state.log_history[-1] if trainer.state.log_history else logs
                 warning = self._watch.see(found, record.get("kl", record.get("objective/kl")))
@@ -270,23 +272,12 @@ class RewardScoringCallback(TrainerCallback):
 
         trainer.log = log_with_metrics
 
-    def _take(self, mode: str) -> tuple[dict[str, float], dict[str, list]]:
+    def _take(self, mode: str) -> tuple[dict[str, float], dict[str, list[Sample]]]:
         """Metrics and samples of the window that ends now, over all processes."""
         window = self._windows[mode]
-        own = (window.rows, {kind: [self._as_text(one) for one in kept] for kind, kept in window.samples.items()})
+        rows, samples = merge(gather_object([(window.rows, window.samples)]), self.num_samples)
         window.clear()
-        rows, samples = merge(gather_object([own]), self.num_samples)
         return window_metrics(rows), samples
-
-    def _as_text(self, sample: tuple) -> tuple:
-        *numbers, prompt, completion = sample
-        return (*numbers, *(table_text(self._decode(text)) for text in (prompt, completion)))
-
-    def _decode(self, text: Any) -> Text | None:
-        """Token ids as text; anything else as it is."""
-        if text is None or isinstance(text, str) or (text and isinstance(text[0], dict)):
-            return text
-        return self.tokenizer.decode(text, skip_special_tokens=True)
 
     @property
     def tokenizer(self) -> Any:
@@ -303,118 +294,92 @@ class RewardScoringCallback(TrainerCallback):
         ends += [getattr(holder, "stop_token_id", None) for holder in (self.trainer, self.trainer.args)]  # of PPO
         return {end for end in ends if end is not None}
 
-    def _write_samples(self, samples: dict[str, list], prefix: str, step: int) -> None:
-        is_main = self.trainer is None or self.trainer.is_world_process_zero()
+    def _write_samples(self, samples: dict[str, list[Sample]], prefix: str, step: int) -> None:
+        trainer, trackers, writer = self.trainer, [], None
+        is_main = trainer is None or trainer.is_world_process_zero()
         if not is_main or self.output_dir is None or not any(samples.values()):
             return
-        if self.trainer is not None:
+        if trainer is not None:
             if step < self._next_table.get(prefix, 0):
                 return
-            self._next_table[prefix] = step + math.ceil(max(self.trainer.state.max_steps, 1) / MAX_TABLES)
+            self._next_table[prefix] = step + math.ceil(max(trainer.state.max_steps, 1) / MAX_TABLES)
+            trackers = trainer.args.report_to
+            writers = (getattr(callback, "tb_writer", None) for callback in trainer.callback_handler.callbacks)
+            writer = next(filter(None, writers), None)
         rows = [
-            {"step": step, "kind": prefix + kind, "score": float(score), "prompt": prompt, "completion": completion}
-            for kind in SAMPLE_KINDS
-            for score, _, prompt, completion in samples[kind]
+            {"step": step, "kind": prefix + kind, "score": score, "prompt": prompt, "completion": completion}
+            for kind, kept in samples.items()
+            for score, _, prompt, completion in kept
         ]
         append_samples(self.output_dir / self.name / "samples.jsonl", rows)
-        log_table(self.report_to or [], f"{self.name}/{prefix}samples", rows, step, self._tensorboard_writer())
-
-    def _tensorboard_writer(self) -> Any:
-        callbacks = [] if self.trainer is None else self.trainer.callback_handler.callbacks
-        return next((writer for c in callbacks if (writer := getattr(c, "tb_writer", None)) is not None), None)
+        log_table(trackers, f"{self.name}/{prefix}samples", rows, step, writer)
 
     # --- eval_prompts
 
-    def _evaluate(self, step: int) -> dict[str, float]:
-        """Answers of the current policy to `eval_prompts`, scored; every process takes its share of the prompts."""
-        trainer = self.trainer
-        shares = range(trainer.accelerator.process_index, len(self.eval_prompts), trainer.accelerator.num_processes)
-        occurrences = count_occurrences(self.eval_prompts)
+    def _evaluate(self, step: int, control: TrainerControl) -> None:
+        """Log what the reward says of the current policy's answers to `eval_prompts`."""
+        reward = self.reward
         self._muted = True
         try:
-            with _unwrapped(trainer) as policy:
-                answers = sample_completions(
-                    getattr(policy, "policy", policy),  # PPO wraps policy and value model into one
-                    self.tokenizer,
-                    [self.eval_prompts[i] for i in shares],
-                    config=self.generation_config,
-                    seed=self.seed,
-                    occurrences=[occurrences[i] for i in shares],
-                )
-                completions = [samples[0].completion for samples in answers]
-            scores = self._score([asked(self.eval_prompts[i]) for i in shares], completions)
+            if isinstance(reward, RewardModel):
+                reward = RewardScorer(reward, self.tokenizer, truncation_mode="keep_end")
+            elif isinstance(reward, PPORewardModel):
+                reward = reward.weighted
+            with _unwrapped(self.trainer) as policy:
+                policy = getattr(policy, "policy", policy)  # PPO wraps policy and value model into one
+                options = {"n": 1, "generation_config": self.generation_config, "seed": self.seed}
+                results = BestOfNSampler(policy, self.tokenizer, reward, **options).sample(self.eval_prompts)
         finally:
             self._muted = False
-        own = list(zip(shares, completions, map(float, scores), strict=True))
-        scored = sorted((one for one in gather_object(own) if not math.isnan(one[2])), key=lambda one: one[0])
-        if not scored:
-            return {}
+        if not (scored := {r.index: r for r in results if r.best is not None}):
+            return
         if not self._start:
-            self._start = {i: score for i, _, score in scored}
+            self._start = {index: result.scores[0] for index, result in scored.items()}
             self._write_start(step, scored)
-        self._write_eval_samples(step, scored)
-        return {f"{self.name}/{key}": value for key, value in self._policy_metrics(scored).items()}
+        found = self._policy_metrics({index: result.scores[0] for index, result in scored.items()})
+        _log_apart(self.trainer, control, {f"{self.name}/{key}": value for key, value in found.items()})
+        window = ScoreWindow(self.num_samples, self.seed)
+        window.add(*zip(*((r.prompt, r.chosen, r.scores[0]) for r in scored.values()), strict=True))
+        self._write_samples(window.samples, "policy_", step)
 
-    def _policy_metrics(self, scored: list[tuple[int, Text, float]]) -> dict[str, float]:
-        mean = Bootstrap([score for _, _, score in scored], num_samples=2000, seed=self.seed).estimate()
+    def _policy_metrics(self, scores: dict[int, float]) -> dict[str, float]:
+        mean = Bootstrap(list(scores.values()), num_samples=2000, seed=self.seed).estimate()
         found = dict(zip(("policy_mean", "policy_low", "policy_high"), (mean.value, *mean.interval()), strict=True))
-        wins = [
-            0.5 * (1 + np.sign(np.float32(score) - np.float32(self._start[i])))
-            for i, _, score in scored
-            if i in self._start
-        ]
+        wins = [0.5 * (1 + np.sign(scores[i] - self._start[i])) for i in scores.keys() & self._start.keys()]
         if wins:
             low, high = wilson_interval(float(sum(wins)), len(wins))
             found |= {"win_rate": float(np.mean(wins)), "win_rate_low": low, "win_rate_high": high}
         return {key: value for key, value in found.items() if value is not None}
-
-    def _score(self, prompts: list[Text], completions: list[Text]) -> np.ndarray:
-        """Scores that no listener hears of."""
-        if not prompts:
-            return np.zeros(0)
-        if isinstance(self.reward, RewardModel):
-            scorer = RewardScorer(self.reward, self.tokenizer, truncation_mode="keep_end")
-            return _silent_scores(scorer, prompts, completions)
-        if isinstance(self.reward, RewardScorer):
-            return _silent_scores(self.reward, prompts, completions)
-        return self.reward.weighted(prompts, completions).numpy()
 
     def _start_path(self) -> Path:
         return self.output_dir / self.name / "start.jsonl"
 
     def _read_start(self, step: int) -> None:
         """After a resumption the policy at the start is gone, its scores are in a file."""
-        with _unwrapped(self.trainer) as policy:  # a bad prompt is refused before anything runs
-            policy = getattr(policy, "policy", policy)
-            config = sampling_config(policy, self.generation_config)
-            for index, prompt in enumerate(self.eval_prompts):
-                check_prompt(prompt, self.tokenizer, policy, config, index)
         self._start = {}
         if step == 0:
             return
-        if self._start_path().exists():
-            lines = [json.loads(line) for line in self._start_path().read_text(encoding="utf-8").splitlines()]
-            if [line["prompt"] for line in lines] == [self.eval_prompts[line["index"]] for line in lines]:
-                self._start = {line["index"]: line["score"] for line in lines}
-                return
-        logger.warning("%s: no scores of the starting policy are at %s", self.name, self._start_path())
-        logger.warning("%s: win_rate is against the policy at step %d", self.name, step)
+        lines = [line for _, line in read_jsonl(self._start_path())] if self._start_path().exists() else []
+        known = dict(enumerate(self.eval_prompts))
+        self._start = {line["index"]: line["score"] for line in lines if line["prompt"] == known.get(line["index"])}
+        if not self._start:
+            logger.warning("%s: no scores of the starting policy are at %s", self.name, self._start_path())
+            logger.warning("%s: win_rate is against the policy at step %d", self.name, step)
 
-    def _write_start(self, step: int, scored: list[tuple[int, Text, float]]) -> None:
+    def _write_start(self, step: int, scored: dict[int, BestOfN]) -> None:
         if self.trainer.is_world_process_zero():
             self._start_path().unlink(missing_ok=True)
             rows = [
-                {"index": i, "step": step, "prompt": self.eval_prompts[i], "completion": completion, "score": score}
-                for i, completion, score in scored
+                {
+                    "index": i,
+                    "step": step,
+                    "prompt": self.eval_prompts[i],
+                    "completion": r.chosen,
+                    "score": r.scores[0],
+                }
+                for i, r in scored.items()
             ]
             append_samples(self._start_path(), rows)
-
-    def _write_eval_samples(self, step: int, scored: list[tuple[int, Text, float]]) -> None:
-        window = ScoreWindow(self.num_samples, self.seed)
-        indices, completions, scores = zip(*scored, strict=True)
-        window.add([asked(self.eval_prompts[i]) for i in indices], completions, scores)
-        samples = {kind: [self._as_text(one) for one in kept] for kind, kept in window.samples.items()}
-        self._write_samples(samples, "policy_", step)
 
 
 class EvaluationCallback(TrainerCallback):
@@ -509,71 +474,8 @@ class EvaluationCallback(TrainerCallback):
             "margin": metrics["margins"] and metrics["margins"]["mean"],
             "length_only": report.report["baselines"]["length"]["score"],
         }
-        # A log of a model in training takes the metrics of its steps, and any log clears the wish for the next one.
-        should_log, training = control.should_log, trainer.model.training
-        trainer.model.training = False
-        trainer.log({f"eval_{name}_{key}": value for key, value in logged.items() if value is not None})
-        control.should_log, trainer.model.training = should_log, training
-
-
-# --- where scores are heard of
-
-
-def _listenable(reward: Any) -> Any:
-    """The object to listen at: a scorer, the PPO module, or a bare `RewardModel`."""
-    if hasattr(reward, "get_base_model"):
-        reward = reward.get_base_model()
-    if isinstance(reward, (RewardScorer, PPORewardModel, RewardModel)):
-        return reward
-    raise ValueError(
-        f"a {type(reward).__name__} cannot be listened to; give the RewardScorer, the module of as_ppo_reward_model "
-        "or the RewardModel that the trainer was given"
-    )
-
-
-def _listen(reward: Any, callback: RewardScoringCallback) -> Callable[[], None]:
-    """Have the callback called with every batch of scores; the function returned ends that."""
-    if isinstance(reward, RewardModel):
-        return _listen_at_model(reward, callback)
-    reward.listeners.append(callback)
-    return lambda: reward.listeners.remove(callback)
-
-
-def _listen_at_model(model: RewardModel, callback: RewardScoringCallback) -> Callable[[], None]:
-    """
-    A `RewardModel` as it is: token ids at its backbone, scores at its head.
-
-    PPO reads the head at every token (`ppo.read_batch` says which counts). Other loops call the model's own forward,
-    of which the text is known but not where the completion begins.
-    """
-    batch: dict[str, torch.Tensor] = {}
-
-    def at_backbone(backbone, args, kwargs):
-        batch.clear()
-        ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
-        if ids is not None and mask is not None and mask.ndim == 2:
-            batch.update(ids=ids, mask=mask.bool())
-
-    def at_head(head, inputs, output):
-        if not batch:
-            return
-        ids, mask = batch["ids"], batch["mask"]
-        batch.clear()
-        if output.ndim == 2:
-            callback(None, real_ids(ids, mask), output[:, 0].detach().float().cpu().numpy())
-        elif heard := read_batch(ids, mask, output, callback.tokenizer.eos_token_id):
-            callback(**heard)
-
-    handles = [
-        model.model.register_forward_pre_hook(at_backbone, with_kwargs=True),
-        model.score.register_forward_hook(at_head),
-    ]
-
-    def detach():
-        for handle in handles:
-            handle.remove()
-
-    return detach
+        named = {f"eval_{name}_{key}": value for key, value in logged.items() if value is not None}
+        _log_apart(trainer, control, named)
 
 
 # --- the trainer
@@ -605,18 +507,15 @@ def _unwrapped(trainer: Trainer) -> AbstractContextManager:
     return nullcontext(trainer.accelerator.unwrap_model(model))
 
 
-def _silent_scores(scorer: RewardScorer, prompts: list[Text], completions: list[Text]) -> np.ndarray:
-    """Scores that no listener hears of."""
-    comparisons = [scorer.comparison(p, [c], allow_empty=True) for p, c in zip(prompts, completions, strict=True)]
-    return np.concatenate(scorer.score_comparisons(comparisons))
-
-
-def _trackers(report_to: str | Sequence[str]) -> list[str]:
-    """Those of the trackers named that take tables."""
-    names = [report_to] if isinstance(report_to, str) else list(report_to)
-    if unknown := [name for name in names if name not in (*TRACKERS, "none", "all")]:
-        logger.info("report_to: tables of samples go to %s only, not to %s", ", ".join(TRACKERS), ", ".join(unknown))
-    return list(TRACKERS) if "all" in names else [name for name in names if name in TRACKERS]
+def _log_apart(trainer: Trainer, control: TrainerControl, metrics: dict[str, float]) -> None:
+    """
+    Log metrics in a record of their own. A log of a model in training takes the metrics of its steps, and any log
+    clears the wish for the next one.
+    """
+    should_log, training = control.should_log, trainer.model.training
+    trainer.model.training = False
+    trainer.log(metrics)
+    control.should_log, trainer.model.training = should_log, training
 
 
 def _sample(comparisons: list[Comparison], limit: int) -> list[Comparison]:

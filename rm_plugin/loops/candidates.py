@@ -23,9 +23,11 @@ from ..data.comparison import (
     Text,
     text_key,
     to_comparison,
-    to_prompt,
 )
+from ..evaluation.page import Table, number
 from ..messages import located
+from ..metrics.ranking import best_of_n_curve
+from ..metrics.statistics import Bootstrap
 
 PER_COMPLETION = ("gold", "systems", "truncated")  # metadata with one value per completion
 NUMBER = re.compile(
@@ -93,8 +95,8 @@ def read_candidates(rows: Iterable[Comparison | Mapping[str, Any]]) -> list[Comp
             `tools` and `chat_template_kwargs` (for the chat template).
 
     Returns:
-        `list[Comparison]`: in `metadata` what is known of `gold`, `answer`, `truncated` and `systems` (with None for
-            a completion of which it is not known).
+        `list[Comparison]`: in `metadata` the `answer` and the lists `gold`, `truncated` and `systems`, with None for
+            what is not known.
 
     Raises:
         ValueError: there are no rows, one has no prompt or no completions, or rows of one prompt differ in `answer`.
@@ -109,73 +111,54 @@ def read_candidates(rows: Iterable[Comparison | Mapping[str, Any]]) -> list[Comp
             group = _read_candidates(row)
             grows = isinstance(row, Mapping) and row.get("completion") is not None
             key = text_key([group.prompt, group.template_arguments]) if grows else index
-            if key in groups:
-                _extend(groups[key], group)
-            else:
-                groups[key] = group
+            first = groups.setdefault(key, group)
+            if first is not group:
+                _extend(first, group)
     if not groups:
         raise ValueError("there are no candidates; give at least one row with prompt and completions")
     return list(groups.values())
 
 
-def read_prompt(row: Text | Mapping[str, Any], index: int) -> Comparison:
-    """A prompt that is still to be answered, and its answer in `metadata` where the row has one."""
-    prompt = to_prompt(row, index)
-    answer = row.get("answer") if isinstance(row, Mapping) else None
-    prompt.metadata = {} if answer is None else {"answer": answer}
-    return prompt
-
-
 def _read_candidates(row: Any) -> Comparison:
     """The candidates of one row, without ranks: those are gold values."""
     if isinstance(row, Comparison):
-        row, comparison = {}, copy.copy(row)
-        comparison.metadata = dict(comparison.metadata or {})
+        comparison, row = copy.copy(row), row.metadata or {}
     else:
         if not isinstance(row, Mapping) and hasattr(row, "outputs"):  # vLLM's RequestOutput
             row = {"prompt": row.prompt, "outputs": list(row.outputs)}
         comparison = to_comparison(row, candidates=True, allow_empty=True)
-        comparison.metadata = _read_metadata(row)
     if not comparison.prompt:
         raise ValueError("there is no prompt; give it a column prompt")
+    known = {name: row.get(name) for name in PER_COMPLETION}
+    known["systems"] = known["systems"] or row.get("models")
+    outputs = next((row[name] for name in LIST_COLUMNS if row.get(name) is not None), [row.get("completion")])
+    outputs = [output if isinstance(output, Mapping) else getattr(output, "__dict__", {}) for output in outputs]
+    if any(reasons := [output.get("finish_reason") for output in outputs]):
+        known["truncated"] = [None if reason is None else reason == "length" for reason in reasons]
     if (ranks := comparison.ranks) is not None:  # whoever wrote them, they are no samples of one policy
         best = min(ranks) if len(set(ranks)) > 1 else 0  # four wrong solutions may all have rank 1
-        comparison.metadata.setdefault("systems", ["chosen" if rank == best else "rejected" for rank in ranks])
-        comparison.metadata["gold"] = [float(rank == best) for rank in ranks]
-        comparison.ranks = None
+        known["systems"] = known["systems"] or ["chosen" if rank == best else "rejected" for rank in ranks]
+        known["gold"] = [rank == best for rank in ranks]
     n = len(comparison.completions)
-    for name in PER_COMPLETION:
-        values = comparison.metadata.get(name, [None] * n)
-        if len(values) != n:
-            raise ValueError(f"{len(values)} {name} for {n} completions; give one each")
+    for name, values in known.items():
+        known[name] = [None] * n if values is None else values if isinstance(values, list) else [values]
+        if len(known[name]) != n:
+            raise ValueError(f"{len(known[name])} {name} for {n} completions; give one each")
+    known["gold"] = [None if value is None else float(value) for value in known["gold"]]
+    comparison.ranks, comparison.metadata = None, {"answer": row.get("answer"), **known}
     return comparison
 
 
-def _read_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row knows of its candidates."""
-    metadata = {} if row.get("answer") is None else {"answer": row["answer"]}
-    for name, column in (*zip(PER_COMPLETION, PER_COMPLETION, strict=True), ("systems", "models")):
-        if (values := row.get(column)) is not None:
-            metadata[name] = list(values) if isinstance(values, list) else [values]
-    if "gold" in metadata:
-        metadata["gold"] = [None if value is None else float(value) for value in metadata["gold"]]
-    outputs = next((row[name] for name in LIST_COLUMNS if row.get(name) is not None), [row.get("completion")])
-    outputs = [output if isinstance(output, Mapping) else getattr(output, "__dict__", {}) for output in outputs]
-    reasons = [output.get("finish_reason") for output in outputs]
-    if any(reasons):
-        metadata["truncated"] = [None if reason is None else reason == "length" for reason in reasons]
-    return metadata
-
-
 def _extend(group: Comparison, more: Comparison) -> None:
-    """Add the completions of a further row of the same prompt, and what it knows; None where a row does not know."""
-    for name in (group.metadata | more.metadata).keys() & set(PER_COMPLETION):
-        values = [one.metadata.get(name) or [None] * len(one.completions) for one in (group, more)]
-        group.metadata[name] = values[0] + values[1]
-    for name in more.metadata.keys() - set(PER_COMPLETION):
-        own, other = group.metadata.setdefault(name, more.metadata[name]), more.metadata[name]
-        if own != other:
-            raise ValueError(f"the {name} is {other!r}, that of an earlier row of its prompt {own!r}; give one")
+    """Add the completions of a further row of the same prompt, and what it knows."""
+    own, other = group.metadata, more.metadata
+    if None not in (own["answer"], other["answer"]) and own["answer"] != other["answer"]:
+        raise ValueError(
+            f"the answer is {other['answer']!r}, that of an earlier row of its prompt {own['answer']!r}; give one"
+        )
+    own["answer"] = other["answer"] if own["answer"] is None else own["answer"]
+    for name in PER_COMPLETION:
+        own[name] += other[name]
     group.completions += more.completions
 
 
@@ -194,7 +177,7 @@ def answer_is_right(completion: Text, answer: Any) -> bool | None:
         >>> answer_is_right("from 2010-2014", "2014"), answer_is_right("2,3", "23"), answer_is_right("1e5", "5")
         (True, False, False)
     """
-    text = completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
+    text = completion if isinstance(completion, str) else completion[-1]["content"]
     numbers, truths = _numbers(text), _numbers(str(answer))
     if truths:
         is_list = OF_A_LIST.fullmatch(NUMBER.sub("", str(answer)))
@@ -262,8 +245,6 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
 
     Source: Nakano et al. 2021 (WebGPT), appendix I; Beirami et al. 2024 for the bound.
     """
-    from ..metrics.ranking import best_of_n_curve, best_of_n_kl_bound
-    from ..metrics.statistics import Bootstrap
 
     def interval(values: Sequence[float]) -> dict[str, float | None]:
         clusters = [text_key(result.prompt) for result in whole]
@@ -272,42 +253,35 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
         low, high = mean.share_interval() if is_right_or_wrong else mean.interval()
         return {"gold_low": low, "gold_high": high}
 
-    completions = [score for result in results for score in result.scores]
+    scores = [score for result in results for score in result.scores]
     duplicates = sum(len(r.completions) - len(set(map(text_key, r.completions))) for r in results)
     truncated = [flag for result in results for flag in result.truncated or [] if flag is not None]
+    has_gold = [r for r in results if r.gold is not None and None not in r.gold]
+    whole = [r for r in has_gold or results if None not in r.scores]
     summary: dict[str, Any] = {
         "num_prompts": len(results),
-        "num_completions": len(completions),
-        "num_unscored": completions.count(None),
+        "num_completions": len(scores),
+        "num_unscored": scores.count(None),
         "num_tied_prompts": sum(len(r.completions) > 1 and set(r.ranks) == {0} for r in results),
-        "duplicate_rate": duplicates / max(len(completions), 1),
+        "duplicate_rate": duplicates / max(len(scores), 1),
         "truncated_rate": sum(truncated) / len(truncated) if truncated else None,
+        "num_prompts_left_out": len(results) - len(whole),
     }
-    with_gold = [r for r in results if r.gold is not None and None not in r.gold]
-    has_gold = bool(with_gold)
-    whole = [r for r in (with_gold if has_gold else results) if None not in r.scores]
-    summary["num_prompts_left_out"] = len(results) - len(whole)
     if not whole:
         return summary
-    proxy = [result.scores for result in whole]
-    gold = [result.gold for result in whole] if has_gold else None
+    proxy, gold = [result.scores for result in whole], [result.gold for result in whole]
     if any(len(set(result.systems or [])) > 1 for result in whole):
-        best = {"n": max(map(len, proxy)), "reward": float(np.mean([max(scores) for scores in proxy]))}
-        if gold is not None:
-            values = [_gold_of_best(scores, g) for scores, g in zip(proxy, gold, strict=True)]
-            mean, random, oracle = (
-                float(np.mean(v)) for v in (values, [np.mean(g) for g in gold], list(map(max, gold)))
-            )
+        best = {"n": max(map(len, proxy)), "reward": float(np.mean(list(map(max, proxy))))}
+        if has_gold:
+            values = [_gold_of_best(*pair) for pair in zip(proxy, gold, strict=True)]
+            means = [values, list(map(np.mean, gold)), list(map(max, gold))]
+            mean, random, oracle = (float(np.mean(one)) for one in means)
             best |= {"gold": mean, **interval(values), "random": random, "gain": mean - random}
             best |= {"oracle": oracle, "regret": oracle - mean}
         return summary | {"best_of": best}
     by_reward = best_of_n_curve(proxy, proxy)
-    curve = {
-        "n": by_reward["n"],
-        "kl_bound": [best_of_n_kl_bound(n) for n in by_reward["n"]],
-        "reward": by_reward["value"],
-    }
-    if gold is not None:
+    curve = {"n": by_reward["n"], "kl_bound": by_reward["kl_bound"], "reward": by_reward["value"]}
+    if has_gold:
         by_gold, oracle = best_of_n_curve(proxy, gold, curve["n"]), best_of_n_curve(gold, gold, curve["n"])["value"]
         ends = [interval(values) for values in by_gold["per_prompt"]]
         curve["gold"] = by_gold["value"]
@@ -328,24 +302,14 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     if summary["num_prompts_left_out"]:
         rates.append(f"{summary['num_prompts_left_out']} prompts left out of what follows")
     print(f"{summary['num_completions']} completions of {summary['num_prompts']} prompts: {', '.join(rates)}")
+    rows = [summary["best_of"]] if "best_of" in summary else []
     if "best_of" in summary:
-        best = summary["best_of"]
-        print(f"best of {best['n']} (not samples of one policy, so one number): reward {best['reward']:.3f}")
-        rows = [best]
+        print("not samples of one policy, so one number:")
     elif "curve" in summary:
-        curve = summary["curve"]
-        rows = [dict(zip(curve, values, strict=True)) for values in zip(*curve.values(), strict=True)]
-    else:
-        rows = []
-    for row in rows:
-        line = f"  n = {row['n']:<4d}"
-        if "kl_bound" in row:
-            line += f" KL ≤ {row['kl_bound']:.2f} nats, reward {row['reward']:.3f}" + ("," if "gold" in row else "")
-        if "gold" in row:
-            ends = "" if row["gold_low"] is None else f" [{row['gold_low']:.3f}, {row['gold_high']:.3f}]"
-            line += f" gold {row['gold']:.3f}{ends}, gain {row['gain']:+.3f}, regret {row['regret']:.3f}"
-        if "kl_bound" in row or "gold" in row:
-            print(line)
+        rows = [dict(zip(summary["curve"], row, strict=True)) for row in zip(*summary["curve"].values(), strict=True)]
+    if rows:
+        names = ["KL ≤, nats" if name == "kl_bound" else name.replace("_", " ") for name in rows[0]]
+        Table(names, [[str(row.pop("n")), *map(number, row.values())] for row in map(dict, rows)]).print()
 
 
 def to_preferences(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
@@ -362,7 +326,7 @@ def to_preferences(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
         `list[dict]`: rows with `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected`, and what of `tools`
             and `chat_template_kwargs` the prompt has.
     """
-    rows: dict[str, dict[str, Any]] = {}
+    rows = []
     for result in results:
         texts = zip(result.scores, result.completions, strict=True)
         scored = [(score, -i) for i, (score, text) in enumerate(texts) if score is not None and _stripped(text)]
@@ -372,8 +336,8 @@ def to_preferences(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
         chosen, rejected = result.completions[-first], result.completions[-last]
         if high > low and _stripped(chosen) != _stripped(rejected):
             row = {"prompt": result.prompt, "chosen": chosen, "rejected": rejected, **_template_columns(result)}
-            rows.setdefault(text_key([*row.values()]), {**row, "score_chosen": high, "score_rejected": low})
-    return list(rows.values())
+            rows.append((row, {"score_chosen": high, "score_rejected": low}))
+    return _without_copies(rows)
 
 
 def to_sft(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
@@ -387,15 +351,22 @@ def to_sft(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
         `list[dict]`: rows with `prompt`, `completion`, `score`, and what of `tools` and `chat_template_kwargs` the
             prompt has.
     """
-    rows: dict[str, dict[str, Any]] = {}
-    for result in results:
-        if result.best is not None and _stripped(result.chosen):
-            row = {"prompt": result.prompt, "completion": result.chosen, **_template_columns(result)}
-            rows.setdefault(text_key([*row.values()]), {**row, "score": result.scores[result.best]})
-    return list(rows.values())
+    return _without_copies(
+        ({"prompt": r.prompt, "completion": r.chosen, **_template_columns(r)}, {"score": r.scores[r.best]})
+        for r in results
+        if r.best is not None and _stripped(r.chosen)
+    )
 
 
 # --- helpers
+
+
+def _without_copies(rows: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Texts with their scores, equal texts once."""
+    first: dict[str, dict[str, Any]] = {}
+    for texts, scores in rows:
+        first.setdefault(text_key(list(texts.values())), {**texts, **scores})
+    return list(first.values())
 
 
 def _template_columns(result: BestOfN) -> dict[str, Any]:
@@ -410,5 +381,4 @@ def _gold_of_best(scores: Sequence[float], gold: Sequence[float]) -> float:
 def _stripped(text: Text) -> Any:
     if isinstance(text, str):
         return text.strip()
-    contents = [message.get("content") for message in text]
-    return [content.strip() if isinstance(content, str) else content for content in contents if content]
+    return [content for message in text if (content := message["content"].strip())]

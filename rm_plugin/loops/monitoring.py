@@ -7,10 +7,8 @@ Nothing here knows a trainer; `callbacks.py` puts it into one. Rows: (N, 5) floa
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
+import heapq
 import json
-import logging
 import math
 import random
 from collections.abc import Sequence
@@ -19,17 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from ..data.comparison import Text, text_length
+from ..data.comparison import Text, text_key, text_length
 from ..messages import shorten
 from ..metrics.ranking import spearman
 
-logger = logging.getLogger(__name__)
-
 COLUMNS = ("score", "length", "group", "text", "truncated")  # NaN where something is not known
 QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
-TRACKERS = ("trackio", "wandb", "tensorboard")
-SAMPLE_KINDS = ("best", "worst", "random")
+SAMPLE_KINDS = {"best": lambda s: -s[0], "worst": lambda s: s[0], "random": lambda s: s[1]}  # what comes first
 MAX_SAMPLE_CHARACTERS = 2000
+
+Sample = tuple[float, float, Text | None, Text]  # score, a random number, prompt, completion
 
 
 class ScoreWindow:
@@ -49,7 +46,7 @@ class ScoreWindow:
 
     def clear(self) -> None:
         self._blocks: list[np.ndarray] = []
-        self.samples: dict[str, list[tuple[float, float, Any, Any]]] = {kind: [] for kind in SAMPLE_KINDS}
+        self.samples: dict[str, list[Sample]] = {kind: [] for kind in SAMPLE_KINDS}
 
     @property
     def rows(self) -> np.ndarray:
@@ -58,57 +55,52 @@ class ScoreWindow:
 
     def add(
         self,
-        prompts: Sequence[Any] | None,
-        completions: Sequence[Any],
+        prompts: Sequence[Text] | None,
+        completions: Sequence[Text],
         scores: Sequence[float],
         lengths: Sequence[int] | None = None,
         truncated: Sequence[bool] | None = None,
     ) -> None:
         """
         Args:
-            prompts (list, *optional*): (N,) texts, conversations or token ids; equal ones of one call form a group.
-            completions (list): (N,) texts, conversations or token ids.
+            prompts (list, *optional*): (N,) texts or conversations; equal ones of one call form a group.
+            completions (list): (N,) texts or conversations.
             scores (list of `float`): (N,) rewards; NaN for what has none.
-            lengths (list of `int`, *optional*): (N,) tokens; characters of the text (or ids) if absent.
+            lengths (list of `int`, *optional*): (N,) tokens; characters of the text if absent.
             truncated (list of `bool`, *optional*): (N,) whether each was cut at the length limit.
         """
         self._calls += 1
         block = np.full((len(completions), len(COLUMNS)), math.nan)
         block[:, 0] = np.asarray(scores, dtype=np.float64)
-        block[:, 1] = list(map(_length, completions)) if lengths is None else lengths
+        block[:, 1] = list(map(text_length, completions)) if lengths is None else lengths
         if prompts is not None:  # the call is part of the group: a prompt that comes again has new completions
-            block[:, 2] = [_number(prompt, self._calls) for prompt in prompts]
+            block[:, 2] = [_number([self._calls, prompt]) for prompt in prompts]
         block[:, 3] = list(map(_number, completions))
         if truncated is not None:
             block[:, 4] = truncated
         self._blocks.append(block)
-        ranked = sorted((i for i in range(len(block)) if not math.isnan(block[i, 0])), key=lambda i: -block[i, 0])
-        picks = {
-            "best": ranked[: self.num_samples],
-            "worst": ranked[-self.num_samples :][::-1],
-            "random": self._random.sample(ranked, min(self.num_samples, len(ranked))),
-        }
-        for kind, indices in picks.items():
-            self.samples[kind] += [
-                (block[i, 0], self._random.random(), None if prompts is None else prompts[i], completions[i])
-                for i in indices
-            ]
-            self.samples[kind] = _best_of_kind(kind, self.samples[kind], self.num_samples)
+        texts = zip([None] * len(block) if prompts is None else prompts, completions, strict=True)
+        new = [
+            (float(score), self._random.random(), table_text(prompt), table_text(completion))
+            for score, (prompt, completion) in zip(block[:, 0], texts, strict=True)
+            if not math.isnan(score)
+        ]
+        self.samples = _first_of_each_kind([self.samples, dict.fromkeys(SAMPLE_KINDS, new)], self.num_samples)
 
 
-def merge(windows: Sequence[tuple[np.ndarray, dict[str, list]]], num_samples: int) -> tuple[np.ndarray, dict]:
+def merge(
+    windows: Sequence[tuple[np.ndarray, dict[str, list[Sample]]]], num_samples: int
+) -> tuple[np.ndarray, dict[str, list[Sample]]]:
     """Rows and samples of the same window on several processes, as one."""
-    rows = np.concatenate([rows for rows, _ in windows])
-    samples = {
-        kind: _best_of_kind(kind, [one for _, samples in windows for one in samples[kind]], num_samples)
-        for kind in SAMPLE_KINDS
+    rows, samples = zip(*windows, strict=True)
+    return np.concatenate(rows), _first_of_each_kind(samples, num_samples)
+
+
+def _first_of_each_kind(samples: Sequence[dict[str, list[Sample]]], number: int) -> dict[str, list[Sample]]:
+    return {
+        kind: heapq.nsmallest(number, [sample for one in samples for sample in one[kind]], key=order)
+        for kind, order in SAMPLE_KINDS.items()
     }
-    return rows, samples
-
-
-def _best_of_kind(kind: str, samples: list[tuple], num_samples: int) -> list[tuple]:
-    key = {"best": lambda s: -s[0], "worst": lambda s: s[0], "random": lambda s: s[1]}[kind]
-    return sorted(samples, key=key)[:num_samples]
 
 
 def window_metrics(rows: np.ndarray) -> dict[str, float]:
@@ -132,12 +124,11 @@ def window_metrics(rows: np.ndarray) -> dict[str, float]:
     found |= {
         f"q{round(100 * q):02d}": value for q, value in zip(QUANTILES, np.quantile(scores, QUANTILES), strict=True)
     }
-    if not np.isnan(groups).all():
-        order = np.lexsort((scores, groups))
-        _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
-        spreads = scores[order][starts + counts - 1] - scores[order][starts]
-        if (counts > 1).any():
-            found["zero_spread_rate"] = (spreads[counts > 1] == 0).mean()
+    _, first, group, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    differs = np.zeros(len(counts), dtype=bool)
+    np.logical_or.at(differs, group, scores != scores[first][group])
+    if len(several := differs[counts > 1]) and not np.isnan(groups).all():
+        found["zero_spread_rate"] = 1 - several.mean()
     correlation = spearman(scores, lengths)
     if correlation is not None:
         found["length_correlation"] = correlation
@@ -221,15 +212,15 @@ def append_samples(path: Path, rows: list[dict[str, Any]]) -> None:
 def log_table(
     trackers: Sequence[str], name: str, rows: list[dict[str, Any]], step: int, tensorboard_writer: Any = None
 ) -> None:
-    """A table of samples to those trackers that are installed and have a run going."""
+    """A table of samples to those of the trainer's trackers that take one and have a run going."""
     columns = list(rows[0])
     cells = [[_cell(row[column]) for column in columns] for row in rows]
-    if "wandb" in trackers and importlib.util.find_spec("wandb"):
+    if "wandb" in trackers:
         import wandb
 
         if wandb.run is not None:
             wandb.log({name: wandb.Table(columns=columns, data=cells)})
-    if "trackio" in trackers and importlib.util.find_spec("trackio"):
+    if "trackio" in trackers:
         import pandas
         import trackio
 
@@ -254,16 +245,6 @@ def _cell(value: Any) -> str | float | int | None:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
 
 
-# --- texts as numbers
-
-
-def _number(text: Any, call: int = 0) -> float:
+def _number(text: Any) -> float:
     """52 bits that name a text (exact in a float64), equal on all processes."""
-    content = text if isinstance(text, str) else json.dumps(text, default=str)
-    digest = hashlib.blake2b(content.encode(errors="surrogatepass"), digest_size=8, salt=call.to_bytes(8, "little"))
-    return float(int.from_bytes(digest.digest(), "little") >> 12)
-
-
-def _length(text: Any) -> int:
-    """Characters of a text or of the messages of a conversation; ids where it is token ids."""
-    return len(text) if isinstance(text, str) or not text or not isinstance(text[0], dict) else text_length(text)
+    return float(int(text_key(text), 16) >> 12)

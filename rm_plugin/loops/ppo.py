@@ -26,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -36,7 +37,9 @@ from ..data.encoding import num_embeddings, prompt_ids
 from ..data.templates import template_hash, trim_template_tail
 from ..model.modeling import RewardModel
 from ..scoring.scorer import RewardScorer
+from .generation import completion_text
 
+# The index at which responses start in the batch that TRL's `get_reward` reads now; None outside of it.
 _context_length: ContextVar[int | None] = ContextVar("context_length", default=None)
 
 
@@ -149,19 +152,25 @@ class PPORewardModel(nn.Module):
             )
         pad_token_id = self.reader.tokenizer.pad_token_id
         rows = input_ids.masked_fill(attention_mask == 0, pad_token_id).tolist()
-        prompts, completions, completion_ids, columns = self.reader.split(rows, context_length())
-        reward_N = self.weighted(prompts, completions, **columns)
+        prompts, completions, completion_ids, columns = self.reader.split(rows, _context_length.get())
+        reward_N = torch.from_numpy(self.weighted(prompts, completions, **columns))
         for listener in self.listeners:
             listener(prompts, completions, reward_N.tolist(), completion_ids=completion_ids)
         reward_N = reward_N.to(input_ids.device)
         return BaseModelOutput(hidden_states=(reward_N[:, None, None].expand(-1, input_ids.shape[1], 1),))
 
-    def weighted(self, prompts: list[Text], completions: list[Text], **columns) -> torch.Tensor:
+    def weighted(
+        self,
+        prompts: list[Text],
+        completions: list[Text],
+        tools: list[list | None] | None = None,
+        chat_template_kwargs: list[dict | None] | None = None,
+    ) -> np.ndarray:
         """Clipped weighted sum of the scorers' rewards, (N,) float32."""
-        reward_N = torch.zeros(len(prompts))
-        for scorer, weight in zip(self.scorers, self.weights, strict=True):
-            reward_N += weight * torch.from_numpy(scorer.score(prompts, completions, allow_empty=True, **columns))
-        return reward_N if self.reward_clip is None else reward_N.clamp(-self.reward_clip, self.reward_clip)
+        options = {"allow_empty": True, "tools": tools, "chat_template_kwargs": chat_template_kwargs}
+        rewards = [scorer.score(prompts, completions, **options) for scorer in self.scorers]
+        reward_N = sum(weight * reward for weight, reward in zip(self.weights, rewards, strict=True))
+        return reward_N if self.reward_clip is None else reward_N.clip(-self.reward_clip, self.reward_clip)
 
 
 class PromptReader:
@@ -212,7 +221,7 @@ class PromptReader:
             *(self.known[tuple(row[start:end])] for row, start in zip(rows, starts, strict=True)), strict=True
         )
         completions = [
-            self._completion(prompt, row[start:end], ids)
+            completion_text(self.tokenizer, row[start:end] if isinstance(prompt, str) else [], ids)
             for prompt, row, start, ids in zip(prompts, rows, starts, completion_ids, strict=True)
         ]
         by_name = {name: [one[name] for one in columns] for name in columns[0]}
@@ -251,15 +260,6 @@ class PromptReader:
             f"the prompt {self.tokenizer.decode(ids)[:80]!r} is rendered by the policy's chat template; give its row "
             "the messages too, as prompt"
         )
-
-    def _completion(self, prompt: Text, prompt_ids: list[int], ids: list[int]) -> str:
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        if isinstance(prompt, str) and text:  # plain text is joined, and some tokenizers lose a space at the joint
-            before = self.tokenizer.decode(prompt_ids, skip_special_tokens=True)
-            whole = self.tokenizer.decode(prompt_ids + ids, skip_special_tokens=True)
-            if whole.startswith(before):
-                return whole[len(before) :]
-        return text
 
     def _strip(self, ids: list[int]) -> list[int]:
         """Without pads at the start; where pad is BOS too, prompts lose that here and in the rows alike."""
@@ -341,7 +341,7 @@ def read_batch(ids_NT: torch.Tensor, mask_NT: torch.Tensor, logits_NT1: torch.Te
     Returns:
         `dict`: `prompts`, `completions`, `completion_ids` (lists of ids), `scores` (N,), `truncated` (N,).
     """
-    start = context_length()
+    start = _context_length.get()  # at which the responses begin
     if start is None:
         return None
     # The response before its first pad, and the index of its last token, as TRL's `get_reward` has it.
@@ -367,11 +367,6 @@ def real_ids(ids_NT: torch.Tensor, mask_NT: torch.Tensor) -> list[list[int]]:
 # --- what TRL hands to nobody
 
 
-def context_length() -> int | None:
-    """The index at which responses start in the batch that TRL's `get_reward` reads now; `None` outside of it."""
-    return _context_length.get()
-
-
 def note_context_length() -> None:
     """
     Have TRL's `get_reward` leave a note of `context_length`, which it tells no reward model and which decides what is
@@ -395,15 +390,15 @@ def _noting(get_reward: Callable) -> Callable:
     return noting
 
 
-def around_evaluation(trainer: Any, before: Callable[[], None], after: Callable[[], None]) -> None:
-    """Call these around `PPOTrainer.generate_completions`, its look at its evaluation set during training."""
+def mark_evaluation(trainer: Any, callback: Any) -> None:
+    """Set `callback.in_ppo_evaluation` while `PPOTrainer` looks at its evaluation set during training."""
     generate = trainer.generate_completions
 
     def generate_completions(*args, **kwargs):
-        before()
+        callback.in_ppo_evaluation = True
         try:
             return generate(*args, **kwargs)
         finally:
-            after()
+            callback.in_ppo_evaluation = False
 
     trainer.generate_completions = generate_completions

@@ -264,11 +264,7 @@ def test_eval_prompts_follow_the_policy_in_sft_and_dpo(kind, tmp_path, policy_fo
 
 
 def scorer_means(policy, tokenizer, scorer, prompts):
-    from rm_plugin.loops.best_of_n import best_of_n
-
-    results = best_of_n(
-        policy, prompts, scorer, n=1, processing_class=tokenizer, generation_config={"max_new_tokens": 6}
-    )
+    results = BestOfNSampler(policy, tokenizer, scorer, n=1, generation_config={"max_new_tokens": 6}).sample(prompts)
     return float(np.mean([result.scores[0] for result in results]))
 
 
@@ -424,11 +420,7 @@ def test_a_reward_model_handed_to_ppo_as_it_is_is_heard(tmp_path, tokenizer):
         assert record["reward_scoring/mean"] == pytest.approx(record["objective/scores"], abs=1e-5)
         assert 0 <= record["reward_scoring/truncated_rate"] <= 1
     evaluations = [r["step"] for r in trainer.state.log_history if "reward_scoring/policy_mean" in r]
-    assert evaluations == [
-        0,
-        2,
-        2,
-    ]  # PPO logs a step before it ends: step 1's figures come with record 2, 2's at the end
+    assert evaluations == [0, 1, 2]
     rows = [row for row in samples(tmp_path) if row["kind"] == "best"]
     assert rows[0]["prompt"] in PROMPTS  # token ids as text, the left padding gone
     assert [*reward_model.score._forward_hooks, *reward_model.model._forward_pre_hooks] == hooks_before
@@ -509,8 +501,8 @@ def test_what_ppo_stops_at_is_an_end(scorer, tokenizer):
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     ids = torch.tensor([[5, 7, pad, pad, pad], [5, 6, 8, 9, 9], [5, end, 6, 9, end]])  # the last called a tool
     callback(None, ["a", "b", "c"], [0.0, 1.0, 2.0], completion_ids=ids)
-    assert callback.figures()["truncated_rate"] == pytest.approx(1 / 3)
-    assert callback._windows["train"].rows[:, 1].tolist() == [2, 5, 5]
+    rows = callback._windows["train"].rows
+    assert window_metrics(rows)["truncated_rate"] == pytest.approx(1 / 3) and rows[:, 1].tolist() == [2, 5, 5]
 
 
 def test_best_of_n_feeds_the_callback(tmp_path, tokenizer, scorer):
@@ -525,7 +517,7 @@ def test_best_of_n_feeds_the_callback(tmp_path, tokenizer, scorer):
     assert found["truncated_rate"] == np.mean([cut for result in results for cut in result.truncated])
     best = next(row for row in samples(tmp_path) if row["kind"] == "best")
     assert best["score"] == pytest.approx(max(scores))
-    assert callback.figures() == {}
+    assert callback.flush() == {}
 
 
 def test_a_hacked_reward_is_warned_of_in_a_run(trained, scorer, caplog, monkeypatch):

@@ -587,7 +587,7 @@ def test_what_ppo_reads_is_at_the_last_token_before_the_responses_first_pad(resp
     kept = response[: max(position - 1, 0)]
     assert read["scores"].tolist() == [position] and read["truncated"] == [cut]
     assert read["prompts"] == [[5]] and read["completions"] == read["completion_ids"] == [kept]
-    assert ppo.context_length() is None
+    assert ppo._context_length.get() is None
 
 
 # --- the command

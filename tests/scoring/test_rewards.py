@@ -9,7 +9,7 @@ from models import tiny_reward_model, tiny_tokenizer
 
 from rm_plugin import Comparison, RewardScorer
 from rm_plugin.evaluation.harness import evaluate
-from rm_plugin.loops.best_of_n import best_of_n
+from rm_plugin.loops.best_of_n import BestOfNSampler
 from rm_plugin.scoring.base import plan_digest
 from rm_plugin.scoring.rewards import FunctionReward, as_reward
 
@@ -130,9 +130,9 @@ def test_a_function_that_no_dotted_path_leads_to_needs_a_name_to_be_resumed(func
     with pytest.raises(ValueError, match="no dotted path leads to .*; define it .* or give it a name"):
         evaluate(function, "preference", ROWS, output=tmp_path / "run", num_samples=10)
     with pytest.raises(ValueError, match="no dotted path leads to .*; define it .* or give it a name"):
-        best_of_n(None, None, function, candidates=COMPARISONS, output=tmp_path / "best.jsonl")
+        BestOfNSampler(None, None, function).rank(COMPARISONS, tmp_path / "best.jsonl")
     evaluate(function, "preference", ROWS, output=tmp_path / "run", num_samples=10, name="my-judge")
-    best_of_n(None, None, as_reward(function, "mine"), candidates=COMPARISONS, output=tmp_path / "best.jsonl")
+    BestOfNSampler(None, None, as_reward(function, "mine")).rank(COMPARISONS, tmp_path / "best.jsonl")
     with pytest.raises(ValueError, match="function was my-judge and is now other"):
         evaluate(function, "preference", ROWS, output=tmp_path / "run", num_samples=10, name="other")
 
