@@ -578,7 +578,7 @@ def test_tools_and_template_arguments_reach_every_score(policy):
     for odd in ("search", ["search"], 3):  # a column of the data's that means something else
         assert scorer(**texts_of, tools=[odd] * 2) == plain
     assert scorer(prompts=["2 + 2 ="], completions=[" 4"], tools=["search"]) == scorer(["2 + 2 ="], [" 4"])
-    with pytest.raises(ValueError, match="2 prompts and 1 tools; give one per prompt"):
+    with pytest.raises(ValueError, match="2 prompts and 1 tools; give one of each per text"):
         scorer.score([ask] * 2, texts, tools=[None])
 
 
