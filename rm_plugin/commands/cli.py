@@ -389,10 +389,8 @@ def _export(args: argparse.Namespace) -> None:
 
     from ..model.checkpoint import load_tokenizer
     from ..model.modeling import RewardModel
-    from ..scoring.scorer import check_model_exists
 
     kwargs = _given(args, ("revision",))
-    check_model_exists(args.model, **kwargs)
     if Path(args.out).exists() and any(Path(args.out).iterdir()):
         raise ValueError(f"{args.out} is not empty; name a new folder")
     with explained(f"{args.model} cannot be loaded"):

@@ -25,8 +25,9 @@ from ..data.encoding import ensure_pad_token, prompt_ids
 from ..loops.generation import load_policy
 from ..loops.ppo import as_ppo_reward_model, require_ppo
 from ..messages import explained, located
+from ..model.checkpoint import find_model
 from ..model.modeling import RewardModel
-from ..scoring.scorer import RewardScorer, check_model_exists
+from ..scoring.scorer import RewardScorer
 from .quickstart import build_model, build_tokenizer
 from .quickstart_data import preference_data
 from .recipe import load_options, load_split, parse_fields
@@ -132,7 +133,7 @@ def _check_fields(script_args, training_args) -> bool:
         if not path or path == "EleutherAI/pythia-160m":  # TRL's defaults, neither of which is a reward model
             raise ValueError(f"{name} is unset; name it in the recipe")
     with located("reward_model_path"):
-        check_model_exists(training_args.reward_model_path)
+        find_model(training_args.reward_model_path, {})
     if training_args.resume_from_checkpoint:
         raise ValueError("resume_from_checkpoint is set, and TRL's PPOTrainer cannot resume; leave it out")
     wants_eval = training_args.eval_strategy != "no"

@@ -26,7 +26,7 @@ from trl import (
 
 from ..data.sources import load_rows
 from ..messages import explained, located, nearest, one_line
-from ..scoring.scorer import check_model_exists
+from ..model.checkpoint import find_model
 from ..training.config import PairwiseRewardConfig
 from ..training.trainer import PairwiseRewardTrainer
 
@@ -170,7 +170,7 @@ def train(script_args, training_args: PairwiseRewardConfig, model_args, dataset_
         raise ValueError(
             "model_name_or_path is unset; name a causal model (fresh head) or a reward model (trained on)"
         )
-    check_model_exists(model_args.model_name_or_path, revision=model_args.model_revision)
+    find_model(model_args.model_name_or_path, {"revision": model_args.model_revision})
     training_args.model_init_kwargs = {**load_options(model_args), **(training_args.model_init_kwargs or {})}
     train_rows, eval_rows = _load_data(script_args, dataset_args, wants_eval=training_args.eval_strategy != "no")
     with explained(f"{model_args.model_name_or_path} cannot be trained as the recipe says"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 import json
 import logging
 import os
@@ -23,15 +22,7 @@ from torch import nn
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from ..data.encoding import num_embeddings
-from .checkpoint import (
-    HEAD_NAMES,
-    find_file,
-    find_head,
-    find_value_head_file,
-    first_names,
-    hub_arguments,
-    load_config,
-)
+from . import checkpoint
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -133,14 +124,14 @@ def load_peft_model(
     """
     from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftConfig, PeftModel
 
-    path, hub = os.fspath(path), hub_arguments(kwargs)
+    path, hub = os.fspath(path), checkpoint.hub_arguments(kwargs)
     peft_config = PeftConfig.from_pretrained(path, **hub)
     check_peft_method(peft_config)
     weights, pools_by_mask = _load_weights(path, peft_config, hub)
-    file = find_file(path, SIDE_FILE, hub)
+    file = checkpoint.find_file(path, SIDE_FILE, hub)
     side = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
     base, config, kwargs = _base_of(path, peft_config, side, kwargs)
-    base_is_trained = find_head(base, config, **kwargs) is not None
+    base_is_trained = checkpoint.find_head(base, config, **kwargs) is not None
     if not base_is_trained and not any(re.search(r"\bscore\.(base_layer\.)?weight$", name) for name in weights):
         raise ValueError(
             f"{path}: neither the adapter nor its base {base} holds a trained reward head (score.weight); "
@@ -185,10 +176,8 @@ def _base_of(
         kwargs["revision"] = revision
     if side.get("dtype") is not None and {kwargs.get("dtype"), kwargs.pop("torch_dtype", None)} <= {None, "auto"}:
         kwargs["dtype"] = getattr(torch, side["dtype"])
-    config, kwargs = load_config(base, kwargs)
+    config, kwargs = checkpoint.load_config(base, kwargs)
     if side.get("quantization_config") and getattr(config, "quantization_config", None) is None:
-        from transformers import BitsAndBytesConfig
-
         kwargs.setdefault("quantization_config", BitsAndBytesConfig.from_dict(side["quantization_config"]))
     return base, config, kwargs
 
@@ -203,10 +192,10 @@ def _load_weights(path: str, peft_config: PeftConfig, hub: dict) -> tuple[dict[s
     from peft.utils import load_peft_weights
 
     loaded = load_peft_weights(path, device="cpu", **hub)
-    others = "|".join(map(re.escape, HEAD_NAMES[1:]))
+    others = "|".join(map(re.escape, checkpoint.HEAD_NAMES[1:]))
     weights = {re.sub(rf"^base_model\.model\.({others})\.", HEAD_IN_ADAPTER, name): t for name, t in loaded.items()}
     pools_by_mask = weights.keys() != loaded.keys()
-    if (head := find_value_head_file(path, hub)) is not None:
+    if (head := checkpoint.find_value_head_file(path, hub)) is not None:
         weights = {name: tensor for name, tensor in weights.items() if ".lm_head." not in name}
         weights |= {f"{HEAD_IN_ADAPTER}{name}": tensor for name, tensor in head.tensors().items()}
         pools_by_mask = True
@@ -214,13 +203,13 @@ def _load_weights(path: str, peft_config: PeftConfig, hub: dict) -> tuple[dict[s
         peft_config.task_type = "SEQ_CLS" if f"{HEAD_IN_ADAPTER}weight" in weights else None
         kept = getattr(peft_config, "modules_to_save", None)
         if kept:
-            peft_config.modules_to_save = [name for name in kept if name not in (*HEAD_NAMES, "lm_head")]
+            peft_config.modules_to_save = [name for name in kept if name not in (*checkpoint.HEAD_NAMES, "lm_head")]
     return weights, pools_by_mask
 
 
 def _own_pad_token(path: str, config: PreTrainedConfig, hub: dict) -> int | None:
     """The pad token of the tokenizer in an adapter's folder, with which TRL trains, or `None`."""
-    if find_file(path, "tokenizer_config.json", hub) is None:
+    if checkpoint.find_file(path, "tokenizer_config.json", hub) is None:
         return None
     return AutoTokenizer.from_pretrained(path, config=config, **hub).pad_token_id
 
@@ -230,22 +219,16 @@ def _set_weights(peft_model: PeftModel, weights: dict[str, torch.Tensor], path: 
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     written = get_peft_model_state_dict(peft_model, save_embedding_layers=False)  # some parameters never are
-    missing = written.keys() - weights.keys()
-    if missing:
-        raise ValueError(
-            f"{path}: no weights for {first_names(missing)}; is {base} the base the adapter was trained on?"
-        )
+    missing, unread, problem = written.keys() - weights.keys(), set(), None
     try:
-        report = set_peft_model_state_dict(peft_model, weights)
+        unread = set(set_peft_model_state_dict(peft_model, weights).unexpected_keys)
     except RuntimeError as error:
-        sizes = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: {sizes}; is {base} the base the adapter was trained on?") from None
-    if report.unexpected_keys:
-        raise ValueError(
-            f"{path}: adapter_config.json and the base {base} have no module for the weights "
-            f"{first_names(set(report.unexpected_keys))}, so scores would not be those that it was trained to give; "
-            "correct the config, or name the base that the adapter was trained on"
-        )
+        problem = " ".join(str(error).split())[:200]
+    if missing or unread:
+        what = "no weights for" if missing else "the adapter's config and its base have no module for the weights"
+        problem = f"{what} {checkpoint.first_names(missing or unread)}"
+    if problem:
+        raise ValueError(f"{path}: {problem}; is {base} the base that the adapter was trained on?")
 
 
 # -------------------------------------------------------------------------------------------------------------- saving
@@ -257,16 +240,15 @@ def with_side_file(peft_model: PeftModel) -> PeftModel:
     return peft_model
 
 
-def save_adapter(peft_model: PeftModel, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+def save_adapter(
+    peft_model: PeftModel, save_directory: str | os.PathLike, *, is_main_process: bool = True, **kwargs
+) -> None:
     """The standard PEFT folder, and in it `reward_model.json`: our extras and how the base was loaded.
 
     Arguments are those of `PeftModel.save_pretrained`.
     """
-    save = type(peft_model).save_pretrained
-    given = inspect.signature(save).bind(peft_model, save_directory, *args, **kwargs)
-    given.apply_defaults()
-    save(*given.args, **given.kwargs)
-    if not given.arguments["is_main_process"]:
+    type(peft_model).save_pretrained(peft_model, save_directory, is_main_process=is_main_process, **kwargs)
+    if not is_main_process:
         return
     model = peft_model.get_base_model()
     if model.config.head_bias:
@@ -279,7 +261,7 @@ def save_adapter(peft_model: PeftModel, save_directory: str | os.PathLike, *args
     quantization = getattr(model.config, "quantization_config", None)
     if quantization is not None:
         side["quantization_config"] = quantization if isinstance(quantization, dict) else quantization.to_dict()
-    for name in given.arguments["selected_adapters"] or peft_model.peft_config:  # PEFT's folders
+    for name in kwargs.get("selected_adapters") or peft_model.peft_config:  # PEFT's folders
         folder = save_directory if name == "default" else Path(save_directory, name)
         Path(folder, SIDE_FILE).write_text(json.dumps(side, indent=2) + "\n", encoding="utf-8")
 

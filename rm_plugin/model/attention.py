@@ -21,25 +21,16 @@ Shapes: `T` tokens in the row, `S` queries and `K` keys of one segment, `H` quer
 from __future__ import annotations
 
 import contextlib
-import inspect
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention.bias import CausalBias, causal_lower_right
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward, use_gqa_in_sdpa
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-
-try:  # CUDA only; older versions of torch have no kernel, or one without windows and grouped keys
-    from torch.nn.attention.varlen import varlen_attn
-
-    if not {"scale", "window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys():
-        varlen_attn = None
-except ImportError:
-    varlen_attn = None
 
 IMPLEMENTATION = "rm_shared_prefix"
 
@@ -72,18 +63,15 @@ class SharedPrefixLayout:
     def __getstate__(self):  # masks stay behind when a data-loading worker hands the layout over
         return {**self.__dict__, "_cache": {}}
 
-    @property
-    def num_tokens(self) -> int:
-        return sum(self.segment_lengths)
+    def completion_ends(self, device: torch.device) -> torch.Tensor:
+        """(N,) indices in the row of the completions' last tokens: each segment ends with one."""
+        return torch.tensor([*accumulate(self.segment_lengths)], device=device) - 1
 
-    def lower_right_mask(self, num_queries: int, num_keys: int, window: int | None, like: torch.Tensor):
-        """Additive mask (S, K) in `like`'s dtype: the last query sees the last key; shared by all layers of a pass."""
-        if like.is_cuda and window is None:
-            return causal_lower_right(num_queries, num_keys)  # keeps the fused kernels
-        key = (num_queries, num_keys, window, like.dtype, like.device)
-        if key not in self._cache:
-            self._cache[key] = _additive(lower_right_causal(num_queries, num_keys, window, like.device), like.dtype)
-        return self._cache[key]
+    def lower_right_mask(self, *sizes) -> torch.Tensor:
+        """[`lower_right_causal`] of these sizes, made once for all layers of a pass."""
+        if sizes not in self._cache:
+            self._cache[sizes] = lower_right_causal(*sizes)
+        return self._cache[sizes]
 
     def varlen_indices(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, int]:
         """Index tensors for one variable-length call per layer: which keys each segment sees.
@@ -97,13 +85,9 @@ class SharedPrefixLayout:
         if key not in self._cache:
             starts = [0, *accumulate(self.segment_lengths)]
             pieces, key_lengths = [], []
-            for i, (length, (first, prefix)) in enumerate(
-                zip(self.segment_lengths, self.segment_prefixes, strict=True)
-            ):
-                if prefix:
-                    pieces.append(torch.arange(starts[first], starts[first] + prefix))
-                pieces.append(torch.arange(starts[i], starts[i] + length))
-                key_lengths.append(prefix + length)
+            for (first, prefix), (start, end) in zip(self.segment_prefixes, pairwise(starts), strict=True):
+                pieces += [torch.arange(starts[first], starts[first] + prefix), torch.arange(start, end)]
+                key_lengths.append(prefix + end - start)
             self._cache[key] = (
                 torch.cat(pieces).to(device),
                 torch.tensor(starts, dtype=torch.int32, device=device),
@@ -168,8 +152,6 @@ def shared_prefix_attention(
     in_float32 = query.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16)
     if in_float32:  # on a CPU torch's kernel goes forward and back over short texts in half the time
         query, key, value = (x.float() for x in (query, key, value))
-        if attention_mask is not None and attention_mask.is_floating_point():
-            attention_mask = attention_mask.float()
     with torch.autocast("cpu", enabled=False) if in_float32 else contextlib.nullcontext():
         if layout is not None:
             output = _attend_packed(query, key, value, layout, scoring)
@@ -189,9 +171,6 @@ def _attend_packed(query, key, value, layout: SharedPrefixLayout, scoring: Scori
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         return _varlen(query, key, value, layout, scoring, varlen_attn)
     gqa = query.shape[1] != key.shape[1]
-    if gqa and scoring.fits_sdpa and not use_gqa_in_sdpa(None, key, value):
-        key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
-        gqa = False
     # One split for the whole row: its backward is one concatenation, where a slice per group would fill a whole row of
     # zeros for each group.
     queries, keys, values = (x.split(layout.segment_lengths, dim=2) for x in (query, key, value))
@@ -207,7 +186,7 @@ def _attend_packed(query, key, value, layout: SharedPrefixLayout, scoring: Scori
             window = None
         mask, causal = None, num_queries > 1
         if not scoring.fits_sdpa or num_queries != num_keys or window is not None:
-            mask, causal = layout.lower_right_mask(num_queries, num_keys, window, q), False
+            mask, causal = layout.lower_right_mask(num_queries, num_keys, window, q.device), False
         if scoring.fits_sdpa:
             options = {"is_causal": causal, "scale": scoring.scaling, "enable_gqa": gqa}
             output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
@@ -237,7 +216,7 @@ def _refuse_other_attention(module, attention_mask, arguments: dict) -> None:
 def _varlen_dtype(query: torch.Tensor, value: torch.Tensor) -> torch.dtype | None:
     """The dtype in which the variable-length kernel takes these heads, or `None`: the portable path takes them all."""
     device, size = query.device, query.shape[-1]
-    if varlen_attn is None or device.type != "cuda" or size != value.shape[-1] or size > 256:
+    if device.type != "cuda" or size != value.shape[-1] or size > 256:
         return None
     # Rotary embedding in float32 gives float32 queries under autocast, which knows sdpa but not this kernel.
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
@@ -258,25 +237,17 @@ def _varlen(query, key, value, layout: SharedPrefixLayout, scoring: Scoring, ker
 def _attend_eagerly(query, key, value, mask, scoring: Scoring) -> torch.Tensor:
     """softmax(cap(q kᵀ · scaling) + mask, with an attention sink per head where the architecture has one) v."""
     softcap, s_aux = scoring.softcap, scoring.s_aux
-    if isinstance(mask, CausalBias):  # a subclass of Tensor that only sdpa understands
-        mask = lower_right_causal(query.shape[2], key.shape[2], None, query.device)
     key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
     weights = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scoring.scaling is None else scoring.scaling)
     if softcap is not None:
         weights = torch.tanh(weights / softcap) * softcap
-    if mask.dtype == torch.bool:  # a pad that sees nothing gets some finite row; NaN would spread to the real tokens
-        weights = weights.masked_fill(~mask, torch.finfo(weights.dtype).min)
-    else:
-        weights = weights + mask
+    # a pad that sees nothing gets some finite row; NaN would spread to the real tokens
+    weights = weights.masked_fill(~mask, torch.finfo(weights.dtype).min)
     if s_aux is not None:
         sinks = s_aux.reshape(1, -1, 1, 1).expand(weights.shape[0], -1, weights.shape[2], 1)
         weights = torch.cat((weights, sinks.to(weights.dtype)), dim=-1)
     weights = torch.softmax(weights, dim=-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(query.dtype)
     return (weights if s_aux is None else weights[..., :-1]) @ value
-
-
-def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
 
 
 AttentionInterface.register(IMPLEMENTATION, shared_prefix_attention)

@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import safe_open
-from safetensors.torch import load_file
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -25,16 +23,19 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.initialization import no_init_weights
+from transformers.modeling_utils import load_state_dict
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
+from ..data.sources import HUB_ID
 from ..data.templates import template_hash, trim_template_tail
 from .config import RewardModelConfig, sequence_classifier
 
-WHERE_ON_HUB = ("revision", "token", "cache_dir", "local_files_only")
-HUB_ARGUMENTS = (*WHERE_ON_HUB, "force_download", "subfolder", "proxies")
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+MODEL_FILES = ("adapter_config.json", "config.json")
 FOR_WEIGHTS = ("dtype", "torch_dtype", "quantization_config", "attn_implementation", "experts_implementation")
 VALUE_HEAD_FILES = ("value_head.safetensors", "value_head.bin")  # LLaMA-Factory's head, beside model or adapter
+CLASSIFIER = "ForSequenceClassification"
 HEAD_NAMES = ("score", "value_head", "v_head.summary")  # of transformers, of OpenRLHF, of TRL and LLaMA-Factory
 POOLS_BY_MASK = ("RewardModel", "CriticModel", "LLMForSequenceRegression")  # OpenRLHF's classes read the last token
 HARMLESS = re.compile(r"(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$")  # buffers of older checkpoints
@@ -43,9 +44,9 @@ HARMLESS = re.compile(r"(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$"
 # ----------------------------------------------------------------------------------------------------- files, configs
 
 
-def hub_arguments(kwargs: dict, without: str = "") -> dict:
+def hub_arguments(kwargs: dict) -> dict:
     """Those of `kwargs` that say where a repository is and how to reach it."""
-    return {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None and name != without}
+    return {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
 
 
 def find_file(path: str, file_name: str, kwargs: dict) -> str | None:
@@ -54,8 +55,40 @@ def find_file(path: str, file_name: str, kwargs: dict) -> str | None:
     return cached_file(path, file_name, **quiet, **hub_arguments(kwargs))
 
 
+def find_model(name: str, kwargs: dict) -> str:
+    """
+    The file that describes a model: `adapter_config.json` of an adapter, else `config.json`.
+
+    Args:
+        name (`str`): folder or hub id.
+        kwargs (`dict`): `revision`, `token`, `cache_dir`, …; others are not read.
+
+    Raises:
+        ValueError: there is no model of that name; one line instead of what a download says about it.
+    """
+    on_hub, cause = HUB_ID.fullmatch(name) and not Path(name).exists(), None
+    if not on_hub and not Path(name).is_dir():
+        raise ValueError(f"{name} is no such folder; name a model's folder or a hub id")
+    try:
+        if file := find_file(name, MODEL_FILES[0], kwargs) or find_file(name, MODEL_FILES[1], kwargs):
+            return file
+    except OSError as error:
+        cause = error
+    reason = "holds no model (no config.json, no adapter_config.json)"
+    if on_hub:
+        reason = "is no folder here, and the hub has no such model or cannot be asked"
+    raise ValueError(f"{name} {reason}; name a model's folder or a hub id") from cause
+
+
+def is_adapter(name: str, kwargs: dict) -> bool:
+    """Whether a folder or hub id is an adapter's; raises as [`find_model`]."""
+    return find_model(name, kwargs).endswith(MODEL_FILES[0])
+
+
 def load_config(path: str, kwargs: dict) -> tuple[PreTrainedConfig, dict]:
-    """The config of a folder or hub id, changed as `kwargs` ask, and what remains of `kwargs` for the weights."""
+    """The config in `kwargs`, or that of `path` changed as they ask; and what remains of them for the weights."""
+    if kwargs.get("config") is not None:
+        return kwargs["config"], {name: value for name, value in kwargs.items() if name != "config"}
     # A nested config forgets the implementation that it was given, so loading has to hand it on.
     for_weights = {name: kwargs[name] for name in FOR_WEIGHTS if name in kwargs}
     for_config = {name: value for name, value in kwargs.items() if name not in for_weights and value is not None}
@@ -117,8 +150,7 @@ class TrainedHead:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What the file holds: `weight` (1, H), and `bias` (1,) where there is one."""
-        safe = self.file.endswith(".safetensors")
-        tensors = load_file(self.file) if safe else torch.load(self.file, map_location="cpu", weights_only=True)
+        tensors = load_state_dict(self.file, map_location="cpu")
         parts = {name: name.rpartition(".")[2] for name in sorted(tensors)}
         if list(parts.values()) not in (["weight"], ["bias", "weight"]):
             raise ValueError(
@@ -145,8 +177,7 @@ def find_head(path: str, config: PreTrainedConfig, **kwargs) -> TrainedHead | No
         raise ValueError(f"{path} holds several heads ({', '.join(heads)}), a reward model has 1; remove the others")
     for name in heads:
         return TrainedHead(name, f"{name}.bias" in weights, name != "score" or architecture in POOLS_BY_MASK)
-    is_classifier = architecture.endswith("ForSequenceClassification")
-    return find_value_head_file(path, kwargs) or (TrainedHead() if is_classifier else None)
+    return find_value_head_file(path, kwargs) or (TrainedHead() if architecture.endswith(CLASSIFIER) else None)
 
 
 def head_names(config: PreTrainedConfig) -> list[str]:
@@ -169,14 +200,18 @@ def _weight_names(path: str, kwargs: dict) -> set[str]:
     for file_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if file := find_file(path, file_name, kwargs):
             return set(json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"])
-    if file := find_file(path, "model.safetensors", kwargs):
-        with safe_open(file, framework="pt") as weights:
-            return set(weights.keys())
-    file = find_file(path, "pytorch_model.bin", kwargs)
-    return set(torch.load(file, map_location="meta", weights_only=True)) if file else set()
+    for file_name in ("model.safetensors", "pytorch_model.bin"):
+        if file := find_file(path, file_name, kwargs):
+            return set(load_state_dict(file, map_location="meta"))
+    return set()
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def is_other_classifier(config: PreTrainedConfig) -> bool:
+    """Whether a checkpoint is a sequence classifier that is no decoder with a linear head `score`."""
+    return (config.architectures or [""])[0].endswith(CLASSIFIER) and sequence_classifier(config) is None
 
 
 def check_headless_decoder(path: str, name: str, config: PreTrainedConfig, has_head: bool) -> None:
@@ -195,17 +230,16 @@ def check_headless_decoder(path: str, name: str, config: PreTrainedConfig, has_h
 
 def check_trained_head(path: str, config: PreTrainedConfig, head: TrainedHead | None) -> None:
     """Raise unless a checkpoint is a decoder with a trained linear head."""
-    architecture = (config.architectures or [config.model_type])[0]
+    name = (config.architectures or [config.model_type])[0]
     if head is None:
         raise ValueError(
-            f"{path} is a {architecture}, which has no trained reward head; "
+            f"{path} is a {name}, which has no trained reward head; "
             "RewardModel.from_backbone puts a fresh one on it, to be trained"
         )
-    is_classifier = architecture.endswith("ForSequenceClassification")
-    if is_classifier and not isinstance(config, RewardModelConfig) and sequence_classifier(config) is None:
+    if is_other_classifier(config):
         raise ValueError(
-            f"{path} is a {architecture}, not a decoder with a linear head `score`; "
-            "RewardScorer takes it as it is (AutoModelForSequenceClassification)"
+            f"{path} is a {name}, not a decoder with a linear head `score`; RewardScorer takes it as it is "
+            "(AutoModelForSequenceClassification)"
         )
 
 
@@ -226,21 +260,16 @@ def check_all_is_read(path: str, config: PreTrainedConfig, unexpected: set[str])
         )
 
 
-def check_nothing_is_missing(path: str, info: dict, of_head: set[str] = frozenset()) -> None:
-    """Raise where transformers' report of loading lacks weights, but for those of a head that is set otherwise."""
+def check_nothing_is_missing(path: str, info: dict, but: set[str] = frozenset()) -> None:
+    """Raise where transformers' report of loading lacks weights, `but` for those that are set otherwise."""
     for _, shape, wanted in info["mismatched_keys"]:
         if wanted[0] == 1 and shape[1:] == wanted[1:]:
             raise ValueError(f"{path}: num_labels={shape[0]}, a reward model has 1; choose a one-label checkpoint")
-    if missing := missing_weights(info) - of_head:
+    if missing := {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])} - but:
         raise ValueError(
-            f"{path}: no weights for {', '.join(sorted(missing, reverse=True)[:3])}, so it is no trained reward "
-            "model; RewardModel.from_backbone puts a fresh head on a causal or base model"
+            f"{path}: no weights for {first_names(missing)}; correct config.json, or, where "
+            "only the head is missing, put a fresh one on it with RewardModel.from_backbone"
         )
-
-
-def missing_weights(info: dict) -> set[str]:
-    """Names of weights that a checkpoint did not hold, or held in another shape."""
-    return set(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}
 
 
 def first_names(names: set[str]) -> str:

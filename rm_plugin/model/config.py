@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from typing import Any
 
 import torch
@@ -94,15 +93,10 @@ class RewardModelConfig(PreTrainedConfig):
         return config
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
-        """Also around a base model's config: PEFT reads the base's `config.json` with the class of what it saves."""
-        model_type = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)[0].get("model_type")
-        if model_type == cls.model_type:
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        kwargs["return_unused_kwargs"], wants_unused = True, kwargs.get("return_unused_kwargs", False)
-        config, unused = AutoConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        config = cls.from_backbone_config(config)
-        return (config, unused) if wants_unused else config
+    def get_config_dict(cls, *args, **kwargs):
+        """Also of a base model: PEFT reads the base's `config.json` with the class of what it saves."""
+        config, kwargs = super().get_config_dict(*args, **kwargs)
+        return config if config.get("model_type") == cls.model_type else {"backbone_config": config}, kwargs
 
     def set_pooling(self, pooling: str, pad_token_id: int | None = None) -> None:
         """Say which token the head reads; a pad token that no text can hold leaves the last one."""

@@ -21,22 +21,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.utils import can_return_tuple
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.encoding import EncodedGroup, ensure_pad_token
-from . import checkpoint
-from .adapters import (
-    copy_quantization,
-    dequantize,
-    is_quantized,
-    load_peft_model,
-    merge_adapter,
-    use_trainable_4bit_kernels,
-)
+from ..messages import check_choice
+from . import adapters, checkpoint
 from .attention import IMPLEMENTATION, SharedPrefixLayout
 from .cards import export_card
 from .config import RewardModelConfig, sequence_classifier
@@ -145,7 +137,6 @@ class RewardModel(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        completion_ends: torch.LongTensor | None = None,
         shared_prefix_layout: SharedPrefixLayout | None = None,
         **kwargs,
     ) -> SequenceClassifierOutputWithPast:
@@ -157,7 +148,6 @@ class RewardModel(PreTrainedModel):
                 head reads the last real token, other than `config.trailing_pad_id` where that is set.
             position_ids (`torch.LongTensor`, *optional*): as `input_ids`; counted along the mask if absent.
             inputs_embeds (`torch.Tensor`, *optional*): (N, L, H), instead of `input_ids`.
-            completion_ends (`torch.LongTensor`, *optional*): (N,), positions in the packed row that the head reads.
             shared_prefix_layout (`SharedPrefixLayout`, *optional*): where the packed row's groups lie.
 
         Returns:
@@ -185,8 +175,8 @@ class RewardModel(PreTrainedModel):
             **kwargs,
         )
         hidden_NLH = outputs.last_hidden_state
-        if completion_ends is not None:
-            pooled_NH = hidden_NLH[0, completion_ends]
+        if shared_prefix_layout is not None:
+            pooled_NH = hidden_NLH[0, shared_prefix_layout.completion_ends(hidden_NLH.device)]
         else:
             ends_N = self._ends(input_ids, attention_mask, hidden_NLH)
             pooled_NH = hidden_NLH[torch.arange(len(ends_N), device=hidden_NLH.device), ends_N]
@@ -288,14 +278,11 @@ class RewardModel(PreTrainedModel):
             return f"{type(self.model).__name__} does not hand the layout to the attention of all its layers"
         difference = ((packed - padded).norm() / padded.norm().clamp_min(1e-30)).item()
         # Wrong attention is off by tenths; the rest is rounding of the dtype that the layers compute in.
-        tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(self._compute_dtype, 0.05)
+        dtype = torch.bfloat16 if getattr(self, "is_loaded_in_4bit", False) else self.model.dtype
+        tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.05)
         if not difference <= tolerance:
             return f"{type(self.model).__name__} gives other results packed than padded (relative {difference:.2g})"
         return None
-
-    @property
-    def _compute_dtype(self) -> torch.dtype:
-        return torch.bfloat16 if getattr(self, "is_loaded_in_4bit", False) else self.model.dtype
 
     def _hidden_ends(self, batch: dict, device: torch.device) -> torch.Tensor:
         pooled = []
@@ -332,23 +319,10 @@ class RewardModel(PreTrainedModel):
             made.has_fresh_head = True
             return made
         path = os.fspath(model)
-        config = kwargs.pop("config", None)
-        if config is None:
-            config, kwargs = checkpoint.load_config(path, kwargs)
+        config, kwargs = checkpoint.load_config(path, kwargs)
         has_head = checkpoint.find_head(path, config, **kwargs) is not None
         checkpoint.check_headless_decoder(path, (config.architectures or [config.model_type])[0], config, has_head)
-        wrapped = RewardModelConfig.from_backbone_config(config)
-        wrapped.base_model = path
-        wrapped.base_revision = checkpoint.commit_of(path, kwargs)
-        model, info = cls._load(path, wrapped, **kwargs)
-        if missing := checkpoint.missing_weights(info) - {"score.weight"}:
-            raise ValueError(
-                f"{path}: weights are missing ({', '.join(sorted(missing)[:3])}); "
-                f"is it a decoder of type {config.model_type}?"
-            )
-        checkpoint.check_all_is_read(path, config, info["unexpected_keys"])
-        model.has_fresh_head = True
-        return model
+        return cls._load(path, config, None, **kwargs)[0]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *model_args, **kwargs) -> RewardModel:
@@ -372,52 +346,56 @@ class RewardModel(PreTrainedModel):
         path = os.fspath(pretrained_model_name_or_path)
         if (num_labels := kwargs.pop("num_labels", 1)) != 1:
             raise ValueError(f"num_labels={num_labels}, a reward model has 1; load with num_labels=1")
-        config = kwargs.pop("config", None)
-        if config is None:
-            if find_adapter_config_file(path, **checkpoint.hub_arguments(kwargs, without="proxies")):
-                peft_model = load_peft_model(cls, path, **kwargs)
-                model = peft_model.get_base_model()
-                object.__setattr__(model, "peft_model", peft_model)  # past nn.Module: the wrapper contains this model
-                return model
-            config, kwargs = checkpoint.load_config(path, kwargs)
+        if kwargs.get("config") is None and checkpoint.is_adapter(path, kwargs):
+            peft_model = adapters.load_peft_model(cls, path, **kwargs)
+            model = peft_model.get_base_model()
+            object.__setattr__(model, "peft_model", peft_model)  # past nn.Module: the wrapper contains this model
+            return model
+        wants_info = kwargs.pop("output_loading_info", False)
+        config, kwargs = checkpoint.load_config(path, kwargs)
         head = checkpoint.find_head(path, config, **kwargs)
         checkpoint.check_trained_head(path, config, head)
-        own_config = config
-        if not isinstance(config, RewardModelConfig):
-            config = RewardModelConfig.from_backbone_config(config, has_trained_head=True)
-            config.head_bias = head.has_bias
-            if head.reads_last_token:
-                config.set_pooling("last_token")
-        wants_info = kwargs.pop("output_loading_info", False)
-        model, info = cls._load(path, config, **kwargs)
-        model.has_fresh_head = config.base_model is not None and config.template_hash is None  # saved untrained
+        model, info = cls._load(path, config, head, **kwargs)
         if head.file is not None:
             model.score.load_state_dict(head.tensors())
-        checkpoint.check_nothing_is_missing(path, info, {"score.weight", "score.bias"} if head.file else set())
-        checkpoint.check_all_is_read(path, own_config, info["unexpected_keys"])
         if model.score.bias is not None and not model.score.bias.any():
             model.score.bias, model.config.head_bias = None, False
         return (model, info) if wants_info else model
 
     @classmethod
-    def _load(cls, path: str, config: RewardModelConfig, **kwargs) -> tuple[RewardModel, dict]:
-        """transformers' loading of `path` into a `RewardModel`, and its report; heads come by any name of theirs."""
+    def _load(
+        cls, path: str, config: PreTrainedConfig, head: checkpoint.TrainedHead | None, **kwargs
+    ) -> tuple[RewardModel, dict]:
+        """transformers' loading of `path` with its head, whatever its name, fresh where `None`; and the report."""
+        wrapped = config
+        if not isinstance(config, RewardModelConfig):
+            wrapped = RewardModelConfig.from_backbone_config(config, has_trained_head=head is not None)
+        if head is None:
+            wrapped.base_model, wrapped.base_revision = path, checkpoint.commit_of(path, kwargs)
+        else:
+            wrapped.head_bias = head.has_bias
+            if head.reads_last_token:
+                wrapped.set_pooling("last_token")
         kwargs = {k: v for k, v in kwargs.items() if v is not None}
         if hasattr(kwargs.get("quantization_config"), "llm_int8_skip_modules"):  # saved, and heeded by all who load it
             quantization = kwargs["quantization_config"] = copy.deepcopy(kwargs["quantization_config"])
             quantization.llm_int8_skip_modules = [*(quantization.llm_int8_skip_modules or ["lm_head"]), "score"]
-        kwargs |= {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        names = "|".join(map(re.escape, checkpoint.head_names(config.backbone_config)[1:]))
+        kwargs |= {"config": wrapped, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        names = "|".join(map(re.escape, checkpoint.head_names(wrapped.backbone_config)[1:]))
         loading = logging.getLogger("transformers.modeling_utils")
         loading.addFilter(_only_errors)  # its report of the weights; what matters of it is an error here
         try:
             model, info = super().from_pretrained(path, key_mapping={rf"^({names})\.": "score."}, **kwargs)
         finally:
             loading.removeFilter(_only_errors)
+        set_otherwise = {"score.weight", "score.bias"} if head is None or head.file is not None else set()
+        checkpoint.check_nothing_is_missing(path, info, but=set_otherwise)
+        checkpoint.check_all_is_read(path, config, info["unexpected_keys"])
         model._weight_conversions = [  # transformers would give the head its old name when it saves
             conversion for conversion in model._weight_conversions or [] if "score." not in conversion.target_patterns
         ]
-        use_trainable_4bit_kernels(model)
+        model.has_fresh_head = wrapped.base_model is not None and wrapped.template_hash is None
+        adapters.use_trainable_4bit_kernels(model)
         return model, info
 
     @classmethod
@@ -434,8 +412,8 @@ class RewardModel(PreTrainedModel):
             nn.init.normal_(model.score.weight, std=config.initializer_range or 0.02)
         else:
             model.score.share(head)
-        copy_quantization(backbone, model)
-        use_trainable_4bit_kernels(model)
+        adapters.copy_quantization(backbone, model)
+        adapters.use_trainable_4bit_kernels(model)
         return model.train(backbone.training)
 
     @classmethod
@@ -459,7 +437,7 @@ class RewardModel(PreTrainedModel):
                 "RewardScorer takes such classifiers as they are"
             )
         backbone = getattr(model, model.base_model_prefix)
-        copy_quantization(model, backbone)
+        adapters.copy_quantization(model, backbone)
         config = RewardModelConfig.from_backbone_config(model.config, has_trained_head=True)
         return cls.around(backbone, config, head)
 
@@ -468,9 +446,9 @@ class RewardModel(PreTrainedModel):
     def save_pretrained(
         self,
         save_directory: str | os.PathLike,
-        *args,
+        *,
         format: str = "standard",
-        state_dict: dict[str, torch.Tensor] | None = None,
+        is_main_process: bool = True,
         **kwargs,
     ) -> None:
         """
@@ -481,46 +459,40 @@ class RewardModel(PreTrainedModel):
             format (`str`, *optional*, defaults to `"standard"`):
                 `"standard"`: the architecture's own `*ForSequenceClassification` checkpoint, or the PEFT folder where
                 adapters were loaded. `"native"`: `model_type: reward_model`, which needs this package.
-            state_dict (`dict`, *optional*): weights under this model's names, where a launcher gathered them.
-            kwargs: as for `save_pretrained` of transformers, `push_to_hub` included.
+            is_main_process (`bool`, *optional*, defaults to `True`): other processes write nothing.
+            kwargs:
+                As for `save_pretrained` of transformers: `push_to_hub`, or `state_dict`, weights under this model's
+                names where a launcher gathered them.
         """
-        if format not in ("standard", "native"):
-            raise ValueError(f"format={format!r} is not known; use 'standard' or 'native'")
+        check_choice("format", format, ("standard", "native"))
         if hasattr(self, "peft_config"):  # PEFT's mark on a model that holds adapters
             if format == "native":
                 raise ValueError("format='native' holds no adapters; merge() them first")
             if kwargs.pop("push_to_hub", False):
                 raise ValueError("push_to_hub=True while saving adapters is not supported; call push_to_hub(repo_id)")
-            is_main_process = args[0] if args else kwargs.get("is_main_process", True)
             self._wrapper("save it").save_pretrained(save_directory, is_main_process=is_main_process)
             return
-        standard = self.to_sequence_classifier() if format == "standard" else None
-        if standard is not None:
-            pad, eos = self.config.pad_token_id, self.config.eos_token_id
-            ends = [None, *(eos if isinstance(eos, list) else [eos])]
-            if self.config.trailing_pad_id is None and pad in ends:
-                logger.warning(
-                    "pad_token_id=%s is saved (EOS is %s): plain transformers refuses padded batches or scores the "
-                    "wrong token; call rm_plugin.data.encoding.ensure_pad_token(tokenizer, model) before saving",
-                    *(pad, eos),
-                )
-            standard.save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+        kwargs["is_main_process"] = is_main_process
+        reason = self.why_not_standard()
+        if format == "standard" and reason is not None:
+            logger.warning("%s: saved as model_type reward_model, which needs rm_plugin to load", reason)
+        if format == "native" or reason is not None:
+            super().save_pretrained(save_directory, **kwargs)
             return
-        if format == "standard":
+        pad, eos = self.config.pad_token_id, self.config.eos_token_id
+        if self.config.trailing_pad_id is None and pad in (None, *(eos if isinstance(eos, list) else [eos])):
             logger.warning(
-                "%s: saved as model_type reward_model, which needs rm_plugin to load", self.why_not_standard()
+                "pad_token_id=%s is saved (EOS is %s): plain transformers refuses padded batches or scores the wrong "
+                "token; call rm_plugin.data.encoding.ensure_pad_token(tokenizer, model) before saving",
+                *(pad, eos),
             )
-        super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+        self.to_sequence_classifier().save_pretrained(save_directory, **kwargs)
 
-    def to_sequence_classifier(self) -> PreTrainedModel | None:
-        """
-        The architecture's own `*ForSequenceClassification`, sharing this model's modules.
+    def to_sequence_classifier(self) -> PreTrainedModel:
+        """The architecture's own `*ForSequenceClassification`, sharing this model's modules, where there is one.
 
-        Its config carries our extras in the block `"reward_model"`. `None` where transformers has no such class, or
-        none whose head has a bias.
+        Its config carries our extras in the block `"reward_model"`.
         """
-        if self.why_not_standard() is not None:
-            return None
         config = copy.deepcopy(self.config.backbone_config)
         config.num_labels = 1
         config.problem_type = "regression"  # pipelines and servers then return the score, not its sigmoid
@@ -535,7 +507,7 @@ class RewardModel(PreTrainedModel):
             standard = sequence_classifier(config)(config)
         setattr(standard, standard.base_model_prefix, self.model)
         standard.score = self.score
-        copy_quantization(self, standard)
+        adapters.copy_quantization(self, standard)
         return standard.train(self.training)
 
     def why_not_standard(self) -> str | None:
@@ -555,9 +527,9 @@ class RewardModel(PreTrainedModel):
             dtype (`torch.dtype`, *optional*): of the backbone's weights; the model's own if absent.
         """
         if hasattr(self, "peft_config"):
-            return merge_adapter(self._wrapper("merge it with rm_plugin.model.adapters.merge_adapter"), dtype)
+            return adapters.merge_adapter(self._wrapper("merge it with rm_plugin.model.adapters.merge_adapter"), dtype)
         dtype = dtype or self.dtype
-        return (dequantize(self, dtype) if is_quantized(self) else self).to(dtype)
+        return (adapters.dequantize(self, dtype) if adapters.is_quantized(self) else self).to(dtype)
 
     def _wrapper(self, advice: str):
         if self.peft_model is None:
@@ -599,6 +571,34 @@ class RewardModel(PreTrainedModel):
         card = export_card(folder.name, conversational=conversational, trailing_pad_id=model.config.trailing_pad_id)
         (folder / "README.md").write_text(card, encoding="utf-8")
         return model
+
+
+def load_any(name: str, **kwargs) -> PreTrainedModel:
+    """
+    The reward model of a name, also an encoder's classifier, which is no `RewardModel`; on the machine's accelerator.
+
+    Args:
+        name (`str`): folder or hub id of a full checkpoint or an adapter.
+        kwargs:
+            As for [`RewardModel.from_pretrained`], and `load_in_4bit`; `device_map` places the model elsewhere.
+
+    Raises:
+        ValueError: as [`RewardModel.from_pretrained`].
+    """
+    if kwargs.pop("load_in_4bit", False):
+        kwargs["quantization_config"] = adapters.nf4_config()
+    if checkpoint.is_adapter(name, kwargs) or not checkpoint.is_other_classifier(
+        checkpoint.load_config(name, kwargs)[0]
+    ):
+        model = RewardModel.from_pretrained(name, **kwargs)
+    else:  # its weights say how many labels it has, not its config
+        kwargs = {"num_labels": 1, **kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = AutoModelForSequenceClassification.from_pretrained(name, **kwargs)
+        checkpoint.check_nothing_is_missing(name, info)
+        checkpoint.check_all_is_read(name, model.config, info["unexpected_keys"])
+    if torch.accelerator.is_available() and "device_map" not in kwargs and not adapters.is_quantized(model):
+        model = model.to(torch.accelerator.current_accelerator())
+    return model
 
 
 def _only_errors(record: logging.LogRecord) -> bool:

@@ -2,7 +2,7 @@
 
     [1 2 3 | 4 5 | 6]   [7 8 | 9]          two groups, prefixes (1 2 3) and (7 8), three completions
      0 1 2   3 4   3     0 1   2           positions restart after the prefix
-               ▲   ▲           ▲           `completion_ends`: where the head reads
+               ▲   ▲           ▲           `SharedPrefixLayout.completion_ends`: where the head reads
 
 The packed row wins by padded tokens ÷ packed tokens. Where that ratio is near 1 (equal lengths, nothing shared) the
 padded form is cheaper, because packing pays a few small calls per completion; `collate` takes whichever costs less.
@@ -50,8 +50,8 @@ def collate(groups: list[EncodedGroup], shared_prefix: bool) -> dict:
         shared_prefix (`bool`): whether the model can take packed rows.
 
     Returns:
-        `dict`: packed: `input_ids` and `position_ids` (1, T) int64, `completion_ends` (N,) int64 and
-            `shared_prefix_layout`; padded: `input_ids` and `attention_mask` (N, L) int64, pads are id 0 with mask 0.
+        `dict`: packed: `input_ids` and `position_ids` (1, T) int64, and `shared_prefix_layout`; padded: `input_ids`
+            and `attention_mask` (N, L) int64, pads are id 0 with mask 0.
     """
     if shared_prefix and _packing_pays(sum(group.num_tokens for group in groups), padded_tokens(groups)):
         return pack(groups)
@@ -60,7 +60,7 @@ def collate(groups: list[EncodedGroup], shared_prefix: bool) -> dict:
 
 def pack(groups: list[EncodedGroup]) -> dict:
     """Groups end to end in one row, each prefix once."""
-    ids, positions, ends = [], [], []
+    ids, positions = [], []
     for group in groups:
         prefix = group.prefix_length
         ids += group.input_ids[0][:prefix]
@@ -68,11 +68,9 @@ def pack(groups: list[EncodedGroup]) -> dict:
         for sequence in group.input_ids:
             ids += sequence[prefix:]
             positions += range(prefix, len(sequence))
-            ends.append(len(ids) - 1)
     return {
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([positions]),
-        "completion_ends": torch.tensor(ends),
         "shared_prefix_layout": SharedPrefixLayout(
             [g.prefix_length for g in groups],
             [[len(sequence) - g.prefix_length for sequence in g.input_ids] for g in groups],

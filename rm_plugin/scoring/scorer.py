@@ -16,32 +16,18 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.encoding import EncodedGroup
-from ..data.sources import HUB_ID
 from ..messages import check_choice
-from ..model.adapters import check_peft_method, is_quantized, nf4_config
-from ..model.checkpoint import (
-    WHERE_ON_HUB,
-    check_all_is_read,
-    check_nothing_is_missing,
-    find_file,
-    load_config,
-    load_tokenizer,
-)
+from ..model.adapters import check_peft_method
+from ..model.checkpoint import hub_arguments, load_tokenizer
 from ..model.config import sequence_classifier
-from ..model.modeling import RewardModel, head_in_use
+from ..model.modeling import RewardModel, head_in_use, load_any
 from ..model.packing import collate, split_by_tokens
 from .base import OPTIONS, Scorer, ScoringBatch, lock_of
 
@@ -106,10 +92,9 @@ class RewardScorer(Scorer):
         check_choice("shared_prefix", shared_prefix, ("auto", "off"))
         self.shared_prefix = shared_prefix
         named = isinstance(model, (str, os.PathLike))
-        hub = {k: options[k] for k in WHERE_ON_HUB if k in options}
+        hub = hub_arguments(options)
         if named:
-            check_model_exists(os.fspath(model), **hub)
-            self._given = _load(os.fspath(model), options)
+            self._given = load_any(os.fspath(model), **options)
         elif options:
             raise ValueError(f"{', '.join(options)} cannot be applied to a model in memory; give its folder")
         else:
@@ -214,53 +199,6 @@ class RewardScorer(Scorer):
         }
 
 
-def check_model_exists(name: str, **hub) -> None:
-    """One line for a model that is neither a folder nor on the hub, instead of what a download says about it.
-
-    Args:
-        name (`str`): folder or hub id of a model or an adapter.
-        hub: `revision`, `token`, `cache_dir`, `local_files_only`.
-
-    Raises:
-        ValueError: it cannot be found.
-    """
-    reason = "is no such folder; name a model's folder or a hub id"
-    if Path(name).is_dir():
-        reason = "holds no model (no config.json, no adapter_config.json); name a model's folder"
-    elif HUB_ID.fullmatch(name) and not Path(name).exists():
-        reason = (
-            "is no folder here, and the hub has no such model or cannot be asked; name a model's folder or a hub id"
-        )
-    if Path(name).is_dir() or "hub has" in reason:
-        with contextlib.suppress(OSError):
-            if any(find_file(name, file, hub) for file in ("config.json", "adapter_config.json")):
-                return
-    raise ValueError(f"{name} {reason}")
-
-
-def _load(name: str, kwargs: dict[str, Any]) -> PreTrainedModel:
-    """A reward model by name, on the machine's accelerator unless the caller places it."""
-    if kwargs.pop("load_in_4bit", False):
-        kwargs["quantization_config"] = nf4_config()
-    is_adapter = find_file(name, "adapter_config.json", kwargs) is not None
-    if not is_adapter and _is_encoder(load_config(name, kwargs)[0]):
-        model = _load_encoder(name, {"num_labels": 1, **kwargs})
-    else:
-        model = RewardModel.from_pretrained(name, **kwargs)
-    if not is_quantized(model) and "device_map" not in kwargs and torch.accelerator.is_available():
-        model = model.to(torch.accelerator.current_accelerator())
-    return model
-
-
-def _load_encoder(name: str, model_kwargs: dict[str, Any]) -> PreTrainedModel:
-    """A classifier that is no `RewardModel`; its weights say how many labels it has, not its config."""
-    model_kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, info = AutoModelForSequenceClassification.from_pretrained(name, **model_kwargs)
-    check_nothing_is_missing(name, info)
-    check_all_is_read(name, model.config, info["unexpected_keys"])
-    return model
-
-
 @contextlib.contextmanager
 def in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
     """No dropout, and no other scorer's thread in the model; afterwards every module is in the mode it was in."""
@@ -272,12 +210,6 @@ def in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
         finally:
             for module in in_training:
                 module.training = True
-
-
-def _is_encoder(config: PreTrainedConfig) -> bool:
-    """Whether a checkpoint is a sequence classifier that is not a decoder with a head named `score`."""
-    architecture = (config.architectures or [""])[0]
-    return architecture.endswith("ForSequenceClassification") and sequence_classifier(config) is None
 
 
 def weights_digest(model: Any) -> str:

@@ -11,12 +11,11 @@ import torch
 from accelerate import PartialState
 from peft import PeftModel
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers import PreTrainedModel
 from trl import RewardConfig
 
 from ..model.adapters import adapters_to_float32, check_peft_method, is_quantized, load_peft_model
-from ..model.checkpoint import find_head, hub_arguments
+from ..model.checkpoint import find_head, is_adapter, load_config
 from ..model.modeling import RewardHead, RewardModel, head_in_use
 
 logger = logging.getLogger(__name__)
@@ -36,15 +35,14 @@ def load_to_train(path: str, args: RewardConfig, quantization_config) -> RewardM
         kwargs["dtype"] = getattr(torch, kwargs["dtype"])
     if "quantization_config" in kwargs and torch.cuda.is_available():
         kwargs.setdefault("device_map", {"": PartialState().local_process_index})
-    hub = hub_arguments(kwargs, without="proxies")
-    if find_adapter_config_file(path, **hub):
+    if is_adapter(path, kwargs):
         model = load_peft_model(RewardModel, path, is_trainable=True, **kwargs)
         check_peft_method(model.active_peft_config, to_train=True)
         return model
     kwargs.setdefault("dtype", torch.float32)
-    config = AutoConfig.from_pretrained(path, trust_remote_code=args.trust_remote_code, **hub)
+    config, kwargs = load_config(path, kwargs)
     load = RewardModel.from_backbone if find_head(path, config, **kwargs) is None else RewardModel.from_pretrained
-    return load(path, **kwargs)
+    return load(path, config=config, **kwargs)
 
 
 def as_reward_model(model: PreTrainedModel | PeftModel) -> RewardModel | PeftModel:

@@ -60,7 +60,7 @@ from ..data.sources import load_rows
 from ..data.templates import template_hash, trim_template_tail
 from ..model.adapters import SIDE_FILE, is_quantized, with_side_file
 from ..model.cards import model_card
-from ..model.checkpoint import WHERE_ON_HUB, load_tokenizer
+from ..model.checkpoint import hub_arguments, load_tokenizer
 from ..model.modeling import RewardModel
 from .adoption import (
     TrainedValues,
@@ -191,7 +191,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         reward_model = model.get_base_model() if isinstance(model, PeftModel) else model
         config = reward_model.config
         if processing_class is None:
-            where = {name: value for name, value in (args.model_init_kwargs or {}).items() if name in WHERE_ON_HUB}
+            where = hub_arguments(args.model_init_kwargs or {})
             processing_class = load_tokenizer(given, config, trust_remote_code=args.trust_remote_code, **where)
         ensure_pad_token(processing_class, reward_model)
         if args.pad_token is not None and config.trailing_pad_id is not None:

@@ -434,7 +434,7 @@ def heads(num_tokens, num_heads, size=8, dtype=torch.float64, seed=0):
 
 
 def attend(layout, num_heads=4, num_kv_heads=2, **kwargs):
-    tokens = layout.num_tokens
+    tokens = sum(layout.segment_lengths)
     query, key, value = (
         heads(tokens, num_heads),
         heads(tokens, num_kv_heads, seed=1),
@@ -573,7 +573,7 @@ def test_varlen_indices_gather_the_prefix_once_for_each_completion():
 @pytest.mark.parametrize("window", [None, 1, 3, 7, 100])
 @pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
 def test_varlen_route_equals_the_portable_path(layout, window, num_kv_heads):
-    tokens = layout.num_tokens
+    tokens = sum(layout.segment_lengths)
     q, k, v = heads(tokens, 4), heads(tokens, num_kv_heads, seed=1), heads(tokens, num_kv_heads, seed=2)
     ours = attention._varlen(q, k, v, layout, attention.Scoring(0.3, window), varlen_reference)
     portable = attend(layout, 4, num_kv_heads, sliding_window=window, scaling=0.3)
@@ -618,10 +618,7 @@ def test_whole_model_through_the_varlen_route(architecture, monkeypatch):
 def test_varlen_kernel_is_called_only_where_it_fits(monkeypatch):
     half, single = torch.bfloat16, torch.float32
 
-    def dtype(
-        query=half, size=64, value_size=64, device="cuda", capability=(8, 0), kernel=varlen_reference, auto=None
-    ):
-        monkeypatch.setattr(attention, "varlen_attn", kernel)
+    def dtype(query=half, size=64, value_size=64, device="cuda", capability=(8, 0), auto=None):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: auto is not None)
         monkeypatch.setattr(torch, "get_autocast_dtype", lambda device: auto)
@@ -633,7 +630,6 @@ def test_varlen_kernel_is_called_only_where_it_fits(monkeypatch):
     assert dtype() == half and dtype(torch.float16) == torch.float16
     assert dtype(single, auto=half) == half  # autocast of a float32 model
     assert dtype(single) is None and dtype(half, auto=single) is None
-    assert dtype(kernel=None) is None  # torch without the kernel
     assert dtype(device="cpu") is None
     assert dtype(capability=(7, 5)) is None  # before Ampere
     assert dtype(size=16, value_size=8) is None  # multi-head latent attention

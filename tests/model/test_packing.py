@@ -16,6 +16,10 @@ def group(prefix: int, *rests: int, start: int = 10) -> EncodedGroup:
     return EncodedGroup([shared + [100 + 20 * i + j for j in range(rest)] for i, rest in enumerate(rests)])
 
 
+def ends(batch) -> list[int]:
+    return batch["shared_prefix_layout"].completion_ends(torch.device("cpu")).tolist()
+
+
 # --- the packed row
 
 
@@ -23,19 +27,18 @@ def test_packed_row_holds_every_token_once_and_positions_restart_after_the_prefi
     batch = pack([EncodedGroup([[1, 2, 3, 4, 5], [1, 2, 3, 6]]), EncodedGroup([[7, 8, 9]])])
     assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2]]
-    assert batch["completion_ends"].tolist() == [4, 5, 8]
     layout = batch["shared_prefix_layout"]
     assert (layout.prefix_lengths, layout.rest_lengths) == ([3, 2], [[2, 1], [1]])
     assert layout.segment_lengths == [5, 1, 3]  # [prefix | rest 1] is one segment
     assert layout.segment_prefixes == [(-1, 0), (0, 3), (-1, 0)]
-    assert layout.num_tokens == 9
+    assert ends(batch) == [4, 5, 8]
 
 
 def test_completion_that_is_a_prefix_of_another_keeps_one_token_of_its_own():
     batch = pack([EncodedGroup([[1, 2], [1, 2, 3]])])
     assert batch["input_ids"].tolist() == [[1, 2, 2, 3]]
     assert batch["position_ids"].tolist() == [[0, 1, 1, 2]]
-    assert batch["completion_ends"].tolist() == [1, 3]
+    assert ends(batch) == [1, 3]
 
 
 def test_group_without_a_shared_prefix_is_plain_sequences_end_to_end():
@@ -48,12 +51,12 @@ def test_group_without_a_shared_prefix_is_plain_sequences_end_to_end():
 def test_equal_completions_are_packed_as_two():
     batch = pack([EncodedGroup([[1, 2, 3], [1, 2, 3]])])
     assert batch["input_ids"].tolist() == [[1, 2, 3, 3]]
-    assert batch["completion_ends"].tolist() == [2, 3]
+    assert ends(batch) == [2, 3]
 
 
 def test_layout_survives_the_way_from_a_data_loading_worker_without_its_masks():
     layout = pack([group(3, 2, 4)])["shared_prefix_layout"]
-    layout.lower_right_mask(4, 7, None, torch.zeros(1))
+    layout.lower_right_mask(4, 7, None, torch.device("cpu"))
     arrived = pickle.loads(pickle.dumps(layout))
     assert arrived.segment_prefixes == [(-1, 0), (0, 3)]
     assert arrived._cache == {} and len(layout._cache) == 1
