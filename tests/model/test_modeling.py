@@ -902,7 +902,7 @@ def test_adapter_of_another_name_is_in_its_own_folder_with_its_side_file(causal,
     peft_model.add_adapter("second", config)
     save_adapter(peft_model, tmp_path / "one", selected_adapters=["reward"])
     assert [path.name for path in (tmp_path / "one").glob("*/reward_model.json")] == ["reward_model.json"]
-    save_adapter(peft_model, tmp_path / "none", True, None, "auto", False)  # not the main process
+    save_adapter(peft_model, tmp_path / "none", is_main_process=False)
     assert not list((tmp_path / "none").glob("**/reward_model.json"))
     assert_equal_scores(scores(RewardModel.from_pretrained(tmp_path / "reward")), scores(peft_model))
     assert json.loads((tmp_path / "reward" / "reward_model.json").read_text())["dtype"] == "float32"
