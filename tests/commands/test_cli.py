@@ -284,8 +284,8 @@ def test_unknown_hub_id_is_one_line(command, tmp_path, monkeypatch):
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}])
     code, _, error = command("score", "no-such/model", "--input", source, "--output", tmp_path / "out.jsonl")
     assert code == 2 and error == (
-        "no-such/model is no folder here, and the hub has no such model or cannot be asked; name a model's folder or a "
-        "hub id"
+        "no-such/model is no folder here, and the hub has no such model or cannot be asked; name a model's folder or "
+        "a hub id"
     )
 
 
