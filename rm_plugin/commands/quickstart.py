@@ -175,13 +175,14 @@ def _page(report: EvaluationReport, history: list[dict[str, Any]], ranked: Table
         ("after training", f"{percent(report.score)} %", f"95 % interval {bounds(report.interval)}"),
         ("held-out pairs", f"{len(margins)}", "prompts not trained on"),
     ]
-    accuracy = figures.learning_curve(steps, accuracies, "held-out pairwise accuracy", reference=0.5)
+    accuracy = figures.line_plot(steps, accuracies, "step", "held-out accuracy", references={"chance": 0.5})
+    loss = figures.line_plot(steps, losses, "step", "held-out loss", references={"chance": 0.693})
     plots = [
         (accuracy, "Held-out pairwise accuracy over training steps; 0.5 is chance."),
-        (figures.learning_curve(steps, losses, "held-out loss"), "Held-out loss −log σ(Δ); ln 2 = 0.693 is chance."),
+        (loss, "Held-out loss −log σ(Δ); ln 2 = 0.693 is chance."),
         (figures.margin_histogram(margins), "Margins Δ = r(chosen) − r(rejected) of the held-out pairs."),
         (figures.reliability_diagram(margins), "Predicted σ(|Δ|) against how often the preferred answer was right."),
-        (figures.bradley_terry_curve(), "The loss of one pair over its margin: 0.693, 0.313, 0.127, 0.007."),
+        (figures.bradley_terry_curve(), "The loss of one pair over its margin."),
     ]
     sections = [
         Section(cards=cards),

@@ -12,7 +12,8 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -103,18 +104,9 @@ def reliability_diagram(margins: ArrayLike) -> str:
     """
     curve = {name: np.array(values, dtype=np.float64) for name, values in reliability_curve(margins).items()}
     confidence, accuracy, counts = (curve[name][curve["counts"] > 0] for name in ("confidence", "accuracy", "counts"))
-    intervals = np.array([wilson_interval(a * n, n) for a, n in zip(accuracy, counts.tolist(), strict=True)])
-
-    def draw(axes: Axes) -> None:
-        axes.plot([0.5, 1], [0.5, 1], color=FAINT, linestyle="--", linewidth=1)
-        axes.text(0.98, 0.03, "dashed: as right as it is sure", transform=axes.transAxes, ha="right", fontsize=8)
-        axes.vlines(confidence, *intervals.T, color=ACCENT, linewidth=1)
-        axes.plot(confidence, accuracy, color=ACCENT)
-        axes.scatter(confidence, accuracy, s=6 + 70 * counts / counts.max(), color=ACCENT, linewidths=0, zorder=3)
-        axes.set(xlim=(0.48, 1.02), ylim=(min(0.4, intervals.min() - 0.02), 1.03))
-        axes.set(xlabel="confidence σ(|Δ|)", ylabel="share right")
-
-    return _svg(draw, f"Reliability curve of {int(counts.sum())} pairs: share right by confidence; area = pairs")
+    intervals = [wilson_interval(a * n, n) for a, n in zip(accuracy, counts.tolist(), strict=True)]
+    as_sure = {"as right as it is sure": confidence}
+    return line_plot(confidence, accuracy, "confidence σ(|Δ|)", "share right", intervals=intervals, references=as_sure)
 
 
 def bradley_terry_curve() -> str:
@@ -133,75 +125,69 @@ def bradley_terry_curve() -> str:
 
     ```
     """
-    margins = np.linspace(-3, 6, 200)
-
-    def draw(axes: Axes) -> None:
-        axes.plot(margins, np.logaddexp(0, -margins), color=ACCENT)
-        for margin in (0.0, 1.0, 2.0, 5.0):
-            loss = np.logaddexp(0, -margin)
-            axes.scatter(margin, loss, s=22, color=WARM, linewidths=0, zorder=3)
-            axes.annotate(f"{loss:.3f}", (margin, loss), (4, 6), textcoords="offset points")
-        axes.set(xlabel="margin Δ", ylabel="loss −log σ(Δ)", ylim=(-0.1, None))
-
-    return _svg(draw, "Bradley-Terry loss over the margin")
+    margins = np.arange(-3, 6)
+    losses = np.logaddexp(0, -margins)
+    return line_plot(
+        [f"{margin}: {loss:.3f}" for margin, loss in zip(margins, losses, strict=True)],
+        losses,
+        "margin Δ: loss",
+        "loss −log σ(Δ)",
+    )
 
 
-def learning_curve(
-    steps: ArrayLike, values: ArrayLike, label: str = "pairwise accuracy", reference: float | None = None
+def line_plot(
+    x: Sequence[float] | Sequence[str],
+    y: ArrayLike,
+    xlabel: str,
+    ylabel: str,
+    *,
+    intervals: Sequence[Sequence[float | None]] | None = None,
+    references: Mapping[str, ArrayLike] = MappingProxyType({}),
 ) -> str:
     """
-    Values over training steps.
+    One line with its intervals, and dashed lines to compare it with.
 
     Args:
-        steps (array of shape `(n,)`):
-            Training steps.
-        values (array of shape `(n,)`):
-            One value per step.
-        label (`str`, *optional*, defaults to `"pairwise accuracy"`):
-            What the values are.
-        reference (`float`, *optional*):
-            A level to mark, such as 0.5 for chance.
+        x (sequence of length n):
+            Numbers; or texts, which stand at equal distances.
+        y (array of shape `(n,)`):
+            Values.
+        xlabel, ylabel (`str`):
+            What they are.
+        intervals (sequence of `(low, high)` of length n, *optional*):
+            `None` at an end where there is none.
+        references (`dict`, *optional*):
+            Values (n,), or one for all, by name.
 
     Returns:
         `str`: SVG.
+
+    Example:
+    ```python
+    >>> line_plot([100, 200], [0.6, 0.7], "step", "accuracy", references={"chance": 0.5}).startswith("<svg")
+    True
+
+    ```
     """
-    steps, values = finite_array(steps, "steps"), finite_array(values, label)
-    if len(values) != len(steps):
-        raise ValueError(f"{len(steps)} steps and {len(values)} values of {label}; give one value per step")
+    y = finite_array(y, ylabel)
+    if len(x) != len(y):
+        raise ValueError(f"{len(x)} values of {xlabel} and {len(y)} of {ylabel}; give one each")
+    is_named = isinstance(x[0], str)
+    at = np.arange(len(x)) if is_named else finite_array(x, xlabel)
 
     def draw(axes: Axes) -> None:
-        axes.plot(steps, values, color=ACCENT, marker="o" if len(steps) <= 30 else None, markersize=3)
-        if reference is not None:
-            axes.axhline(reference, color=FAINT, linestyle="--", linewidth=1)
-        axes.set(xlabel="step", ylabel=label)
+        for (name, values), color in zip(references.items(), (FAINT, INK), strict=False):
+            axes.plot(at, np.broadcast_to(values, len(at)), color=color, linestyle="--", linewidth=1, label=name)
+        if intervals is not None:
+            axes.vlines(at, *np.array(intervals, dtype=np.float64).T, color=ACCENT, linewidth=1)
+        axes.plot(at, y, color=ACCENT, marker="o" if len(at) <= 30 else None, markersize=3)
+        if is_named:
+            axes.set_xticks(at, x, rotation=30)
+        if references:
+            axes.legend()
+        axes.set(xlabel=xlabel, ylabel=ylabel)
 
-    return _svg(draw, f"{label} over {len(steps)} points of training")
-
-
-def accuracy_by_length(table: Sequence[Mapping[str, Any]], unit: str = "characters") -> str:
-    """
-    Accuracy by how much longer the chosen completion is: flat for a judge of content, rising for a judge of length.
-
-    Args:
-        table (`list[dict]`):
-            What [`metrics.accuracy_by_length_difference`] returns.
-        unit (`str`, *optional*, defaults to `"characters"`):
-            Unit of the lengths.
-
-    Returns:
-        `str`: SVG.
-    """
-
-    def draw(axes: Axes) -> None:
-        positions = np.arange(len(table))
-        low, high = np.array([row["interval"] for row in table]).T
-        axes.axhline(0.5, color=FAINT, linestyle="--", linewidth=1)
-        axes.vlines(positions, low, high, color=ACCENT, linewidth=1)
-        axes.plot(positions, [row["accuracy"] for row in table], color=ACCENT, marker="o", markersize=4)
-        axes.set_xticks(positions, [f"{row['mean']:+,.0f}".replace("-", "−") for row in table], rotation=30)
-        axes.set(xlabel=f"chosen longer by ({unit}, mean of bin)", ylabel="accuracy", ylim=(-0.03, 1.03))
-
-    return _svg(draw, f"Accuracy in {len(table)} bins of the difference in length")
+    return _svg(draw, f"{ylabel} over {xlabel}, {len(at)} points")
 
 
 def accuracy_bars(bars: Sequence[tuple[str, float, Sequence[float | None] | None]], label: str = "accuracy") -> str:
@@ -233,34 +219,6 @@ def accuracy_bars(bars: Sequence[tuple[str, float, Sequence[float | None] | None
     return _svg(draw, f"Bars of {len(bars)} values of {label}", height=0.75 + 0.21 * len(bars))
 
 
-def best_of_n_plot(curve: Mapping[str, Sequence[float | None]]) -> str:
-    """
-    Expected value of the best of n by the reward, over n.
-
-    Args:
-        curve (`dict`):
-            `best_of_n` of a report: `n`, `value`, the band from `low` to `high` (`None` where there is no interval),
-            `oracle` and `random`.
-
-    Returns:
-        `str`: SVG.
-    """
-    n, low, high = (np.asarray(curve[key], dtype=np.float64) for key in ("n", "low", "high"))
-
-    def draw(axes: Axes) -> None:
-        for name, color in (("oracle", INK), ("random", FAINT)):
-            axes.plot(n, curve[name], color=color, linestyle="--", linewidth=1, label=name)
-        axes.fill_between(n, low, high, color=ACCENT, alpha=0.18, linewidth=0)
-        axes.plot(n, curve["value"], color=ACCENT, marker="o", markersize=4, label="best of n by this model")
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(n, [f"{int(value)}" for value in n])
-        axes.minorticks_off()
-        axes.legend()
-        axes.set(xlabel="n samples", ylabel="share solved")
-
-    return _svg(draw, f"Best-of-n curve up to n = {curve['n'][-1]}")
-
-
 # --- SVG
 
 
@@ -275,11 +233,8 @@ def short_labels(names: Sequence[str], length: int = 26) -> list[str]:
 
     ```
     """
-    names = [printable(name) for name in names]
-    labels = [shorten(name, length) for name in names]
-    if len(set(labels)) < len(labels):  # the end tells more than the middle
-        tail = length // 2 - 2
-        labels = [n if len(n) <= length else f"{n[: length - tail - 1]}…{n[-tail:]}" for n in names]
+    names, tail = [printable(name) for name in names], length // 2 - 2  # the end tells more than the middle
+    labels = [name if len(name) <= length else f"{name[: length - tail - 1]}…{name[-tail:]}" for name in names]
     if len(set(labels)) < len(labels):
         labels = [f"{shorten(name, length - 5)} ({index})" for index, name in enumerate(names, start=1)]
     return labels

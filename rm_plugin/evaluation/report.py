@@ -302,14 +302,10 @@ def _plots(report: EvaluationReport, found: Mapping[str, Row]) -> list[tuple[str
     metrics, margins = report.metrics, report.results.margins
     plots = []
     if len(margins):
-        length = metrics["length"]
         plots += [
             (figures.margin_histogram(margins), "Margins Δ; pairs below zero are ranked wrong."),
             (figures.reliability_diagram(margins), "Is σ(Δ) a probability? 95 % intervals by bin."),
-            (
-                figures.accuracy_by_length(length["by_difference"], length["unit"]),
-                "Does length decide? If not, the line is flat.",
-            ),
+            (_length_plot(metrics["length"]), "Does length decide? If not, the line is flat."),
         ]
     bars = {
         kind: [(row.name, row.value, row.interval) for row in found.values() if row.kind == kind]
@@ -322,11 +318,24 @@ def _plots(report: EvaluationReport, found: Mapping[str, Row]) -> list[tuple[str
         plots.append(bars_plot(bars["subset"], "pairwise accuracy", caption))
     if (curve := metrics["best_of_n"]) is not None:
         caption = (
-            f"Best of n by this model over {curve['num_prompts']:,} prompts, 95 % band; the oracle knows the answers. "
-            f"KL from the policy is at most {number(curve['kl_bound'][-1])} nats at n = {curve['n'][-1]}."
+            f"Best of n by this model over {curve['num_prompts']:,} prompts with 95 % intervals; the oracle knows the "
+            f"answers. KL from the policy is at most {number(curve['kl_bound'][-1])} nats at n = {curve['n'][-1]}."
         )
-        plots.append((figures.best_of_n_plot(curve), caption))
+        others = {name: curve[name] for name in ("random", "oracle")}
+        intervals = list(zip(curve["low"], curve["high"], strict=True))
+        words = "n samples", "share solved"
+        plot = figures.line_plot(
+            [*map(str, curve["n"])], curve["value"], *words, intervals=intervals, references=others
+        )
+        plots.append((plot, caption))
     return plots
+
+
+def _length_plot(length: Report) -> str:
+    bins = length["by_difference"]
+    means, xlabel = [f"{one['mean']:+,.0f}" for one in bins], f"chosen longer by ({length['unit']}, mean of bin)"
+    accuracies, intervals = ([one[name] for one in bins] for name in ("accuracy", "interval"))
+    return figures.line_plot(means, accuracies, xlabel, "accuracy", intervals=intervals, references={"chance": 0.5})
 
 
 def bars_plot(bars: Sequence[tuple[str, float, Any]], label: str, caption: str) -> tuple[str, str]:
@@ -372,20 +381,12 @@ def _provenance(report: Report) -> Table:
     data = {**report["benchmark"], "revision": report["benchmark"]["revision"] or "unpinned"}
     parts = {"data": data, **{part: report[part] for part in ("model", "counts", "run")}}
     cells = [
-        (part, name.replace("_", " "), _show(value))
+        (part, name.replace("_", " "), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for part, values in parts.items()
         for name, value in values.items()
         if value not in (None, "", {})
     ]
     return Table(["of", "what", "value"], cells, num_text_columns=3)
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_show(one)}" for key, one in value.items())
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return str(value)
 
 
 # --- the model's card, and results for the hub
@@ -403,23 +404,13 @@ def model_card_section(reports: Sequence[Report]) -> str:
     Returns:
         `str`: heading and table between two comments, by which [`update_model_card`] finds it again.
     """
-    columns = [
-        "Benchmark",
-        "Score, %",
-        "95 % interval",
-        "Pairwise accuracy, %",
-        "Length-only baseline, %",
-        "n",
-        "Remarks",
-    ]
+    columns = ["Benchmark", "Score, %", "95 % interval", "Pairs, %", "Length only, %", "n", "Remarks"]
     cells = []
     for report in reports:
         found = rows(report)
         score, pairwise, length = (found[key] for key in ("score", "pairwise", "baseline/length"))
         numbers = [score.text, score.bounds, pairwise.text, length.text, f"{score.n:,}"]
         cells.append([data_title(report), *numbers, " ".join(remarks(report))])
-    if not any(line[-1] for line in cells):
-        columns, cells = columns[:-1], [line[:-1] for line in cells]
     version = reports[0]["run"]["versions"]["rm-plugin"]
     lines = ["## Evaluation", "", Table(columns, cells).markdown(), "", f"Measured with rm-plugin {version}."]
     return "\n".join([CARD_START, *lines, CARD_END]) + "\n"

@@ -14,10 +14,8 @@ import yaml
 from rm_plugin.evaluation import evaluate
 from rm_plugin.evaluation.figures import (
     accuracy_bars,
-    accuracy_by_length,
-    best_of_n_plot,
     bradley_terry_curve,
-    learning_curve,
+    line_plot,
     margin_histogram,
     reliability_diagram,
     short_labels,
@@ -31,13 +29,12 @@ from rm_plugin.evaluation.report import (
     rows,
     update_model_card,
 )
-from rm_plugin.metrics.preference import accuracy_by_length_difference
 
 HOSTILE = (
     "</div></details><script>document.title='taken over'</script><img src=x onerror=alert(1)>{{ 7*7 }}"
     "<a href='http://example.com'>&amp; \u202e \x00 \ud800"
 )
-CURVE = {"n": [1, 2, 4], "value": [0.5, 0.6, 0.7], "oracle": [0.5, 0.8, 0.9], "random": [0.5] * 3}
+CURVE = (["1", "2", "4"], [0.5, 0.6, 0.7], "n", "share solved")
 MARGINS = np.array([-4.0, -0.5, 0.0, 1.0, 2.0, 2.5, 6.0])
 
 
@@ -69,7 +66,7 @@ def report():
 def test_the_loss_curve_holds_its_known_values():
     svg = bradley_terry_curve()
     for value in ("0.693", "0.313", "0.127", "0.007"):  # at margins 0, 1, 2 and 5
-        assert f">{value}<" in svg
+        assert f": {value}<" in svg
 
 
 @pytest.mark.parametrize(
@@ -78,13 +75,12 @@ def test_the_loss_curve_holds_its_known_values():
         margin_histogram(MARGINS),
         reliability_diagram(MARGINS),
         bradley_terry_curve(),
-        learning_curve([1, 2, 3], [0.5, 0.7, 0.8], reference=0.5),
-        accuracy_by_length(accuracy_by_length_difference(MARGINS, np.arange(7.0) - 3)),
+        line_plot([1, 2, 3], [0.5, 0.7, 0.8], "step", "accuracy", references={"chance": 0.5}),
         accuracy_bars([("<b>$x$&", 0.5, [0.4, 0.6]), ("y", 1.0, None), ("z", 0.2, [None, None])]),
-        best_of_n_plot(CURVE | {"low": [0.4] * 3, "high": [0.8] * 3}),
-        best_of_n_plot(CURVE | {"low": [None] * 3, "high": [None] * 3}),
+        line_plot(*CURVE, intervals=[(0.4, 0.8)] * 3, references={"random": 0.5, "oracle": [0.5, 0.8, 0.9]}),
+        line_plot(*CURVE, intervals=[(None, None)] * 3),
     ],
-    ids=["margins", "reliability", "loss", "learning", "length", "bars", "best of n", "few prompts"],
+    ids=["margins", "reliability", "loss", "learning", "bars", "best of n", "few prompts"],
 )
 def test_a_plot_is_well_formed_labelled_and_takes_the_colours_of_its_page(svg):
     root = ElementTree.fromstring(svg)
@@ -126,9 +122,9 @@ def test_different_names_are_never_cut_to_the_same_label(names):
     assert all(f">{label}<" in svg for label in labels)
 
 
-def test_a_learning_curve_of_other_length_than_its_steps_is_an_error():
-    with pytest.raises(ValueError, match="3 steps"):
-        learning_curve([1, 2, 3], [0.5])
+def test_a_line_needs_one_value_per_position():
+    with pytest.raises(ValueError, match="3 values of step and 1 of loss"):
+        line_plot([1, 2, 3], [0.5], "step", "loss")
 
 
 # --- the numbers of a report
@@ -216,7 +212,12 @@ def test_the_page_shows_everything_that_a_reader_needs(report):
     page = render_report(report)
     for text in (
         *("Official score", "Pairwise accuracy", "Length-only baseline", "baseline: random", "baseline: constant"),
-        *("Histogram of", "Reliability curve", "bins of the difference in length", "Pairwise accuracy by subset"),
+        *(
+            "Histogram of",
+            "share right over confidence",
+            "accuracy over chosen longer by",
+            "Pairwise accuracy by subset",
+        ),
         *("calibration error ECE", "Spearman", "The most confident mistakes"),
         *("fingerprint", "unpinned", "transformers", "numpy"),
     ):
