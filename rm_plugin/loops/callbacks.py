@@ -10,6 +10,7 @@ Scores ► `monitoring.ScoreWindow` ► at every `trainer.log`: gathered over pr
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
@@ -24,17 +25,17 @@ import torch
 from accelerate.utils import gather_object
 from transformers import GenerationConfig, PreTrainedModel, Trainer, TrainerCallback, TrainerControl
 
-from ..data.comparison import Comparison, Text
+from ..data.comparison import Comparison, Text, text_key
 from ..evaluation.benchmarks import LoadedBenchmark, load_benchmark
 from ..evaluation.benchmarks.base import cluster_of
 from ..evaluation.harness import evaluate
 from ..evaluation.report import EvaluationReport
-from ..files import read_jsonl
+from ..files import write_atomically
 from ..metrics.statistics import Bootstrap, wilson_interval
 from ..model.modeling import RewardModel
 from ..scoring.base import own_tokens
 from ..scoring.scorer import RewardScorer
-from .best_of_n import BestOfN, BestOfNSampler
+from .best_of_n import BestOfNSampler
 from .monitoring import HackingWatch, Sample, ScoreWindow, append_samples, log_table, merge, window_metrics
 from .ppo import PPORewardModel, mark_evaluation, note_context_length, read_batch, real_ids, why_not_native
 
@@ -121,7 +122,7 @@ class RewardScoringCallback(TrainerCallback):
         self._given_trainer = trainer
         self._windows = {mode: ScoreWindow(num_samples, seed) for mode in ("train", "eval")}
         self._watch = HackingWatch(max_length_correlation, max_duplicate_rate)
-        self._start: dict[int, float] = {}  # score of each of the eval_prompts under the policy at the start
+        self._start: dict[str, float] = {}  # score of each of the eval_prompts under the policy at the start
         self._listening: ExitStack | None = None  # while training
         self._muted = False
         self._next_table: dict[str, int] = {}  # kind of table ► the first step that may have the next one
@@ -189,7 +190,7 @@ class RewardScoringCallback(TrainerCallback):
             window.clear()
         self._next_table = {}
         if self.eval_prompts is not None:
-            self._read_start(state.global_step)
+            self._start = {}
             self._evaluate(state.global_step, control)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -331,55 +332,34 @@ class RewardScoringCallback(TrainerCallback):
                 results = BestOfNSampler(policy, self.tokenizer, reward, **options).sample(self.eval_prompts)
         finally:
             self._muted = False
-        if not (scored := {r.index: r for r in results if r.best is not None}):
+        scored = [result for result in results if result.best is not None]
+        if not scored:
             return
-        if not self._start:
-            self._start = {index: result.scores[0] for index, result in scored.items()}
-            self._write_start(step, scored)
-        found = self._policy_metrics({index: result.scores[0] for index, result in scored.items()})
-        _log_apart(self.trainer, control, {f"{self.name}/{key}": value for key, value in found.items()})
-        window = ScoreWindow(self.num_samples, self.seed)
-        window.add(*zip(*((r.prompt, r.chosen, r.scores[0]) for r in scored.values()), strict=True))
-        self._write_samples(window.samples, "policy_", step)
-
-    def _policy_metrics(self, scores: dict[int, float]) -> dict[str, float]:
+        scores = {text_key([result.index, result.prompt]): result.scores[0] for result in scored}
+        self._start = self._start or self._scores_at_start(step, scores)
         mean = Bootstrap(list(scores.values()), num_samples=2000, seed=self.seed).estimate()
         found = dict(zip(("policy_mean", "policy_low", "policy_high"), (mean.value, *mean.interval()), strict=True))
-        wins = [0.5 * (1 + np.sign(scores[i] - self._start[i])) for i in scores.keys() & self._start.keys()]
+        wins = [0.5 * (1 + np.sign(scores[key] - self._start[key])) for key in scores.keys() & self._start.keys()]
         if wins:
-            low, high = wilson_interval(float(sum(wins)), len(wins))
-            found |= {"win_rate": float(np.mean(wins)), "win_rate_low": low, "win_rate_high": high}
-        return {key: value for key, value in found.items() if value is not None}
+            found["win_rate"] = float(np.mean(wins))
+            found["win_rate_low"], found["win_rate_high"] = wilson_interval(float(sum(wins)), len(wins))
+        found = {f"{self.name}/{key}": value for key, value in found.items() if value is not None}
+        _log_apart(self.trainer, control, found)
+        window = ScoreWindow(self.num_samples, self.seed)
+        window.add(*zip(*((one.prompt, one.chosen, one.scores[0]) for one in scored), strict=True))
+        self._write_samples(window.samples, "policy_", step)
 
-    def _start_path(self) -> Path:
-        return self.output_dir / self.name / "start.jsonl"
-
-    def _read_start(self, step: int) -> None:
-        """After a resumption the policy at the start is gone, its scores are in a file."""
-        self._start = {}
-        if step == 0:
-            return
-        lines = [line for _, line in read_jsonl(self._start_path())] if self._start_path().exists() else []
-        known = dict(enumerate(self.eval_prompts))
-        self._start = {line["index"]: line["score"] for line in lines if line["prompt"] == known.get(line["index"])}
-        if not self._start:
-            logger.warning("%s: no scores of the starting policy are at %s", self.name, self._start_path())
-            logger.warning("%s: win_rate is against the policy at step %d", self.name, step)
-
-    def _write_start(self, step: int, scored: dict[int, BestOfN]) -> None:
+    def _scores_at_start(self, step: int, scores: dict[str, float]) -> dict[str, float]:
+        """Scores of the policy at the start by prompt; in a file, since after a resumption that policy is gone."""
+        path = self.output_dir / self.name / "start.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if step > 0 and path.exists() else {}
+        if scores.keys() & known.keys():
+            return known
+        if step > 0:
+            logger.warning("%s: %s has no scores, so win_rate is against the policy at step %d", self.name, path, step)
         if self.trainer.is_world_process_zero():
-            self._start_path().unlink(missing_ok=True)
-            rows = [
-                {
-                    "index": i,
-                    "step": step,
-                    "prompt": self.eval_prompts[i],
-                    "completion": r.chosen,
-                    "score": r.scores[0],
-                }
-                for i, r in scored.items()
-            ]
-            append_samples(self._start_path(), rows)
+            write_atomically(path, json.dumps(scores, indent=1))
+        return scores
 
 
 class EvaluationCallback(TrainerCallback):

@@ -218,9 +218,9 @@ def test_figures_and_samples_are_of_all_processes(tmp_path, policy_folder):
         assert record["reward_scoring/q95"] == pytest.approx(np.quantile(both, 0.95), abs=1e-6)
         kept = {row["kind"]: row["score"] for row in rows if row["step"] == step + 1}
         assert kept["best"] == pytest.approx(both.max()) and kept["worst"] == pytest.approx(both.min())
-    start = [json.loads(line) for line in (tmp_path / "reward_scoring/start.jsonl").read_text("utf-8").splitlines()]
-    assert [row["prompt"] for row in start] == PROMPTS  # each process answered two of the four
-    assert ranks[0]["log"][0]["reward_scoring/policy_mean"] == pytest.approx(np.mean([row["score"] for row in start]))
+    start = json.loads((tmp_path / "reward_scoring/start.json").read_text("utf-8"))
+    assert len(start) == len(PROMPTS)  # each process answered two of the four
+    assert ranks[0]["log"][0]["reward_scoring/policy_mean"] == pytest.approx(np.mean(list(start.values())))
 
 
 # --- SFT and DPO, which score nothing: eval_prompts
@@ -258,8 +258,8 @@ def test_eval_prompts_follow_the_policy_in_sft_and_dpo(kind, tmp_path, policy_fo
     assert records[1]["reward_scoring/policy_low"] < records[1]["reward_scoring/policy_mean"]
     assert 0 <= records[1]["reward_scoring/win_rate_low"] <= records[1]["reward_scoring/win_rate"] <= 1
     assert "loss" in next(r for r in trainer.state.log_history if r["step"] == 1)  # TRL's own record is whole
-    start = [json.loads(line) for line in (tmp_path / "reward_scoring/start.jsonl").read_text("utf-8").splitlines()]
-    assert [row["prompt"] for row in start] == prompts
+    start = json.loads((tmp_path / "reward_scoring/start.json").read_text("utf-8"))
+    assert len(start) == len(prompts) and np.mean(list(start.values())) == pytest.approx(before, abs=1e-5)
     assert {row["kind"] for row in samples(tmp_path)} == {"policy_best", "policy_worst", "policy_random"}
 
 
@@ -360,14 +360,14 @@ def test_after_a_resumption_the_win_rate_is_still_against_the_first_policy(tmp_p
             ],
         )
         trainer.train(**kwargs)
-        return trainer, (tmp_path / "reward_scoring/start.jsonl").read_text("utf-8")
+        return trainer, (tmp_path / "reward_scoring/start.json").read_text("utf-8")
 
     _, start = run(2)
     trainer, start_after = run(4, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert start_after == start
     records = [r for r in trainer.state.log_history if "reward_scoring/win_rate" in r]
     assert [r["step"] for r in records] == [0, 2, 4]
-    start_scores = [json.loads(line)["score"] for line in start.splitlines()]
+    start_scores = list(json.loads(start).values())
     assert records[0]["reward_scoring/policy_mean"] == pytest.approx(np.mean(start_scores))
 
 
