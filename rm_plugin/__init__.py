@@ -53,13 +53,9 @@ def _register_config(configuration_auto) -> None:
     configuration_auto.CONFIG_MAPPING._modules["reward_model"] = sys.modules[__name__]
 
 
-def _register_model(modeling_auto) -> None:
-    importlib.import_module(f"{__name__}.model.modeling")  # registers its classes
-
-
 _REGISTER = {
     "transformers.models.auto.configuration_auto": _register_config,
-    "transformers.models.auto.modeling_auto": _register_model,
+    "transformers.models.auto.modeling_auto": lambda _: importlib.import_module(f"{__name__}.model.modeling"),
 }
 
 

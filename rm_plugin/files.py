@@ -9,6 +9,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import logging
@@ -16,7 +17,7 @@ import os
 import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +31,7 @@ except ImportError:  # Windows has no flock; there a second start of the same co
 
 log = logging.getLogger(__name__)
 
+WHITE_SPACE = b" \t\r\n\xef\xbb\xbf"  # with UTF-8's byte order mark
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -66,6 +68,19 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
         out.write(text)
 
 
+@contextmanager
+def opened(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """A file of text to read, unpacked where it ends in `.gz`; one line where it is broken or a Git-LFS pointer."""
+    opener = gzip.open if os.fspath(path).lower().endswith(".gz") else open
+    try:
+        with opener(path, "rb") as file:
+            if file.peek(len(LFS_POINTER)).startswith(LFS_POINTER):
+                raise ValueError(f"{path} is a Git-LFS pointer, not the data; run git lfs pull")
+            yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read ({error}); give a whole file in UTF-8") from error
+
+
 def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     (line number, object) of every line that is not blank; `.gz` is unpacked.
@@ -73,31 +88,20 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         ValueError: a line that is not UTF-8, not JSON or not an object, with its number; a Git-LFS pointer.
     """
-    opener = gzip.open if os.fspath(path).lower().endswith(".gz") else open
-    try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.startswith(LFS_POINTER):
-                    raise ValueError(f"{path} is a Git-LFS pointer, not the data; run git lfs pull")
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise ValueError(
-                        f"{path} line {number} is not UTF-8 text ({error.reason}); save it as UTF-8"
-                    ) from None
-                if text.strip():
-                    value = parse_json(text, f"{path} line {number}")
-                    if not isinstance(value, dict):
-                        kind = type(value).__name__
-                        raise ValueError(f"{path} line {number} is of type {kind}; give one object per line")
-                    yield number, value
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} cannot be unpacked ({error}); give a whole .gz file") from error
+    with opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip(WHITE_SPACE):
+                value = parse_json(line, f"{path} line {number}")
+                if not isinstance(value, dict):
+                    kind = type(value).__name__
+                    raise ValueError(f"{path} line {number} is of type {kind}; give one object per line")
+                yield number, value
 
 
-def parse_json(text: str, where: str) -> Any:
+def parse_json(text: str | bytes, where: str) -> Any:
     """The value of a JSON text; a key that stands twice in one object, which `json` would drop, is refused."""
     try:
+        text = text if isinstance(text, str) else text.decode("utf-8-sig")
         return json.loads(text.rstrip(), object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
         where += f" line {error.lineno}" * (error.lineno > 1)
@@ -117,7 +121,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # --- the journal
 
 
-class Journal(Mapping):
+class Journal(Mapping, AbstractContextManager):
     """
     Finished chunks of an output that is not whole yet, in a side file `OUTPUT.journal`. After a kill the same command
     resumes from it: at most the chunk that was being written is lost.
@@ -230,9 +234,6 @@ class Journal(Mapping):
 
     def __len__(self) -> int:
         return len(self._offsets)
-
-    def __enter__(self) -> Journal:
-        return self
 
     def __exit__(self, *error: Any) -> None:
         self.close()

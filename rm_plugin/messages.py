@@ -35,14 +35,14 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 
 
 @contextmanager
-def located(where: str) -> Iterator[None]:
-    """Errors of a block that reads input become one `ValueError` that begins with `where`, such as file and line."""
+def located(where: str, kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """Errors of a block that reads input become one of `kind` that begins with `where`, such as file and line."""
     try:
         yield
     except OSError:  # it names its file
         raise
     except Exception as error:
-        raise ValueError(f"{where}: {one_line(error)}") from error
+        raise kind(f"{where}: {one_line(error)}" if where else one_line(error)) from error
 
 
 @contextmanager

@@ -42,14 +42,6 @@ class Processes:
         state = PartialState() if started else PartialState(cpu=not torch.accelerator.is_available())
         return cls(state.process_index, state.num_processes)
 
-    def share(self, value: T) -> T:
-        """The value of process 0, in all."""
-        if self.size == 1:
-            return value
-        from accelerate.utils import broadcast_object_list
-
-        return broadcast_object_list([value])[0]
-
     def gather(self, value: T) -> list[T]:
         """The values of all processes, in all."""
         if self.size == 1:
@@ -58,12 +50,13 @@ class Processes:
 
         return gather_object([value])
 
+    def share(self, value: T) -> T:
+        """The value of process 0, in all."""
+        return self.gather(value)[0]
+
     def wait(self) -> None:
         """Until all processes are here."""
-        if self.size > 1:
-            from accelerate import PartialState
-
-            PartialState().wait_for_everyone()
+        self.gather(None)
 
     def on_first(self, function: Callable[[], T]) -> T:
         """What `function` returns, or the error that it raises, in process 0; the same in all."""

@@ -20,6 +20,7 @@ The formats of a row; a text is a string or a list of messages, in `role`/`conte
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import math
@@ -28,6 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..messages import located
 from .conversations import BadRow, read_messages, read_template_variables, read_tools, show_value
 from .sources import load_rows
 
@@ -39,20 +41,11 @@ Text = str | list[dict[str, Any]]
 LIST_COLUMNS = ("completions", "outputs", "choices", "responses")
 SCORE_COLUMNS = ("scores", "rewards", "rating")  # larger is better, unlike `ranks`
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # for the chat template
+PROMPT_COLUMNS = ("prompt", "conversations", "messages")
 QUESTION_COLUMNS = ("question", "instruction", "query", "conversation", "dialogue", "dialog")  # the prompt, elsewhere
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
-CONTEXT_COLUMNS = (
-    "input",
-    "context",
-    "contexts",
-    "history",
-    "document",
-    "documents",
-    "passage",
-    "passages",
-    "article",
-)
-PROMPT_PARTS = (*SYSTEM_COLUMNS, *CONTEXT_COLUMNS, "background", "post")  # what other projects keep beside it
+CONTEXT_COLUMNS = ("input", "context", "contexts", "history", "document", "documents", "passage", "passages")
+PROMPT_PARTS = (*SYSTEM_COLUMNS, *CONTEXT_COLUMNS, "article", "background", "post")  # what others keep beside it
 MEDIA_COLUMNS = tuple(
     f"{kind}{rest}" for kind in ("image", "video", "audio") for rest in ("", "s", "_url", "_urls", "_path", "_paths")
 )
@@ -75,8 +68,8 @@ class Comparison:
         prompt (`str` or `list[dict]`):
             Text or messages before the completions; `""`, `[]` or `None` for no prompt.
         completions (`list[str]` or `list[list[dict]]`, *optional*):
-            The completions, each plain text or a list of messages, of the same kind as the prompt; none where a
-            prompt is still to be answered.
+            The completions, each plain text or a list of messages; none where a prompt is still to be answered.
+            Beside messages, plain text becomes one: a prompt the user's, a completion the assistant's.
         ranks (`list[int]`, *optional*):
             One integer per completion, smaller is better, equal means no preference between the two. `None` where
             nobody ranked them (best-of-n).
@@ -100,8 +93,7 @@ class Comparison:
 
     Raises:
         ValueError: if neither or both ways of giving completions are used, if the number of ranks differs from that
-            of completions, if plain text and messages are mixed, or if messages, tools or template variables cannot
-            be read.
+            of completions, or if texts, messages, tools or template variables cannot be read.
 
     Example:
     ```python
@@ -150,16 +142,20 @@ class Comparison:
             raise ValueError("0 completions, a comparison needs at least 1; add one")
         if ranks is not None and len(ranks) != len(completions):
             raise ValueError(f"{len(ranks)} ranks for {len(completions)} completions; give one rank per completion")
-        kinds = {type(text) for text in [*([prompt] if prompt else []), *completions]}
-        if kinds not in ({str}, {list}):
-            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        texts = [prompt or "", *completions]
+        if not all(isinstance(text, str | list) for text in texts):
+            names = ", ".join(sorted({type(text).__name__ for text in texts}))
             raise ValueError(f"prompt and completions are {names}; make all of them str or all of them message lists")
-        if kinds == {list}:
-            prompt = read_messages(prompt, "prompt") if prompt else []
-            completions = [read_messages(text, f"completions[{i}]") for i, text in enumerate(completions)]
+        if any(isinstance(text, list) for text in texts):
+            prompt = [{"role": "user", "content": prompt}] if prompt and isinstance(prompt, str) else prompt or []
+            prompt = read_messages(prompt, "prompt")
+            replies = [[{"role": "assistant", "content": t}] if isinstance(t, str) else t for t in completions]
+            completions = [read_messages(text, f"completions[{i}]") for i, text in enumerate(replies)]
             if completions:
                 prompt, completions = _without_repeated_prompt(prompt, completions)
-        self.prompt = prompt or kinds.pop()()
+        else:
+            prompt = prompt or ""
+        self.prompt = prompt
         self.completions = list(completions)
         self.ranks = None if ranks is None else list(ranks)
         self.margin = margin
@@ -205,12 +201,7 @@ def text_length(text: Text) -> int:
 
     ```
     """
-    if isinstance(text, str):
-        return len(text)
-    contents = [message.get("content") or "" for message in text]
-    parts = [one if isinstance(one, list) else [one] for one in contents]
-    texts = [part.get("text") or "" if isinstance(part, dict) else str(part) for one in parts for part in one]
-    return sum(map(len, texts))
+    return len(text) if isinstance(text, str) else sum(len(message["content"]) for message in read_messages(text))
 
 
 def text_key(value: Any) -> str:
@@ -257,15 +248,19 @@ def to_comparison(
 
     ```
     """
-    try:
+    with located("" if index is None else f"row {index}", BadRow):
         if not isinstance(row, Mapping):
-            raise BadRow(f"the row is {show_value(row)}", "a row is a dict from column name to value")
-        texts, ranks, names = _read_completions(row, candidates)
-        prompt, completions = _read_prompt(row, texts, names, candidates)
-        _check_completions(completions, ranks, names, allow_empty)
-        return _comparison(row, prompt, completions, ranks)
-    except BadRow as bad_row:
-        raise BadRow(bad_row.cause, bad_row.fix, index) from None
+            raise BadRow(f"the row is {show_value(row)}; a row is a dict from column name to value")
+        texts, ranks = _read_completions(row, candidates)
+        for name, text in texts.items():
+            _check_completion(text, name, allow_empty)
+        prompt, completions = _read_prompt(row, list(texts.values()), candidates)
+        comparison = _comparison(row, prompt, completions, ranks)
+        for i, j in comparison.pairs():
+            if comparison.completions[i] == comparison.completions[j]:
+                better, worse = (list(texts)[k] for k in (i, j))
+                raise BadRow(f"`{better}` equals `{worse}`; completions of different rank differ in text")
+        return comparison
 
 
 def to_prompt(row: Text | Mapping[str, Any], index: int | None = None) -> Comparison:
@@ -284,16 +279,12 @@ id=None, subset=None, metadata=None)
     ```
     """
     row = row if isinstance(row, Mapping) else {"prompt": row}
-    try:
-        column = _prompt_column(row, QUESTION_COLUMNS)
+    with located("" if index is None else f"row {index}", BadRow):
+        column = _first_column(row, (*PROMPT_COLUMNS, *QUESTION_COLUMNS))
         if column is None or not row[column]:
             found = ", ".join(name for name in row if row[name]) or "nothing"
-            raise BadRow(f"there is no prompt (found: {found})", "a policy needs words to continue; give a `prompt`")
-        prompt = _read_text(row[column], column)
-        _check_not_printed(prompt, column)
-        return _comparison(row, prompt, [], None)
-    except BadRow as bad_row:
-        raise BadRow(bad_row.cause, bad_row.fix, index) from None
+            raise BadRow(f"there is no prompt (found: {found}); a policy needs words to continue, give a `prompt`")
+        return _comparison(row, _read_text(row[column], column), [], None)
 
 
 def template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,47 +295,52 @@ def template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _first_column(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
+    """The first of these columns that the row has; tables give every row all columns, so null is one it has not."""
+    return next((column for column in columns if row.get(column) is not None), None)
+
+
 def _comparison(row: Mapping[str, Any], prompt: Text, completions: list[Text], ranks: list[int] | None) -> Comparison:
     """The comparison of a row whose texts were read, with its other columns."""
-    prompt, completions = _with_system(row, prompt, completions)
-    _check_other_columns(row, prompt, completions)
-    id, subset, metadata = row.get("id"), row.get("subset"), row.get("metadata")
-    return Comparison(
+    margin, id, subset, metadata = (row.get(name) for name in ("margin", "id", "subset", "metadata"))
+    with located("`margin`"):
+        margin = None if margin in (None, "") else float(margin)  # "" is an empty cell of a csv file
+        if isinstance(row.get("margin"), bool) or not math.isfinite(margin or 0):
+            raise ValueError(f"it is {show_value(row['margin'])}; give a finite number")
+    comparison = Comparison(
         prompt,
         completions,
         ranks,
-        margin=_read_margin(row.get("margin")),
+        margin=margin,
         **{name: row.get(name) for name in TEMPLATE_COLUMNS},
         id=None if id is None else str(id),
         subset=None if subset is None else str(subset),
         metadata=metadata if isinstance(metadata, dict) else None,
     )
+    _add_system(row, comparison)
+    _check_other_columns(row, comparison)
+    return comparison
 
 
-def _read_completions(row: Mapping[str, Any], candidates: bool) -> tuple[list[Text], list[int] | None, list[str]]:
-    """The completions as the row has them (maybe with the prompt in them), their ranks, their names for errors."""
-    # Tables give every row all columns, so a column that is null here is one that this row does not have.
-    found = [column for column in row if row[column] is not None]
-    missing = [column for column in ("chosen", "rejected") if column not in found]
+def _read_completions(row: Mapping[str, Any], candidates: bool) -> tuple[dict[str, Text], list[int] | None]:
+    """The completions as the row has them (maybe with the prompt in them), by their names for errors; their ranks."""
+    missing = [column for column in ("chosen", "rejected") if row.get(column) is None]
     if not missing:
-        chosen, chosen_names = _read_texts(row["chosen"], "chosen")
-        rejected, rejected_names = _read_texts(row["rejected"], "rejected")
-        return chosen + rejected, [0] * len(chosen) + [1] * len(rejected), chosen_names + rejected_names
-    column = next((column for column in (*LIST_COLUMNS, "completion") if column in found), None)
+        chosen, rejected = (_read_texts(row[column], column) for column in ("chosen", "rejected"))
+        return chosen | rejected, [0] * len(chosen) + [1] * len(rejected)
+    column = _first_column(row, (*LIST_COLUMNS, "completion"))
     if column is None:
-        columns = " and ".join(f"`{column}`" for column in missing)
-        verb = "is" if len(missing) == 1 else "are"
+        found = ", ".join(str(column) for column in row if row[column] is not None) or "nothing"
         raise BadRow(
-            f"{columns} {verb} missing (found: {', '.join(map(str, found)) or 'nothing'})",
-            "a preference row has `chosen` and `rejected`, or a list `completions`",
+            f"{' and '.join(f'`{column}`' for column in missing)} missing (found: {found}); "
+            "a preference row has `chosen` and `rejected`, or a list `completions`"
         )
     values = [row[column]] if column == "completion" else row[column]
-    if isinstance(values, list):
-        values = [_text_of_output(value) for value in values]
+    values = [_text_of_output(value) for value in values] if isinstance(values, list) else values
     if not isinstance(values, list) or _is_one_text(values):
-        raise BadRow(f"`{column}` is {show_value(values)}", "it is a list, each item text or a list of messages")
-    texts, names = _read_texts(values, column)
-    return texts, None if candidates else _read_ranks(row, len(texts)), [column] if column == "completion" else names
+        raise BadRow(f"`{column}` is {show_value(values)}; it is a list, each item text or a list of messages")
+    texts = _read_texts(values, column, candidates)
+    return texts, None if candidates else _read_ranks(row, len(texts))
 
 
 def _text_of_output(value: Any) -> Any:
@@ -361,139 +357,87 @@ def _text_of_output(value: Any) -> Any:
 
 def _read_ranks(row: Mapping[str, Any], num_completions: int) -> list[int] | None:
     """The ranks of a list of completions, from `ranks` (smaller is better) or scores (larger is better)."""
-    column = next((column for column in ("ranks", *SCORE_COLUMNS) if row.get(column) is not None), None)
+    column = _first_column(row, ("ranks", *SCORE_COLUMNS))
     if column is None:
         return None
     values = row[column]
     if not isinstance(values, list) or len(values) != num_completions:
-        given = f"{len(values)} values" if isinstance(values, list) else show_value(values)
-        raise BadRow(f"`{column}` is {given} for {num_completions} completions", "give one value per completion")
+        raise BadRow(f"`{column}` is {show_value(values)} for {num_completions} completions; give one value for each")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise BadRow(f"`{column}` contains {show_value(value)}", "every value is a finite number")
+            raise BadRow(f"`{column}` contains {show_value(value)}; every value is a finite number")
         if column == "ranks" and value != int(value):
-            raise BadRow(f"`ranks` contains {value}", "ranks are integers, smaller is better; call scores `scores`")
+            raise BadRow(f"`ranks` contains {value}; ranks are integers, smaller is better, call scores `scores`")
     if column == "ranks":
         return [int(value) for value in values]
     best_first = sorted(set(values), reverse=True)
     return [best_first.index(value) for value in values]
 
 
-def _prompt_column(row: Mapping[str, Any], others: Sequence[str] = ()) -> str | None:
-    columns = ("prompt", "conversations", "messages", *others)
-    return next((column for column in columns if row.get(column) is not None), None)
-
-
-def _read_prompt(
-    row: Mapping[str, Any], texts: list[Text], names: list[str], candidates: bool
-) -> tuple[Text, list[Text]]:
+def _read_prompt(row: Mapping[str, Any], texts: list[Text], candidates: bool) -> tuple[Text, list[Text]]:
     """Prompt and completions, from an explicit prompt column or from the beginning of the texts."""
-    if not candidates and len({type(text) for text in texts}) > 1:
-        kinds = ["text" if isinstance(text, str) else "messages" for text in texts]
-        kinds = ", ".join(f"`{name}` {kind}" for name, kind in zip(names, kinds, strict=True))
-        raise BadRow(f"plain text and messages are mixed ({kinds})", "make them all text, or all lists of messages")
-    for name, text in zip(names, texts, strict=True):
-        if not candidates:
-            _check_not_printed(text, name)
-    column = _prompt_column(row, QUESTION_COLUMNS * candidates)
+    kinds = {type(text) for text in texts}
+    if not candidates and len(kinds) > 1:
+        raise BadRow("plain text and messages are mixed; make all completions text, or all lists of messages")
+    column = _first_column(row, PROMPT_COLUMNS + QUESTION_COLUMNS * candidates)
     if column == "messages" and isinstance(texts[0], list) and texts[0][0]["role"] != "assistant":
         column = None  # a copy of what is compared, whole conversations
     if column is None:
-        return _split_off_prompt(row, texts, names)
+        return _split_off_prompt(texts)
     prompt = _read_text(row[column], column) if row[column] else ""  # "" and [] alike: no prompt
-    _check_not_printed(prompt, column)
-    prompt, texts = match_kinds(prompt, texts, column, names)
-    for name, text in zip(names, texts, strict=True):
-        if isinstance(text, list):
-            _check_assistant_end(text, name)
-        elif prompt.startswith(HH_HUMAN) and all(text.startswith(prompt) for text in texts):
-            return prompt, [text[len(prompt) :] for text in texts]  # transcripts that repeat the prompt
+    if str(prompt).startswith(HH_HUMAN) and kinds == {str} and all(text.startswith(prompt) for text in texts):
+        texts = [text.removeprefix(prompt) for text in texts]  # transcripts that repeat the prompt
     return prompt, texts
 
 
-def match_kinds(
-    prompt: Text, texts: list[Text], column: str = "prompt", names: Sequence[str] = ()
-) -> tuple[Text, list[Text]]:
-    """
-    Prompt and completions of one kind: beside messages, a plain prompt is the user's, a plain completion the
-    assistant's message.
-
-    Raises:
-        BadRow: messages that begin with the user's turn answer another prompt than the plain one beside them.
-    """
-    if not any(isinstance(text, list) for text in (prompt or "", *texts)):
-        return prompt or "", texts
-    texts = [[{"role": "assistant", "content": text}] if isinstance(text, str) else text for text in texts]
-    if not prompt or isinstance(prompt, list):
-        return prompt or [], texts
-    prompt = [{"role": "user", "content": prompt}]
-    for i, text in enumerate(map(read_messages, texts)):
-        if text and text[0]["role"] != "assistant" and prompt[0] not in text:
-            raise BadRow(
-                f"`{column}` is text, which is not in the messages of `{names[i] if names else f'completions[{i}]'}`",
-                "make the prompt a list of messages, or give the completions as text",
-            )
-    return prompt, texts
-
-
-def _split_off_prompt(row: Mapping[str, Any], texts: list[Text], names: list[str]) -> tuple[Text, list[Text]]:
+def _split_off_prompt(texts: list[Text]) -> tuple[Text, list[Text]]:
     """The prompt that the texts share, and what follows it; an empty prompt where they share none."""
-    cuts = [_completion_start(text, name) for text, name in zip(texts, names, strict=True)]
+    cuts = [_reply_start(text) for text in texts]
     prompts = [text[:cut] for text, cut in zip(texts, cuts, strict=True)]
-    completions = [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
-    for name, completion in zip(names, completions, strict=True):  # here, while an empty last reply can still be seen
-        _check_not_empty(completion, name)
     if any(prompt != prompts[0] for prompt in prompts):
-        return type(texts[0])(), texts
-    if not prompts[0]:
-        read = "\n".join(map(str, _leaves([texts[0]])))
-        for column in QUESTION_COLUMNS:
-            if any(isinstance(part, str) and part.strip() not in read for part in _leaves(row.get(column))):
-                raise BadRow(
-                    f"there is no `prompt`, but `{column}` looks like one",
-                    f"rename `{column}` to `prompt`, or remove it",
-                )
-    return prompts[0], completions
+        return "", texts
+    return prompts[0], [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
 
 
-def _completion_start(text: Text, name: str) -> int:
-    """Where the completion of a transcript begins: after the last turn that is not the assistant's."""
+def _reply_start(text: Text) -> int:
+    """Where the last reply of a transcript begins: after the last turn that is not the assistant's."""
     if isinstance(text, list):
-        _check_assistant_end(text, name)
         return max((i + 1 for i, message in enumerate(text) if message["role"] != "assistant"), default=0)
     if text.startswith(HH_HUMAN) and HH_ASSISTANT in text:
         return text.rindex(HH_ASSISTANT) + len(HH_ASSISTANT)
     return 0
 
 
-def _with_system(row: Mapping[str, Any], prompt: Text, completions: list[Text]) -> tuple[Text, list[Text]]:
-    """A conversation with the system message that LLaMA-Factory keeps in a column of its own."""
+def _add_system(row: Mapping[str, Any], comparison: Comparison) -> None:
+    """Begin a conversation with the system message that LLaMA-Factory keeps in a column of its own."""
     system = next((row[name] for name in SYSTEM_COLUMNS if row.get(name)), None)
-    texts = [prompt, *completions]
-    if not isinstance(system, str) or isinstance(texts[-1], str):
-        return prompt, completions
+    texts = [comparison.prompt, *comparison.completions]
+    if not isinstance(system, str) or not comparison.conversational:
+        return
     message = {"role": "system", "content": system}
     if any(turn["role"] == "system" for text in texts for turn in text):
-        return prompt, completions
-    if prompt or completions[0][0]["role"] == "assistant":
-        return [message, *prompt], completions
-    return prompt, [[message, *text] for text in completions]
+        return
+    if comparison.prompt or comparison.completions[0][0]["role"] == "assistant":
+        comparison.prompt = [message, *comparison.prompt]
+    else:
+        comparison.completions = [[message, *text] for text in comparison.completions]
 
 
-def _check_other_columns(row: Mapping[str, Any], prompt: Text, completions: list[Text]) -> None:
+def _check_other_columns(row: Mapping[str, Any], comparison: Comparison) -> None:
     """Refuse a column that looks like part of the prompt and is not in it: the texts would be read without it."""
     for column in MEDIA_COLUMNS:
         if any(True for _ in _leaves(row.get(column))):
-            raise BadRow(f"`{column}` is not text, which is all that is read", f"remove the rows or `{column}`")
-    texts = [[prompt]] if prompt else [[text] for text in completions]
-    read = ["\n".join(map(str, _leaves(text))) for text in texts]
-    columns = PROMPT_PARTS + QUESTION_COLUMNS * isinstance(prompt, str)  # messages have the question among them
-    for column in columns:
+            raise BadRow(f"`{column}` is not text, which is all that is read; remove the rows or `{column}`")
+    prompt, completions = comparison.prompt, comparison.completions
+    read = ["\n".join(map(str, _leaves(text))) for text in ([prompt] if prompt else completions)]
+    begins = prompt or completions[0]
+    asked = isinstance(begins, list) and begins[0]["role"] != "assistant"  # messages have the question among them
+    for column in PROMPT_PARTS + QUESTION_COLUMNS * (not asked):
         parts = [part.strip() for part in _leaves(row.get(column)) if isinstance(part, str)]
         if not all(part in text for part in parts for text in read):
             raise BadRow(
-                f"`{column}` looks like a part of the prompt that would not be read",
-                f"join `{column}` to `prompt`, as text or as messages, or remove it",
+                f"`{column}` looks like a part of the prompt that would not be read; "
+                f"rename it to `prompt`, join it to `prompt` as text or messages, or remove it"
             )
 
 
@@ -508,57 +452,34 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _check_completions(completions: list[Text], ranks: list[int] | None, names: list[str], allow_empty: bool) -> None:
-    """No completion is empty, and none is preferred to its own copy."""
-    for name, completion in zip(names, completions, strict=True):
-        if not allow_empty:
-            _check_not_empty(completion, name)
-    for i, better in enumerate(completions if ranks else []):
-        for j, worse in enumerate(completions):
-            if ranks[i] < ranks[j] and better == worse:
-                raise BadRow(f"`{names[i]}` equals `{names[j]}`", "completions of different rank differ in text")
+def _check_completion(text: Text, name: str, allow_empty: bool) -> None:
+    """A completion ends with the assistant's words; white space says nothing, a tool call does."""
+    if isinstance(text, list) and text[-1]["role"] != "assistant":
+        raise BadRow(f"`{name}` ends with a message of role {text[-1]['role']!r}; end it with an assistant message")
+    last = text[-1] if isinstance(text, list) else {"content": text[_reply_start(text) :]}
+    if not allow_empty and not last["content"].strip() and not last.get("tool_calls"):
+        raise BadRow(f"`{name}` is empty; every completion needs text, remove the row or write the reply")
 
 
-def _check_not_empty(completion: Text, name: str) -> None:
-    """A completion says something; white space says nothing, a tool call does."""
-    last = completion if isinstance(completion, str) else completion[-1]
-    if not (last if isinstance(last, str) else last["content"]).strip():
-        if isinstance(last, dict) and last.get("tool_calls"):
-            return
-        raise BadRow(f"`{name}` is empty", "every completion needs text; remove the row or write the reply")
-
-
-def _check_not_printed(text: Text, name: str) -> None:
-    """A conversation is not the text of its list."""
-    if isinstance(text, str) and PRINTED_MESSAGES.match(text):
-        raise BadRow(f"`{name}` is a list of messages written as text", "read it with json.loads (or as a literal)")
-
-
-def _check_assistant_end(messages: list[dict], name: str) -> None:
-    """A conversation that is compared ends with the assistant's message."""
-    if messages[-1]["role"] != "assistant":
-        raise BadRow(
-            f"`{name}` ends with a message of role {messages[-1]['role']!r}", "end it with an assistant message"
-        )
-
-
-def _read_texts(value: Any, name: str) -> tuple[list[Text], list[str]]:
-    """One text or a list of several, always as a list, and a name for each."""
+def _read_texts(value: Any, name: str, candidates: bool = False) -> dict[str, Text]:
+    """One text or a list of several, each under its name for errors."""
     if _is_one_text(value) or not isinstance(value, list):
-        return [_read_text(value, name)], [name]
+        return {name: _read_text(value, name, candidates)}
     if not value:
-        raise BadRow(f"`{name}` is an empty list", "give at least one completion")
-    names = [f"{name}[{i}]" for i in range(len(value))]
-    return [_read_text(text, name) for text, name in zip(value, names, strict=True)], names
+        raise BadRow(f"`{name}` is an empty list; give at least one completion")
+    return {f"{name}[{i}]": _read_text(text, f"{name}[{i}]", candidates) for i, text in enumerate(value)}
 
 
-def _read_text(value: Any, name: str) -> Text:
-    """Plain text, or messages in the `role`/`content` form."""
+def _read_text(value: Any, name: str, as_it_is: bool = False) -> Text:
+    """Plain text, or messages in the `role`/`content` form; those that a csv file holds as text unless `as_it_is`."""
+    if isinstance(value, str) and PRINTED_MESSAGES.match(value) and not as_it_is:
+        with located(f"`{name}` is a list of messages written as text"):
+            value = json.loads(value) if '"' in value[: value.index(":")] else ast.literal_eval(value.strip())
     if isinstance(value, str):
         return value
     messages = [value] if isinstance(value, dict) else value  # ShareGPT has the reply as a single message
     if not isinstance(messages, list) or not messages:
-        raise BadRow(f"`{name}` is {show_value(value)}", "it must be text or a list of messages")
+        raise BadRow(f"`{name}` is {show_value(value)}; it must be text or a list of messages")
     return read_messages(messages, name)
 
 
@@ -572,8 +493,7 @@ def _without_repeated_prompt(prompt: list[dict], completions: list[list[dict]]) 
         if prompt and text and not span and prompt[-1]["role"] == "user" and text[0]["role"] in ("system", "user"):
             raise BadRow(
                 f"completion {i} begins with a message of role {text[0]['role']!r} that is not in the prompt, which "
-                "ends with the user's",
-                "give the reply alone, or a conversation that repeats the prompt to the letter",
+                "ends with the user's; give the reply alone, or a conversation that repeats the prompt to the letter"
             )
     heads = [text[: span[0]] if span else [] for text, span in zip(completions, spans, strict=True)]
     if all(head == heads[0] for head in heads):
@@ -593,18 +513,6 @@ def _find_prompt(prompt: list[dict], text: list[dict]) -> tuple[int, int] | None
         if text[start : start + len(prompt)] == prompt:
             return start, start + len(prompt)
     return (0, len(asked)) if len(text) > len(asked) and text[: len(asked)] == asked else None
-
-
-def _read_margin(value: Any) -> float | None:
-    if value is None or value == "":  # an empty cell of a csv file
-        return None
-    try:
-        margin = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        margin = math.nan
-    if not math.isfinite(margin):
-        raise BadRow(f"`margin` is {show_value(value)}", "it must be a finite number")
-    return margin
 
 
 def _is_one_text(value: Any) -> bool:

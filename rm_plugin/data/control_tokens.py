@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from tokenizers import AddedToken
 
-from .templates import template_form
+from .templates import DIALOGUE, WITH_SYSTEM, WITH_TOOL, rendered_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,16 +29,10 @@ _TAG = re.compile("think|thought|reason|channel|tool|function|python_tag", re.IG
 _FIRST_STAND_IN = 0xF0000  # of Unicode's private use; one character stands in for each control token
 _STAND_INS = re.compile("[\U000f0000-\U000fffff]")
 
-# Conversations that show which tokens a template writes where: plain turns, reasoning, a tool's call and its answer.
-_QUESTION = {"role": "user", "content": "a"}
-_TURNS = [_QUESTION, {"role": "assistant", "content": "b"}] * 2
-_SYSTEM_TURNS = [{"role": "system", "content": "s"}, *_TURNS]
+# Turns beyond those of `templates`: an assistant that reasons, and one that reasons before it calls a tool.
 _REASONS = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), "r")
-_REASONING = [_QUESTION, {"role": "assistant", "content": "b", **_REASONS}]
-_CALL = {"id": "call00000", "type": "function", "function": {"name": "f", "arguments": {"x": "1"}}}
-_TOOL_CALL = [_QUESTION, {"role": "assistant", "content": "", "tool_calls": [_CALL]}]
-_REASONED_CALL = [_QUESTION, {**_TOOL_CALL[1], **_REASONS}]
-_TOOL_ANSWER = [*_TOOL_CALL, {"role": "tool", "name": "f", "tool_call_id": "call00000", "content": "t"}]
+_TOOL_CALL, _TOOL_ANSWER = WITH_TOOL[:2], WITH_TOOL[:3]
+_REASONING, _REASONED_CALL = ([turns[0], {**turns[1], **_REASONS}] for turns in (DIALOGUE, _TOOL_CALL))
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -51,10 +45,10 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     known = _any_of(token.content for token in added)
 
     def written(*conversations: list[dict]) -> list[str]:
-        texts = (_render(tokenizer, conversation) for conversation in conversations)
+        texts = (rendered_text(tokenizer, conversation) for conversation in conversations)
         return [token for text in texts for token in known.findall(text)]
 
-    plain = {token for token in written(_TURNS, _SYSTEM_TURNS) if "think" not in token.lower()}
+    plain = {token for token in written(DIALOGUE * 2, WITH_SYSTEM + DIALOGUE) if "think" not in token.lower()}
     # The last token of a turn closes it, whatever the turn holds.
     tags = {token for turn in (_REASONING, _TOOL_CALL, _REASONED_CALL) for token in written(turn)[:-1]} - plain
     tags |= {token.content for token in added if _TAG.search(token.content)} - plain
@@ -88,7 +82,7 @@ class ControlTokens:
 
     def found_in(self, value: Any) -> bool:
         """Whether a text, or any string in messages, tools or template variables, holds a control token."""
-        return any(self._pattern.search(text) for text in _strings(value))
+        return _map_strings(value, lambda text: self._pattern.sub("", text)) != value
 
     def read_as_text(
         self, value: Any, tokenizer: PreTrainedTokenizerBase, encode: Callable[[Any, Any], list[int]]
@@ -151,27 +145,10 @@ def _any_of(tokens: Iterable[str]) -> re.Pattern:
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str:
-    """A conversation as the template writes it; nothing where it is refused."""
-    try:
-        return tokenizer.apply_chat_template(template_form(tokenizer).fit(messages), tokenize=False)
-    except Exception:  # whatever a template says: it does not take this conversation
-        return ""
-
-
-def _strings(value: Any) -> Iterable[str]:
-    """Every string in nested lists and mappings, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from (text for pair in value.items() for one in pair for text in _strings(one))
-    elif isinstance(value, (list, tuple)):
-        yield from (text for one in value for text in _strings(one))
-
-
 def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """A value with every string in its nested lists and mappings changed, keys included."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
         return {_map_strings(key, change): _map_strings(one, change) for key, one in value.items()}
-    return [_map_strings(one, change) for one in value] if isinstance(value, (list, tuple)) else value
+    return type(value)(_map_strings(one, change) for one in value) if isinstance(value, list | tuple) else value

@@ -11,42 +11,15 @@ import json
 from functools import cache
 from typing import Any
 
+from ..messages import shorten
+
 TEXT_PARTS = (None, "text", "input_text", "output_text")  # types of those parts of a content that are text
 SAY_ENOUGH = {"tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"}  # without a content
-SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "function_call": "assistant",
-    "system": "system",
-    "observation": "tool",
-    "tool": "tool",
-}
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
 
 
 class BadRow(ValueError):
-    """
-    A row that is no comparison; its message reads `row 17: <cause>; <fix>`.
-
-    Args:
-        cause (`str`):
-            What is wrong with the row.
-        fix (`str`):
-            What a good row has there.
-        index (`int`, *optional*):
-            Position of the row in its data set, from 0.
-    """
-
-    def __init__(self, cause: str, fix: str = "", index: int | None = None) -> None:
-        # All three, so that it survives pickling by `datasets.map(num_proc=2)`. A worker of torch's DataLoader hands
-        # over one text, which has its fix in it.
-        super().__init__(cause, fix, index)
-        self.cause, self.fix, self.index = cause, fix, index
-
-    def __str__(self) -> str:
-        where = "" if self.index is None else f"row {self.index}: "
-        return f"{where}{self.cause}; {self.fix}" if self.fix else f"{where}{self.cause}"
+    """A row that is no comparison; its message reads `row 17: <cause>; <fix>`."""
 
 
 def read_messages(messages: list[Any], name: str = "messages") -> list[dict[str, Any]]:
@@ -75,19 +48,19 @@ def read_messages(messages: list[Any], name: str = "messages") -> list[dict[str,
 
 def _read_message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, dict):
-        raise BadRow(f"{where} is {show_value(message)}", "a message is a dict with `role` and `content`")
+        raise BadRow(f"{where} is {show_value(message)}; a message is a dict with `role` and `content`")
     if message.get("role") is None and message.get("from") is not None:
         message = _from_sharegpt(message, where)
     message = _without_nulls(message)
     if not isinstance(message.get("role"), str) or not message["role"]:
-        raise BadRow(f"{where} has no `role`", "every message has `role` and `content`")
+        raise BadRow(f"{where} has no `role`; every message has `role` and `content`")
     if "content" not in message and not message.keys() & SAY_ENOUGH:
-        raise BadRow(f"{where} has no `content`", "every message has `role` and `content`, the content a string")
-    calls = _from_json(message.pop("tool_calls", []))
+        raise BadRow(f"{where} has no `content`; every message has `role` and `content`, the content a string")
+    calls = from_json(message.pop("tool_calls", []))
     if "function_call" in message:  # OpenAI's older form of one tool call
         calls = [{"type": "function", "function": message.pop("function_call")}]
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise BadRow(f"{where} has the tool_calls {show_value(calls)}", "give a list of calls with a `function` each")
+        raise BadRow(f"{where} has the tool_calls {show_value(calls)}; give a list of calls with a `function` each")
     if calls:
         message["tool_calls"] = [_read_tool_call(call) for call in calls]
     content = _read_content(message.pop("content", ""), where)
@@ -100,10 +73,12 @@ def _read_content(content: Any, where: str) -> str:
     for part, text in zip(parts, texts, strict=True):
         if not isinstance(text, str):
             raise BadRow(
-                f"{where} has the content {show_value(part)}",
-                "every message has `role` and `content`, the content a string or a list of parts of text",
+                f"{where} has the content {show_value(part)}; every message has `role` and `content`, the content a "
+                "string or a list of parts of text"
             )
-    return "".join(texts)
+    text = "".join(texts)
+    text.encode()  # refuses half a character (a lone surrogate)
+    return text
 
 
 def _read_tool_call(call: dict[str, Any]) -> dict[str, Any]:
@@ -112,18 +87,18 @@ def _read_tool_call(call: dict[str, Any]) -> dict[str, Any]:
         call = {"type": "function", **own, "function": {key: call[key] for key in call if key not in own}}
     function = call.get("function")
     if isinstance(function, dict) and isinstance(text := function.get("arguments"), str):
-        arguments = _without_nulls(_from_json(text)) if text.strip() else {}
+        arguments = _without_nulls(from_json(text)) if text.strip() else {}
         call = {**call, "function": {**function, "arguments": arguments if isinstance(arguments, dict) else text}}
     return call
 
 
 def _from_sharegpt(message: dict[str, Any], where: str) -> dict[str, Any]:
     """`{"from": "human", "value": "Hi"}` as `{"role": "user", "content": "Hi"}`."""
-    role = SHAREGPT_ROLES.get(str(message["from"]))
-    if role is None:
-        raise BadRow(f"{where} is from {message['from']!r}", f"the speakers are {', '.join(SHAREGPT_ROLES)}")
+    role = SHAREGPT_ROLES.get(message["from"], message["from"])
+    if role not in ("user", "assistant", "system", "tool"):
+        raise BadRow(f"{where} is from {message['from']!r}; the speakers are {', '.join(SHAREGPT_ROLES)} and system")
     if message["from"] == "function_call":
-        calls = _from_json(message.get("value"))
+        calls = from_json(message.get("value"))
         calls = calls if isinstance(calls, list) else [calls]
         if calls and all(isinstance(call, dict) and "name" in call for call in calls):
             return {"role": role, "tool_calls": [{"type": "function", "function": call} for call in calls]}
@@ -131,31 +106,29 @@ def _from_sharegpt(message: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def read_tools(value: Any) -> list | None:
-    tools = _from_json(value)  # TRL's way to keep schemas of different shape in one column
+    tools = from_json(value)  # TRL's way to keep schemas of different shape in one column
     if isinstance(tools, list) and any(map(callable, tools)):
         from transformers.utils import get_json_schema
 
         tools = [get_json_schema(tool) if callable(tool) else tool for tool in tools]
     if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)) or tools == {}:
-        raise BadRow(f"`tools` is {show_value(value)}", "give a list of tool schemas, or one written as JSON")
+        raise BadRow(f"`tools` is {show_value(value)}; give a list of tool schemas, or one written as JSON")
     return _without_nulls(tools) or None
 
 
 def read_template_variables(value: Any) -> dict | None:
-    variables = _from_json(value) or None  # of a csv file
+    variables = from_json(value) or None  # of a csv file
     try:
         json.dumps(variables)
     except TypeError as error:
-        raise BadRow(f"`chat_template_kwargs` is {show_value(value)} ({error})", "give what JSON can hold") from None
+        raise BadRow(f"`chat_template_kwargs` is {show_value(value)} ({error}); give what JSON can hold") from None
     if variables is not None and not isinstance(variables, dict):
-        raise BadRow(
-            f"`chat_template_kwargs` is {show_value(value)}", "it must be a dict of arguments for the template"
-        )
+        raise BadRow(f"`chat_template_kwargs` is {show_value(value)}; it must be a dict of arguments for the template")
     taken = [name for name in variables or () if name in _template_parameters() or name.endswith("_token")]
     if taken:
         raise BadRow(
-            f"`chat_template_kwargs` sets {', '.join(taken)}, which belongs to the tokenizer",
-            "only variables of the chat template stand there, such as enable_thinking; tools have a column `tools`",
+            f"`chat_template_kwargs` sets {', '.join(taken)}, which belongs to the tokenizer; only variables of the "
+            "chat template stand there, such as enable_thinking, and tools have a column `tools`"
         )
     return _without_nulls(variables) or None
 
@@ -171,7 +144,7 @@ def _template_parameters() -> frozenset[str]:
     return frozenset(names - {"kwargs"} | {"messages"})
 
 
-def _from_json(value: Any) -> Any:
+def from_json(value: Any) -> Any:
     """What JSON text stands for; any other value, and text that is no JSON, as it is."""
     try:
         return json.loads(value or "null") if isinstance(value, str) else value
@@ -190,6 +163,5 @@ def _without_nulls(value: Any) -> Any:
 
 def show_value(value: Any) -> str:
     """A value for an error: short, with its type where the type is the news."""
-    shown = "null" if value is None else json.dumps(value, default=str, ensure_ascii=False)
-    shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
+    shown = "null" if value is None else shorten(json.dumps(value, default=str, ensure_ascii=False), 40)
     return shown if value is None or isinstance(value, str) else f"{shown} ({type(value).__name__})"

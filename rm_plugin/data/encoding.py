@@ -189,13 +189,14 @@ def without_trailing_pads(group: EncodedGroup, pad_token_id: int | None) -> Enco
     """
     if pad_token_id is None:
         return group
-    sequences = []
-    for ids in group.input_ids:
-        length = len(ids)
-        while length > 1 and ids[length - 1] == pad_token_id:
-            length -= 1
-        sequences.append(ids[:length])
-    return replace(group, input_ids=sequences, prefix_length=-1)
+
+    def read(ids: list[int]) -> list[int]:
+        end = len(ids)
+        while end > 1 and ids[end - 1] == pad_token_id:
+            end -= 1
+        return ids[:end]
+
+    return replace(group, input_ids=list(map(read, group.input_ids)), prefix_length=-1)
 
 
 def _untrusted(
@@ -239,28 +240,12 @@ def token_ids(
     chat_template_kwargs: dict[str, Any] | None = None,
 ) -> list[int]:
     """Ids of one prompt + completion, both plain text or both messages; `chat_template_kwargs` are variables only."""
-    if isinstance(completion, str):
-        return _completed_text_ids(prompt, completion, tokenizer)
-    if tokenizer.chat_template is None:
-        raise ValueError(
-            f"{type(tokenizer).__name__} has no chat template, a conversation needs one; set chat_template_path to a "
-            "tokenizer or a .jinja file, or give plain text"
-        )
-    messages = template_form(tokenizer, tools).fit([*prompt, *completion])
-    options = {"tools": tools, **(chat_template_kwargs or {})}
-    try:
-        rendered = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
-    except (TypeError, KeyError) as error:  # what a template says of a value that it does not take
-        raise TemplateError(f"{type(error).__name__}: {error}") from error
-    return list(rendered["input_ids"])
-
-
-def _completed_text_ids(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of plain text that ends in EOS, or of text that the chat template has rendered and that ends as it does."""
+    if not isinstance(completion, str):
+        return _rendered_ids([*prompt, *completion], tokenizer, tools, chat_template_kwargs)
     form = template_form(tokenizer)
     text = prompt + completion
     if form.rendered(text):
-        text = form.without_end(text) + form.tail
+        text = form.without_end(text) + form.tail  # as the template ends it
     elif tokenizer.eos_token is not None and not completion.endswith(tokenizer.eos_token):
         text += tokenizer.eos_token
     return text_ids(text, tokenizer)
@@ -277,22 +262,31 @@ def prompt_ids(
         raise ValueError("it is empty, a policy needs words to continue; give it text or leave it out")
     if isinstance(prompt, str):
         return text_ids(prompt, tokenizer)
-    if tokenizer.chat_template is None:
-        raise ValueError(
-            f"it is a conversation and the policy's {type(tokenizer).__name__} has no chat template; use a chat "
-            "model, set its chat_template, or give plain text"
-        )
     messages = read_messages(prompt)
     continues = messages[-1]["role"] == "assistant"
-    rendered = tokenizer.apply_chat_template(
-        template_form(tokenizer, tools).fit(messages),
-        tokenize=True,
-        return_dict=True,
-        add_generation_prompt=not continues,
-        continue_final_message=continues,
-        tools=tools,
-        **(chat_template_kwargs or {}),
-    )
+    options = {"add_generation_prompt": not continues, "continue_final_message": continues}
+    return _rendered_ids(messages, tokenizer, tools, chat_template_kwargs, **options)
+
+
+def _rendered_ids(
+    messages: list[dict],
+    tokenizer: PreTrainedTokenizerBase,
+    tools: list | None,
+    chat_template_kwargs: dict[str, Any] | None,
+    **options: bool,
+) -> list[int]:
+    """Ids of messages as the chat template renders them."""
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no chat template, a conversation needs one; set chat_template_path to a "
+            "tokenizer or a .jinja file, or give plain text"
+        )
+    messages = template_form(tokenizer, tools).fit(messages)
+    options |= {"tokenize": True, "return_dict": True, "tools": tools}
+    try:
+        rendered = tokenizer.apply_chat_template(messages, **options, **(chat_template_kwargs or {}))
+    except (TypeError, KeyError) as error:  # what a template says of a value that it does not take
+        raise TemplateError(f"{type(error).__name__}: {error}") from error
     return list(rendered["input_ids"])
 
 
@@ -301,13 +295,8 @@ def text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     form, options = template_form(tokenizer), {}
     if form.rendered(text):
         text, options = form.with_bos(text), {"add_special_tokens": False}
-    try:
-        ids = list(tokenizer(text=text, **options)["input_ids"])
-    except TypeError:  # what tokenizers say of text that is none
-        surrogate = text.encode(errors="replace").decode() != text
-        if not surrogate:
-            raise
-        raise ValueError("half a character (a lone surrogate) is in the text; fix it or leave it out") from None
+    text.encode()  # refuses half a character (a lone surrogate), of which tokenizers say that it is no text
+    ids = list(tokenizer(text=text, **options)["input_ids"])
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos] and text.startswith(tokenizer.bos_token):
         own = tokenizer(text=text, add_special_tokens=False)["input_ids"]
@@ -330,13 +319,9 @@ def pair_ids(prompt: Text, completion: Text, tokenizer: PreTrainedTokenizerBase)
 def has_reasoning(completion: Text) -> bool:
     """Whether a completion holds `<think>` or `</think>`, or a message with one of `REASONING_FIELDS`."""
     if isinstance(completion, str):
-        return "</think>" in completion or "<think>" in completion
-    return any(
-        any(message.get(name) for name in REASONING_FIELDS)
-        or (isinstance(message.get("content"), str) and has_reasoning(message["content"]))
-        for message in completion
-        if message.get("role") == "assistant"
-    )
+        return REASONING_SPAN.search(completion) is not None
+    replies = [message for message in completion if message["role"] == "assistant"]
+    return any(has_reasoning(m["content"]) or any(m.get(name) for name in REASONING_FIELDS) for m in replies)
 
 
 def strip_reasoning(completion: Text) -> Text:
@@ -350,10 +335,9 @@ def strip_reasoning(completion: Text) -> Text:
         return REASONING_SPAN.sub("", completion)
     stripped = []
     for message in completion:
-        if message.get("role") == "assistant":
+        if message["role"] == "assistant":
             message = {k: v for k, v in message.items() if k not in REASONING_FIELDS}
-            if isinstance(message.get("content"), str):
-                message["content"] = REASONING_SPAN.sub("", message["content"])
+            message["content"] = strip_reasoning(message["content"])
         stripped.append(message)
     return stripped
 
@@ -361,10 +345,10 @@ def strip_reasoning(completion: Text) -> Text:
 def ensure_pad_token(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> None:
     """Give the tokenizer (and the model's config) a pad token that never ends a sequence.
 
-    Plain transformers pools the last token that is not pad, so with pad == EOS it scores the token before EOS. Taken
-    is the tokenizer's own pad token, else an existing special token named like a pad, else the unknown token or a
-    further special token that ends no text, else a new one (the embeddings grow where they have no room). A model
-    that was trained elsewhere and pools the last token other than its pad token keeps it, and so does the tokenizer.
+    Plain transformers pools the last token that is not pad, so with pad == EOS it scores the token before EOS. In
+    order of preference: the tokenizer's own pad token; an existing special token named like a pad; the unknown token
+    or another special token that ends no text; a new one (the embeddings grow where they have no room). A model that
+    was trained elsewhere and pools the last token other than its pad token keeps it, and so does the tokenizer.
     """
     kept = None if model is None else getattr(model.config, "trailing_pad_id", None)
     if kept is not None:

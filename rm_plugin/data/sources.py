@@ -8,18 +8,17 @@ What a row means is read in `data.py`; here a row is a dict, as the source has i
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import json
 import logging
 import re
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from ..files import parse_json, read_jsonl
-from ..messages import one_line
+from ..files import WHITE_SPACE, opened, parse_json, read_jsonl
+from ..messages import located, one_line
+from .conversations import from_json
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
@@ -85,23 +84,19 @@ def load_rows(
     if name is not None and not on_hub:
         raise ValueError(f"name={name!r} is for hub data sets, which {where} is not; leave it out")
     if on_hub:
-        splits = _load_from_hub(source, split, name, streaming, data_dir, revision)
+        options = {"name": name, "data_dir": data_dir, "revision": revision}
+        splits = _load_from_hub(source, split=split, streaming=streaming, **options)
     else:
         splits = source if path is None else _find_splits(path)
-    if isinstance(splits, dict):
-        rows = _take_split(splits, split, where, streaming)
-    elif split is None or on_hub:
-        rows = splits
-    else:
-        rows = _take_split({str(splits.split or "train").split("[")[0]: splits}, split, where, streaming)
+    if not isinstance(splits, dict):  # one table; the hub's is that of the split already
+        splits, split = {str(splits.split or "train").split("[")[0]: splits}, None if on_hub else split
+    rows = _take_split(splits, split, where, streaming)
     if isinstance(rows, datasets.Dataset) and len(rows) == 0:
         raise ValueError(f"{where} has 0 rows{f' in split {split!r}' if split else ''}; give at least one")
     return rows.to_iterable_dataset() if streaming and isinstance(rows, datasets.Dataset) else rows
 
 
-def _load_from_hub(
-    source: str, split: str | None, name: str | None, streaming: bool, data_dir: str | None, revision: str | None
-) -> Any:
+def _load_from_hub(source: str, **options: Any) -> Any:
     """A hub data set, from the cache where the hub cannot be reached; one line where neither has it."""
     import datasets
 
@@ -109,9 +104,7 @@ def _load_from_hub(
     level = logger.level
     logger.setLevel(logging.ERROR)  # offline it writes a dozen lines about its retries before the error that counts
     try:
-        return datasets.load_dataset(
-            source, name, split=split, streaming=streaming, data_dir=data_dir, revision=revision
-        )
+        return datasets.load_dataset(source, **options)
     except Exception as error:  # some ten types, of datasets, huggingface_hub, fsspec and pyarrow
         raise ValueError(
             f"{source!r} is no file or folder here, and the hub did not give it ({one_line(error)}); "
@@ -124,6 +117,7 @@ def _load_from_hub(
 def _find_splits(path: Path) -> Dataset | dict[str, Any]:
     """What a local path holds: what `save_to_disk` wrote, or for each split the files, which are still to be read."""
     import datasets
+    from datasets.data_files import DataFilesDict, get_data_patterns
 
     if not path.exists():
         raise ValueError(f"{path} does not exist; give a file, a folder, or a hub id such as Anthropic/hh-rlhf")
@@ -132,13 +126,8 @@ def _find_splits(path: Path) -> Dataset | dict[str, Any]:
             raise ValueError(f"{path} is of an unknown kind; give one of {', '.join(KINDS)} (text maybe with .gz)")
         return {"train": [path]}
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        try:
-            saved = datasets.load_from_disk(str(path))
-        except Exception as error:  # whatever its half-written files lead to
-            raise ValueError(f"{path} cannot be read ({one_line(error)}); save it again") from error
-        return saved
-    from datasets.data_files import DataFilesDict, get_data_patterns
-
+        with located(f"{path} cannot be read, save it again"):
+            return datasets.load_from_disk(str(path))
     try:
         found = DataFilesDict.from_patterns(get_data_patterns(str(path)), str(path), list(KINDS))
     except FileNotFoundError:  # of `datasets`: nothing is there
@@ -156,23 +145,19 @@ def _take_split(splits: dict[str, Any], split: str | None, where: str, streaming
     if split is None and len(splits) > 1:
         raise ValueError(f"{where} has the splits {', '.join(splits)}; choose one with split=")
     split = split or next(iter(splits))
-    names = [part.split("[")[0].strip() for part in split.split("+")]
-    unknown = [name for name in names if name not in splits]
-    if unknown:
-        raise ValueError(f"split {unknown[0]!r} is not in {where}, which has {', '.join(splits)}; choose one of these")
-    tables = {
-        name: _read_files(splits[name], streaming) if isinstance(splits[name], list) else splits[name]
-        for name in names
-    }
+    tables = {}
+    for name in [part.split("[")[0].strip() for part in split.split("+")]:
+        if name not in splits:
+            raise ValueError(f"split {name!r} is not in {where}, which has {', '.join(splits)}; choose one of these")
+        found = splits[name]
+        tables[name] = _read_files(found, streaming) if isinstance(found, list) else found
     if split in tables:
         return tables[split]
     if any(isinstance(table, datasets.IterableDataset) for table in tables.values()):
         raise ValueError(f"split={split!r} takes a part or a sum, which a stream cannot give; use streaming=False")
-    try:
+    with located(f"split={split!r} is not understood, write 'train[:10%]'"):
         instruction = datasets.ReadInstruction.from_spec(split)
         parts = instruction.to_absolute({name: len(table) for name, table in tables.items()})
-    except (AssertionError, ValueError) as error:
-        raise ValueError(f"split={split!r} is not understood ({one_line(error)}); write 'train[:10%]'") from error
     return datasets.concatenate_datasets([tables[part.splitname].select(range(part.from_, part.to)) for part in parts])
 
 
@@ -184,18 +169,12 @@ def _read_files(paths: list[Path], streaming: bool) -> Dataset | IterableDataset
     import datasets
 
     names = [str(path) for path in paths]
-    kinds = {_kind_of(path) for path in paths}
-    if ".parquet" in kinds and len(kinds) > 1:
-        raise ValueError(f"{names[0]} and {names[-1]} are of one split but not of one kind; give one kind")
-    if ".parquet" not in kinds and streaming:
-        return datasets.IterableDataset.from_generator(_iterate_files, gen_kwargs={"paths": names})
-    rows = [] if ".parquet" in kinds else list(_iterate_files(names))
-    try:
-        if ".parquet" in kinds:
+    if {_kind_of(path) for path in paths} == {".parquet"}:
+        with located(f"{', '.join(names)} cannot be read as a table"):
             return datasets.load_dataset("parquet", data_files=names, split="train", streaming=streaming)
-        return to_table(rows)
-    except Exception as error:  # pyarrow, datasets, Unicode and overflow errors
-        raise ValueError(f"{', '.join(names)} cannot be read as a table ({one_line(error)}); check it") from error
+    if streaming:
+        return datasets.IterableDataset.from_generator(_iterate_files, gen_kwargs={"paths": names})
+    return to_table(list(_iterate_files(names)))
 
 
 def to_table(rows: list[dict[str, Any]]) -> Dataset:
@@ -203,37 +182,24 @@ def to_table(rows: list[dict[str, Any]]) -> Dataset:
     Rows as a table that gives back what was put in, also where a column holds values of several types or shapes.
 
     Columns are the union over all rows, since `Dataset.from_list` and `from_generator` drop what the first rows lack.
-    Mixed columns become `Json`, already encoded: `Json` takes a string that happens to be JSON, such as the reply
-    `"4"`, for encoded JSON and gives back the number (datasets 5.2).
+    What Arrow would change becomes `Json`, already encoded: `Json` takes a string that happens to be JSON, such as the
+    reply `"4"`, for encoded JSON and gives back the number (datasets 5.2).
     """
     import datasets
+    import pyarrow as pa
 
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    uniform = {name: values for name, values in columns.items() if _is_uniform(values)}
-    mixed = {
-        name: [None if value is None else json.dumps(value) for value in values]
-        for name, values in columns.items()
-        if name not in uniform
-    }
-    tables = [datasets.Dataset.from_dict(uniform)] if uniform or not mixed else []
-    if mixed:
-        features = datasets.Features({name: datasets.Json() for name in mixed})
-        tables.append(datasets.Dataset.from_dict(mixed, features=features))
-    return datasets.concatenate_datasets(tables, axis=1).select_columns(list(names))
-
-
-def _is_uniform(values: list[Any]) -> bool:
-    """Whether a column has one type, nested ones at every level, so that Arrow stores it without changing it."""
-    values = [value for value in values if value is not None]
-    types = {type(value) for value in values}
-    if types == {list}:
-        return _is_uniform([item for value in values for item in value])
-    if types == {dict}:
-        keys = values[0].keys()
-        same = bool(keys) and all(value.keys() == keys for value in values)
-        return same and all(_is_uniform([value[key] for value in values]) for key in keys)
-    return types <= {int, float} or types in ({str}, {bool})
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        try:
+            columns[name] = pa.array(values)
+            kept = columns[name].to_pylist() == values
+        except (pa.ArrowException, UnicodeEncodeError, OverflowError):
+            kept = False
+        if not kept:
+            texts = [None if value is None else json.dumps(value) for value in values]
+            columns[name] = pa.array(texts, pa.json_())
+    return datasets.Dataset(pa.table(columns))
 
 
 def _iterate_files(paths: list[str]) -> Iterator[dict[str, Any]]:
@@ -242,21 +208,12 @@ def _iterate_files(paths: list[str]) -> Iterator[dict[str, Any]]:
         yield from _csv_rows(path) if _kind_of(Path(path)) == ".csv" else _json_rows(path)
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[IO[str]]:
-    opener = gzip.open if path.lower().endswith(".gz") else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            yield file
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read ({one_line(error)}); give a whole file in UTF-8") from error
-
-
 def _json_rows(path: str) -> Iterator[dict[str, Any]]:
     """The objects of a JSON list, of JSON lines, or a single one, whatever the file is called."""
-    with _opened(path) as file:
-        start = next((line for line in file if line.strip()), "")
-        text = start + file.read() if start.lstrip().startswith("[") or start.strip() == "{" else None
+    with opened(path) as file:
+        start = next((line for line in file if line.strip(WHITE_SPACE)), b"")
+        is_whole = start.lstrip(WHITE_SPACE).startswith(b"[") or start.strip(WHITE_SPACE) == b"{"
+        text = start + file.read() if is_whole else None
     if text is None:
         yield from (row for _, row in read_jsonl(path))
         return
@@ -268,40 +225,23 @@ def _json_rows(path: str) -> Iterator[dict[str, Any]]:
 
 
 def _csv_rows(path: str) -> Iterator[dict[str, Any]]:
-    """The lines of a csv file with a header. Cells are text; lists stand in them as JSON."""
+    """The lines of a csv file with a header. Cells are text; in columns of lists they are JSON."""
     csv.field_size_limit(2**31 - 1)  # transcripts are longer than the default of 131,072
-    with _opened(path) as file:
-        reader = csv.DictReader(file, strict=True)
+    with opened(path) as file:
+        reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
         columns = reader.fieldnames or []
-        if len(set(columns)) < len(columns):
-            twice = next(column for column in columns if columns.count(column) > 1)
-            raise ValueError(f"{path} has the column {twice!r} twice; rename one")
+        if twice := [column for column in columns if columns.count(column) > 1]:
+            raise ValueError(f"{path} has the column {twice[0]!r} twice; rename one")
         for row in reader:
             if None in row:
                 raise ValueError(
                     f"{path} line {reader.line_num} has more cells than the header's {len(columns)}; "
                     "put cells with commas in quotes"
                 )
-            yield {column: _csv_cell(column, cell) for column, cell in row.items()}
-
-
-def _csv_cell(column: str, cell: str | None) -> Any:
-    """A cell as text, or decoded where it is a list by its column, or a list of messages by its content."""
-    if not cell or cell[0] not in "[{":
-        return cell
-    try:
-        value = json.loads(cell)
-    except ValueError:
-        return cell
-    messages = isinstance(value, list) and all(
-        isinstance(item, dict) and {"role", "from"} & item.keys() for item in value
-    )
-    return value if column in JSON_COLUMNS or (messages and value) else cell  # a reply may be JSON: that stays text
+            yield {name: from_json(cell) if name in JSON_COLUMNS else cell for name, cell in row.items()}
 
 
 def _kind_of(path: Path) -> str | None:
     """`.csv` for `a.csv` and `a.csv.gz`; `None` for what is no data file."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    zipped = suffixes[-1:] == [".gz"]
-    kind = suffixes[-1 - zipped] if len(suffixes) > zipped else None
-    return kind if kind in KINDS and not (zipped and kind == ".parquet") else None
+    name = path.name.lower()
+    return next((kind for kind in KINDS if name.endswith((kind, f"{kind}.gz"))), None)

@@ -154,6 +154,14 @@ def _with_json_arguments(call: dict[str, Any]) -> dict[str, Any]:
     return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
 
 
+def rendered_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> str:
+    """A conversation as the chat template writes it; nothing where the template refuses it."""
+    try:
+        return tokenizer.apply_chat_template(template_form(tokenizer).fit(messages), tokenize=False)
+    except Exception:  # whatever a template says of what it does not take
+        return ""
+
+
 def trim_template_tail(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Let the chat template end a conversation at its last special token, as generated text ends.
 
@@ -169,11 +177,7 @@ def trim_template_tail(tokenizer: PreTrainedTokenizerBase) -> bool:
         template = template.get("default")
     if template is None or template.startswith("{% set rendered %}"):
         return False
-    probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    try:
-        rendered = tokenizer.apply_chat_template(template_form(tokenizer).fit(probe), tokenize=False)
-    except Exception:  # a template that refuses this conversation (tool use only, …) is left alone
-        return False
+    rendered = rendered_text(tokenizer, DIALOGUE)
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     special |= set(tokenizer.all_special_tokens)
     body = rendered.rstrip()

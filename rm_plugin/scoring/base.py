@@ -28,7 +28,7 @@ from jinja2 import TemplateError
 from scipy.special import expit
 from tqdm.auto import tqdm
 
-from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text, match_kinds, template_arguments
+from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text, template_arguments
 from ..data.control_tokens import CONTROL_TOKENS
 from ..data.encoding import (
     REASONING_MODES,
@@ -336,10 +336,9 @@ class Scorer(Reward):
     def comparison(
         prompt: Text, completions: list[Text], *, allow_empty: bool = False, **template_arguments
     ) -> Comparison:
-        """A plain completion of a conversation is the assistant's message, a plain prompt of messages the user's."""
+        """One prompt and its completions, of which an empty one is refused unless it is allowed."""
         if not allow_empty and any(not text for text in completions):
             raise ValueError("a completion is empty; every completion needs text")
-        prompt, completions = match_kinds(prompt, completions)
         return Comparison(prompt, completions, **template_arguments)
 
     # --- plan and compute

@@ -93,8 +93,8 @@ class RowEncoder:
             group = self._tokenised(row, index) if tokenised else self._encoded(row, index)
         except BadRow as bad_row:
             if self.on_bad_row == "error":
-                raise
-            return _encoded_row(index, EncodedGroup([]), f"{bad_row.cause}; {bad_row.fix}")
+                raise BadRow(f"row {index}: {bad_row}") from None
+            return _encoded_row(index, EncodedGroup([]), str(bad_row))
         group = without_trailing_pads(group, self.trailing_pad_id)
         ranks = group.ranks or []
         if len(ranks) > 1 and (self.ties or len(set(ranks)) > 1):
@@ -102,12 +102,12 @@ class RowEncoder:
         return _encoded_row(index, group, OVER_LENGTH if group.num_dropped else NO_PREFERENCE)
 
     def _encoded(self, row: dict[str, Any], index: int) -> EncodedGroup:
-        comparison = to_comparison(row, index)
+        comparison = to_comparison(row)
         limits = {name: getattr(self, name) for name in ("max_length", "truncation_mode", "reasoning")}
         try:
             return encode(comparison, self.tokenizer, **limits)
         except TemplateError as error:  # such as "roles must alternate"
-            raise BadRow(f"the chat template refuses it: {error}", "fix the row or the template", index) from None
+            raise BadRow(f"the chat template refuses it: {error}; fix the row or the template") from None
         except ValueError as error:
             raise ValueError(f"row {index}: {error}") from None
 
@@ -115,7 +115,7 @@ class RowEncoder:
         """TRL's `chosen_ids` and `rejected_ids`, under the over-length policy that text gets."""
         names = ("chosen_ids", "rejected_ids")
         if empty := [name for name in names if not row[name]]:
-            raise BadRow(f"`{empty[0]}` is empty", "give at least one token id", index)
+            raise BadRow(f"`{empty[0]}` is empty; give at least one token id")
         group = within_limit(
             {f"row {index}: `{name}`": list(row[name]) for name in names},
             self.tokenizer,

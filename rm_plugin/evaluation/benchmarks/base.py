@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...data.comparison import Comparison, Text, match_kinds
+from ...data.comparison import Comparison, Text
 
 Scored = tuple[Comparison, np.ndarray]
 Means = Mapping[str, Any]  # group to mean: a number, or an array over the resamples of a bootstrap
@@ -168,7 +168,6 @@ def text_list(row: Row, column: str, length: int | None = None) -> list[str]:
 
 def preferred(prompt: Text, first: Text, second: Text, by: float, **fields: Any) -> Comparison | None:
     """The first preferred to the second if `by` > 0, the second if `by` < 0; no comparison if it is 0."""
-    prompt, (first, second) = match_kinds(prompt, [first, second])
     better, worse = (first, second) if by > 0 else (second, first)
     return Comparison(prompt, chosen=[better], rejected=[worse], **fields) if by else None
 

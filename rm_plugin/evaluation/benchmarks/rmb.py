@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...data.comparison import Comparison, match_kinds
+from ...data.comparison import Comparison
 from .base import Benchmark, Means, Row, average, grouped_items, plain_messages
 
 KINDS = {"Pairwise_set": "Pairwise", "BoN_set": "BoN"}
@@ -30,8 +30,7 @@ def rmb(row: Row, origin: str) -> Comparison:
         key = f"bon/{row.get('bon_uid')}"
     else:
         answers, key = [row["chosen"]["answer"], row["reject"]["answer"]], f"pair/{row.get('pair_uid')}"
-    prompt, (best, *losers) = match_kinds(prompt, answers)
-    return Comparison(prompt, chosen=[best], rejected=losers, id=key, subset=path)
+    return Comparison(prompt, chosen=answers[:1], rejected=answers[1:], id=key, subset=path)
 
 
 def best_beats_all(comparison: Comparison, scores: np.ndarray) -> float:
