@@ -231,7 +231,7 @@ def test_output_may_be_the_input(command, model, tmp_path):
         ),
         (
             '{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}',
-            " line 1: `prompt` is text, which is not in the messages of `completion`",
+            " line 1: `completion` ends with a message of role 'user'; end it with an assistant message",
         ),
         (
             '{"prompt": "a", "completion": "b", "system": "c"}',
@@ -241,7 +241,7 @@ def test_output_may_be_the_input(command, model, tmp_path):
             '{"prompt": "a", "completion": "b", "score": 1}',
             " line 1: it has a field 'score', which would be overwritten",
         ),
-        (b'{"prompt": "\xff"}', " line 1 is not UTF-8 text (invalid start byte); save it as UTF-8"),
+        (b'{"prompt": "\xff"}', " line 1 cannot be read ('utf-8' codec can't decode byte 0xff"),
     ],
 )
 def test_bad_input_is_one_line_that_says_where(command, model, tmp_path, text, line):
