@@ -339,7 +339,10 @@ def _read_completions(row: Mapping[str, Any], candidates: bool) -> tuple[dict[st
     values = [_text_of_output(value) for value in values] if isinstance(values, list) else values
     if not isinstance(values, list) or _is_one_text(values):
         raise BadRow(f"`{column}` is {show_value(values)}; it is a list, each item text or a list of messages")
-    texts = _read_texts(values[0] if column == "completion" else values, column, candidates)
+    if column == "completion":
+        texts = {column: _read_text(values[0], column, candidates)}
+    else:
+        texts = _read_texts(values, column, candidates)
     return texts, None if candidates else _read_ranks(row, len(texts))
 
 

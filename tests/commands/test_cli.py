@@ -227,7 +227,7 @@ def test_output_may_be_the_input(command, model, tmp_path):
         ('{"prompt": {"text": "a"}, "completion": "b"}', " line 1: message 0 of `prompt` has no `role`; every"),
         (
             '{"prompt": "a", "completion": [{"text": "b"}]}',
-            " line 1: message 0 of `completion[0]` has no `role`; every",
+            " line 1: message 0 of `completion` has no `role`; every",
         ),
         (
             '{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}',
