@@ -84,8 +84,8 @@ def load_rows(
     if name is not None and not on_hub:
         raise ValueError(f"name={name!r} is for hub data sets, which {where} is not; leave it out")
     if on_hub:
-        options = {"name": name, "data_dir": data_dir, "revision": revision}
-        splits = _load_from_hub(source, split=split, streaming=streaming, **options)
+        options = {"split": split, "streaming": streaming, "data_dir": data_dir, "revision": revision}
+        splits = _load_from_hub(source, name, **options)
     else:
         splits = source if path is None else _find_splits(path)
     if not isinstance(splits, dict):  # one table; the hub's is that of the split already
@@ -96,7 +96,7 @@ def load_rows(
     return rows.to_iterable_dataset() if streaming and isinstance(rows, datasets.Dataset) else rows
 
 
-def _load_from_hub(source: str, **options: Any) -> Any:
+def _load_from_hub(source: str, name: str | None, **options: Any) -> Any:
     """A hub data set, from the cache where the hub cannot be reached; one line where neither has it."""
     import datasets
 
@@ -104,7 +104,7 @@ def _load_from_hub(source: str, **options: Any) -> Any:
     level = logger.level
     logger.setLevel(logging.ERROR)  # offline it writes a dozen lines about its retries before the error that counts
     try:
-        return datasets.load_dataset(source, **options)
+        return datasets.load_dataset(source, name, **options)
     except Exception as error:  # some ten types, of datasets, huggingface_hub, fsspec and pyarrow
         raise ValueError(
             f"{source!r} is no file or folder here, and the hub did not give it ({one_line(error)}); "

@@ -222,7 +222,7 @@ def test_output_may_be_the_input(command, model, tmp_path):
         ('{"prompt": "a", "completion": ""}', " line 1: `completion` is empty; every completion needs text"),
         (
             '{"prompt": "a", "completion": 4}',
-            " line 1: `completion[0]` is 4 (int); it must be text or a list of messages",
+            " line 1: `completion` is 4 (int); it must be text or a list of messages",
         ),
         ('{"prompt": {"text": "a"}, "completion": "b"}', " line 1: message 0 of `prompt` has no `role`; every"),
         (

@@ -953,7 +953,7 @@ def test_a_hub_id_goes_to_datasets_with_all_its_arguments(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert list(load_rows("allenai/reward-bench", split="filtered", name="default")) == ROWS
     options = {"split": "filtered", "streaming": False, "data_dir": None, "revision": None}
-    assert calls == [(("allenai/reward-bench",), options | {"name": "default"})]
+    assert calls == [(("allenai/reward-bench", "default"), options)]
 
 
 def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):

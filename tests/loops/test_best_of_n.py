@@ -1071,7 +1071,7 @@ def test_a_conversation_needs_a_chat_template(policy, scorer):
     [
         ([], "there are no candidates"),
         ([{"completions": ["a"]}], "row 0: there is no prompt"),
-        ([{"prompt": "p"}], "row 0: `chosen` and `rejected` are missing .found: prompt.; a preference row has"),
+        ([{"prompt": "p"}], "row 0: `chosen` and `rejected` missing .found: prompt.; a preference row has"),
         ([{"prompt": "p", "completions": []}], "row 0: `completions` is an empty list"),
         (
             [{"prompt": "p", "outputs": [{"tokens": [1]}]}],
