@@ -13,12 +13,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import atomic_writer, read_jsonl, write_atomically
-from ..messages import explained, located, nearest, one_line
+from ..messages import check_choice, explained, located, nearest, one_line
 
 if TYPE_CHECKING:
     from ..data.comparison import Comparison
@@ -237,7 +237,9 @@ def _ppo(args: argparse.Namespace) -> None:
 
 def _evaluate_options(add) -> None:
     add("model", nargs="?", metavar="MODEL", help=f"{MODEL_HELP}; or module:callable")
-    add("--benchmark", action="append", default=[], metavar="NAME", help="see rm-plugin benchmarks; may be repeated")
+    help = "see rm-plugin benchmarks, or module:NAME of yours (docs/benchmarks.md); may be repeated"
+    add("--benchmark", action="append", default=[], metavar="NAME", help=help)
+    add("--suite", metavar="NAME", help="several benchmarks, and the row that papers print of them: skywork")
     add("--data", metavar="FILE_OR_ID", help="any preference data instead: file, folder or hub id")
     add(
         "--source",
@@ -264,12 +266,16 @@ def _evaluate_options(add) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     """measure a reward model on benchmarks or on any preference data"""
-    from ..evaluation.benchmarks import load_benchmark
+    from ..evaluation.benchmarks import SUITES, load_benchmark
     from ..evaluation.harness import evaluate, evaluate_scores
+    from ..evaluation.leaderboard import suite_table
     from ..evaluation.report import print_report
     from ..processes import Processes
     from ..scoring.rewards import is_dotted_path
 
+    if args.suite is not None:
+        check_choice("suite", args.suite, SUITES)
+        args.benchmark += [name for parts in SUITES[args.suite].values() for name, _ in parts]
     if bool(args.benchmark) == bool(args.data):
         raise ValueError("give either --benchmark NAME (see rm-plugin benchmarks) or --data FILE_OR_ID")
     if args.data and args.source:
@@ -297,12 +303,15 @@ def _evaluate(args: argparse.Namespace) -> None:
     options |= {"progress": sys.stderr.isatty(), **shown_as}
     as_trained = {"truncation_mode": "drop", "control_tokens": "parse", **scorer_options}
     model = args.model if is_function else load_scorer(args.model, **as_trained)
+    reports = []
     for data in loaded:
-        output = Path(args.output) if len(jobs) == 1 else Path(args.output, data.name)
-        report = evaluate(model, data, output=output, **options)
+        output = Path(args.output) if len(jobs) == 1 else Path(args.output, data.name.replace(":", "."))
+        reports.append(evaluate(model, data, output=output, **options).report)
         if processes.rank == 0:
-            print_report(report.report)
+            print_report(reports[-1])
             print(f"report: {output / 'report.html'}\n")
+    if args.suite is not None and processes.rank == 0:
+        suite_table(args.suite, reports).print()
 
 
 def _named_sources(benchmarks: list[str], sources: list[str]) -> dict[str, str | None]:
@@ -338,20 +347,25 @@ def _leaderboard_options(add) -> None:
     add("--csv", metavar="FILE", help="write a table, fractions of 1")
     add("--markdown", metavar="FILE", help="write tables in Markdown")
     add("--published", metavar="CSV", help="published scores for context: columns model, benchmark, score")
+    add(
+        "--benchmark", action="append", default=[], metavar="MODULE:NAME", help="a benchmark of yours that runs are of"
+    )
     add("--model-card", metavar="README", help="put the metrics of one model into its README.md and beside it")
 
 
 def _leaderboard(args: argparse.Namespace) -> None:
     """put finished evaluations side by side"""
+    from ..evaluation.benchmarks import get_benchmark
     from ..evaluation.leaderboard import build_leaderboard, find_runs
     from ..evaluation.report import update_model_card
 
     _refuse_equal_paths(args, ("html", "csv", "markdown", "model_card"), inputs=("published",))
+    for name in args.benchmark:
+        get_benchmark(name)
     board = build_leaderboard(args.folders, args.published)
-    for path, text in ((args.html, board.to_html), (args.csv, board.to_csv), (args.markdown, board.to_markdown)):
-        if path:
-            write_atomically(path, text())
-            print(path)
+    _write_forms(
+        (args.html, lambda: board.to_html(args.html)), (args.csv, board.to_csv), (args.markdown, board.to_markdown)
+    )
     if args.model_card:
         reports = [run.report for same in find_runs(args.folders).values() for run in same]
         names = sorted({report["model"]["name"] for report in reports})
@@ -366,14 +380,30 @@ def _leaderboard(args: argparse.Namespace) -> None:
 def _compare_options(add) -> None:
     add("a", metavar="A", help="--output folder of evaluate, or a folder above several")
     add("b", metavar="B", help="the same of the other model")
+    add("--html", metavar="FILE", help="write a page")
+    add("--json", metavar="FILE", help="write all numbers")
+    add("--csv", metavar="FILE", help="write a table by benchmark and subset, fractions of 1")
+    add(
+        "--benchmark", action="append", default=[], metavar="MODULE:NAME", help="a benchmark of yours that runs are of"
+    )
 
 
 def _compare(args: argparse.Namespace) -> None:
     """say whether the difference between two evaluated models is real"""
-    from ..evaluation.leaderboard import compare_runs, print_comparison
+    from ..evaluation.benchmarks import get_benchmark
+    from ..evaluation.leaderboard import compare_runs, comparisons_csv, comparisons_page, print_comparison
 
-    for result in compare_runs(args.a, args.b):
+    _refuse_equal_paths(args, ("html", "json", "csv"))
+    for name in args.benchmark:
+        get_benchmark(name)
+    results = compare_runs(args.a, args.b)
+    for result in results:
         print_comparison(result)
+    _write_forms(
+        (args.html, lambda: comparisons_page(results)),
+        (args.json, lambda: json.dumps(results, indent=1) + "\n"),
+        (args.csv, lambda: comparisons_csv(results)),
+    )
 
 
 def _export_options(add) -> None:
@@ -468,6 +498,14 @@ def _refuse_equal_paths(args: argparse.Namespace, outputs: Iterable[str], inputs
         other = seen.setdefault(Path(path).resolve(), name)
         if other != name:
             raise ValueError(f"{_option(other)} and {_option(name)} are the same file, {path}; name another one")
+
+
+def _write_forms(*forms: tuple[str | None, Callable[[], str]]) -> None:
+    """Write each text to its path, where one is given."""
+    for path, text in forms:
+        if path:
+            write_atomically(path, text())
+            print(path)
 
 
 def _write_lines(path: str, rows: list[dict[str, Any]]) -> int:

@@ -190,7 +190,12 @@ def line_plot(
     return _svg(draw, f"{ylabel} over {xlabel}, {len(at)} points")
 
 
-def accuracy_bars(bars: Sequence[tuple[str, float, Sequence[float | None] | None]], label: str = "accuracy") -> str:
+def accuracy_bars(
+    bars: Sequence[tuple[str, float, Sequence[float | None] | None]],
+    label: str = "accuracy",
+    muted: Sequence[bool] = (),
+    chance: float | None = None,
+) -> str:
     """
     One bar per row with its interval, such as the subsets of a benchmark.
 
@@ -199,6 +204,10 @@ def accuracy_bars(bars: Sequence[tuple[str, float, Sequence[float | None] | None
             The interval is `[low, high]`, or `None` where there is none.
         label (`str`, *optional*, defaults to `"accuracy"`):
             What the values are.
+        muted (`Sequence[bool]`, *optional*):
+            Whether each bar is grey, such as that of a baseline.
+        chance (`float`, *optional*):
+            Where a line says what luck gives.
 
     Returns:
         `str`: SVG, as high as it has rows.
@@ -207,7 +216,10 @@ def accuracy_bars(bars: Sequence[tuple[str, float, Sequence[float | None] | None
 
     def draw(axes: Axes) -> None:
         positions = np.arange(len(bars))
-        axes.barh(positions, values, color=ACCENT, height=0.62, linewidth=0)
+        colors = [FAINT if grey else ACCENT for grey in muted or [False] * len(bars)]
+        axes.barh(positions, values, color=colors[: len(bars)], height=0.62, linewidth=0)
+        if chance is not None:
+            axes.axvline(chance, color=WARM, linestyle="--", linewidth=1)
         for position, interval in zip(positions, intervals, strict=True):
             if interval and interval[0] is not None:
                 axes.hlines(position, *interval, color=INK, linewidth=1.2)

@@ -18,16 +18,19 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, product
+from itertools import chain, groupby, product
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
 
 from ..files import parse_json
 from ..messages import located, printable
 from ..metrics.statistics import holm_correction, significance_tiers
-from .benchmarks import get_benchmark
+from .benchmarks import BENCHMARKS, SUITES, get_benchmark
 from .harness import read_about
-from .page import Section, Table, bounds, markdown_text, percent, points, render_page
+from .page import Link, Section, Table, bounds, markdown_text, percent, points, render_page
 from .report import ALPHA, Row, bars_plot, data_title, remarks, rows
 from .results import SCORE, draw_items
 
@@ -76,6 +79,10 @@ class Run:
         items = folder / "items.json"
         with located(f"{folder} is no whole run (evaluate it again)"):
             run = cls(folder, report, parse_json(items.read_text(encoding="utf-8"), str(items)))
+            if run.data[0] not in BENCHMARKS:  # of the user's, and no file of others may name what is imported
+                raise ValueError(
+                    f"the benchmark {run.data[0]} is not known here; name it with --benchmark MODULE:NAME"
+                )
             rows(report), remarks(report)  # all that a table shows
             lengths = [len(run.items[key]) for key in ("groups", "clusters")]
             if lengths != [len(run.items["credits"]["model"])] * 2:
@@ -126,6 +133,8 @@ class Entry:
         numbers (`dict[str, Row]`): `rows` of the report; at least `score`.
         tier (`int`, *optional*): of significance, 1 is the best.
         model (`str`): the name of the model on the whole board.
+        run ([`Run`], *optional*): what it is of.
+        notes (`list[int]`): numbers of its footnotes.
     """
 
     name: str
@@ -133,6 +142,8 @@ class Entry:
     numbers: Mapping[str, Row]
     tier: int | None = None
     model: str = ""
+    run: Run | None = None
+    notes: Sequence[int] = ()
 
     @property
     def score(self) -> float:
@@ -148,6 +159,13 @@ class Entry:
         """A number of the report as it is shown."""
         return self.numbers[key].text if key in self.numbers else "–"
 
+    def link(self, text: str, page: Path | None) -> str:
+        """A text that leads from a page to the report of the run."""
+        if self.run is None or page is None:
+            return text
+        report = os.path.relpath((self.run.folder / "report.html").resolve(), page.resolve().parent)
+        return Link(text, Path(report).as_posix())
+
 
 @dataclass
 class BenchmarkTable:
@@ -159,21 +177,64 @@ class BenchmarkTable:
     comparisons: list[dict[str, Any]]
     remarks: list[str]
 
-    def scores(self) -> Table:
-        """The table as it is shown, with the sections that say more than the score."""
-        models = [entry for entry in self.rows if entry.kind == "model"]
-        keys = dict.fromkeys(key for entry in models for key, row in entry.numbers.items() if row.kind == "section")
-        sections = [key for key in keys if any(one.text(key) != one.text("score") for one in models)][:MAX_SECTIONS]
-        columns = ["model", "tier", "score, %", "95 % interval", "pairs, tie ½", "length-controlled", "NLL"]
-        cells = [
-            [one.name, str(one.tier or "–"), one.text("score"), bounds(one.interval)]
-            + [one.text(key) for key in ("pairwise", LENGTH_CONTROLLED, NLL, *sections)]
-            for one in self.rows
-        ]
-        names = [key.removeprefix("section/") for key in sections]
-        return Table([*columns, *names], cells, [entry.kind for entry in self.rows])
+    @property
+    def models(self) -> list[Entry]:
+        """The rows of models."""
+        return [entry for entry in self.rows if entry.kind == "model"]
 
-    def sections(self) -> list[Section]:
+    def section_names(self) -> list[str]:
+        """The sections that say more than the score, as many as the table of scores shows."""
+        keys = dict.fromkeys(k for one in self.models for k, row in one.numbers.items() if row.kind == "section")
+        telling = [key for key in keys if any(one.text(key) != one.text("score") for one in self.models)]
+        return [key.removeprefix("section/") for key in telling[:MAX_SECTIONS]]
+
+    def scores(self, page: Path | None = None) -> Table:
+        """The table as it is shown; numbers in brackets are those of `remarks`."""
+        sections = self.section_names()
+        columns = ["model", "tier", "score, %", "95 % interval", "pairs, tie ½", "ties, %", "unscored"]
+        cells = []
+        for one in self.rows:
+            name = one.name + "".join(f" [{number}]" for number in one.notes)
+            ties = unscored = "–"
+            if one.run is not None:
+                ties = percent(one.run.report["metrics"]["pairwise"]["tie_rate"])
+                unscored = f"{one.run.report['counts']['num_unscored_comparisons']:,}"
+            cells.append(
+                [one.link(name, page), str(one.tier or "–"), one.text("score"), bounds(one.interval)]
+                + [one.text("pairwise"), ties, unscored]
+                + [one.text(key) for key in (LENGTH_CONTROLLED, NLL, *(f"section/{name}" for name in sections))]
+            )
+        return Table([*columns, "length-controlled", "NLL", *sections], cells, [entry.kind for entry in self.rows])
+
+    def by_level(self) -> list[tuple[str, Table]]:
+        """What the table of scores does not show: every section and group, one table per level, its columns models."""
+        level_of, values, counts = get_benchmark(self.report["benchmark"]["name"]).level, [], {}
+        for one in self.models:
+            official = one.run.report["metrics"]["official"]
+            counts |= {name: f"{group['num_items']:,}" for name, group in official["subsets"].items()}
+            groups = {name: group["accuracy"] for name, group in official["subsets"].items()}
+            values.append(groups | {name: section["value"] for name, section in official["sections"].items()})
+        levels: dict[str, list[str]] = {}
+        for name in dict.fromkeys(name for one in values for name in one):
+            if (level := level_of(name)) is not None:
+                levels.setdefault(level, []).append(name)
+        tables = []
+        for level, names in levels.items():
+            if len(names) > 1 and not set(names) <= set(self.section_names()):
+                cells, kinds = [], []
+                for folder, members in groupby(names, key=lambda name: name.rpartition("/")[0]):
+                    if folder:
+                        cells.append([folder] + [""] * (1 + len(values)))
+                        kinds.append("group")
+                    for name in members:
+                        texts = [percent(one.get(name)) for one in values]
+                        cells.append([name.rpartition("/")[2], counts.get(name, ""), *texts])
+                        kinds.append("section" if folder else "")
+                table = Table([level, "n", *(one.name for one in self.models)], cells, kinds)
+                tables.append((f"By {level} ({len(names)})", table))
+        return tables
+
+    def sections(self, page: Path | None = None) -> list[Section]:
         """Its parts of a page."""
         counts, notes = self.report["counts"], self.report["benchmark"]["notes"]
         caption = f"{counts['num_comparisons']:,} comparisons, {counts['num_pairs']:,} pairs"
@@ -184,12 +245,16 @@ class BenchmarkTable:
         ]
         columns, title = ["better", "worse", "points", "p", "p (Holm)"], "Differences between models"
         bars = [(one.name, one.score, one.interval) for one in self.rows]
+        muted = [one.kind != "model" for one in self.rows]
+        chance = self.report["baselines"]["random"]["score"]
+        caption_of_bars = "Scores with 95 % intervals; the line is at chance"
         return [
-            Section(self.title, paragraphs=[(caption, "soft")], tables=[self.scores()]),
+            Section(self.title, paragraphs=[(caption, "soft")], tables=[self.scores(page)]),
             Section(
-                paragraphs=[(sentence, "warning") for sentence in self.remarks],
+                paragraphs=[(f"[{i}] {sentence}", "soft") for i, sentence in enumerate(self.remarks, start=1)],
                 tables=[Table(columns, differences, title=title, num_text_columns=2)] if differences else (),
-                plots=[bars_plot(bars, "score", "Scores with 95 % intervals")],
+                plots=[bars_plot(bars, "score", caption_of_bars, muted=muted, chance=chance)],
+                folded=self.by_level(),
             ),
         ]
 
@@ -205,29 +270,47 @@ class Leaderboard:
 
     tables: list[BenchmarkTable]
 
-    def overview(self) -> Table:
-        """Models × benchmarks, one row per model; of several runs of a model each has its score in the cell."""
-        cells: dict[tuple[int, str], dict[str, list[str]]] = {}
+    def overview(self, page: Path | None = None) -> Table:
+        """
+        Models × benchmarks, one row per model; of several runs of a model each has its score in the cell, and their
+        mean counts. Means and ranks are over the benchmarks that every model has.
+        """
+        found: dict[tuple[str, str], dict[str, list[Entry]]] = {}
         for table in self.tables:
             for one in table.rows:
-                score = f"{one.text('score')} {bounds(one.interval)}".removesuffix(" –")
-                tier = "" if one.tier is None else f" ({one.tier})"
-                line = cells.setdefault((KINDS.index(one.kind), one.model or one.name), {})
-                line.setdefault(table.title, []).append(score + tier)
-        titles, ordered = [table.title for table in self.tables], sorted(cells, key=lambda key: key[0])
-        lines = [[key[1], *("; ".join(cells[key].get(title, ["–"])) for title in titles)] for key in ordered]
-        return Table(["model", *titles], lines, [KINDS[kind] for kind, _ in ordered])
+                found.setdefault((one.kind, one.model or one.name), {}).setdefault(table.title, []).append(one)
+        titles, models = [table.title for table in self.tables], [key for key in found if key[0] == "model"]
+        common = [title for title in titles if all(title in found[key] for key in models)]
+        means = {
+            key: float(np.mean([np.mean([one.score for one in entries[title]]) for title in common]))
+            for key, entries in found.items()
+            if common and all(title in entries for title in common)
+        }
+        ranks = [rankdata([-np.mean([one.score for one in found[key][title]]) for key in models]) for title in common]
+        mean_ranks = dict(zip(models, np.mean(ranks, axis=0), strict=True)) if common else {}
+        ordered = sorted(found, key=lambda key: (KINDS.index(key[0]), -means.get(key, 0.0)))
+        rows = []
+        for key in ordered:
+            entries = found[key]
+            runs = [one.run for title in titles for one in entries.get(title, ()) if one.run is not None]
+            about = ["; ".join(dict.fromkeys(map(show, runs))) or "–" for show in (_kind, _base, _size)]
+            rank = f"{mean_ranks[key]:.1f}" if key in mean_ranks else "–"
+            cells = [_cell(entries.get(title, ()), page) for title in titles]
+            rows.append([key[1], percent(means.get(key)), rank, *cells, *about])
+        columns = ["model", f"mean of {len(common)}", "mean rank", *titles, "type", "base", "parameters"]
+        return Table(columns, rows, [kind for kind, _ in ordered])
 
-    def to_html(self) -> str:
-        """One self-contained page."""
+    def to_html(self, page: str | os.PathLike | None = None) -> str:
+        """One self-contained page; where `page` says where it will lie, scores lead to the reports of their runs."""
+        where = None if page is None else Path(page)
         legend = (
             "Official score in percent, its 95 % interval, and its tier (in brackets in the overview): models of one "
             "tier do not differ significantly from its best one (paired tests on the same items, Holm-corrected over "
-            f"all pairs, level {ALPHA}). Baselines read nothing: random scores, the longer text wins, all texts tie."
+            f"all pairs, level {ALPHA}). Mean and mean rank are over the benchmarks that every model has. Baselines "
+            "read nothing: random scores, the longer text wins, all texts tie."
         )
-        overview = [self.overview()] if len(self.tables) > 1 else []
-        sections = [Section(paragraphs=[(legend, "soft")], tables=overview)]
-        sections += [section for table in self.tables for section in table.sections()]
+        sections = [Section(paragraphs=[(legend, "soft")], tables=[self.overview(where)])]
+        sections += [section for table in self.tables for section in table.sections(where)]
         return render_page("Leaderboard of reward models", sections)
 
     def to_markdown(self) -> str:
@@ -235,21 +318,68 @@ class Leaderboard:
         parts = []
         for table in self.tables:
             parts += [f"## {markdown_text(table.title)}", "", table.scores().markdown(), ""]
-            parts += [f"- {markdown_text(sentence)}" for sentence in table.remarks] + [""] * bool(table.remarks)
+            parts += [f"- [{i}] {markdown_text(sentence)}" for i, sentence in enumerate(table.remarks, start=1)]
+            parts += [""] * bool(table.remarks)
         return "\n".join(parts)
 
     def to_csv(self) -> str:
         """One line per model and benchmark: fractions of 1, not percent."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["benchmark", "model", "kind", "score", "low", "high", "tier", "pairwise_accuracy", "nll"])
-        for table in self.tables:
-            for one in table.rows:
-                numbers = (one.numbers[key].value if key in one.numbers else None for key in ("pairwise", NLL))
-                # A spreadsheet would run what starts so.
-                names = [f"'{name}" if name[:1] in tuple("=+-@\t\r") else name for name in (table.title, one.name)]
-                writer.writerow([*names, one.kind, one.score, *(one.interval or ("", "")), one.tier, *numbers])
-        return buffer.getvalue()
+        columns = ["benchmark", "model", "kind", "score", "low", "high", "tier", "pairwise_accuracy", "nll"]
+        lines = [
+            [table.title, one.name, one.kind, one.score, *(one.interval or ("", "")), one.tier]
+            + [one.numbers[key].value if key in one.numbers else None for key in ("pairwise", NLL)]
+            for table in self.tables
+            for one in table.rows
+        ]
+        return csv_text(columns, lines)
+
+
+def csv_text(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV; a text that a spreadsheet would run gets a quote before it."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for line in lines:
+        writer.writerow([f"'{v}" if isinstance(v, str) and v[:1] in tuple("=+-@\t\r") else v for v in line])
+    return buffer.getvalue()
+
+
+def _cell(entries: Sequence[Entry], page: Path | None) -> str:
+    """The score of a model on one benchmark, of each of its runs; it leads to the report of the first."""
+    texts = []
+    for one in entries:
+        tier = "" if one.tier is None else f" ({one.tier})"
+        texts.append(f"{one.text('score')} {bounds(one.interval)}".removesuffix(" –") + tier)
+    return entries[0].link("; ".join(texts), page) if entries else "–"
+
+
+def _kind(run: Run) -> str:
+    model = run.report["model"]
+    return " ".join(str(model[key]) for key in ("kind", "dtype") if model.get(key))
+
+
+def _base(run: Run) -> str:
+    return str(run.report["model"].get("base") or "–")
+
+
+def _size(run: Run) -> str:
+    """`135M`, `8.0B`."""
+    number = run.report["model"].get("num_parameters")
+    if not isinstance(number, int):
+        return "–"
+    return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.0f}M" if number >= 1e6 else f"{number:,}"
+
+
+def suite_table(suite: str, reports: Iterable[Mapping[str, Any]]) -> Table:
+    """The row that papers print of one model on the benchmarks of `SUITES`; JudgeBench counts once in the mean."""
+    found = {report["benchmark"]["name"]: (report["model"]["name"], rows(report)) for report in reports}
+    values = {
+        column: float(np.mean([found[name][1][key].value for name, key in parts]))
+        for column, parts in SUITES[suite].items()
+    }
+    mean = float(np.mean([value for column, value in values.items() if not column.endswith(" macro")]))
+    cells = [next(iter(found.values()))[0], *map(percent, values.values()), percent(mean)]
+    return Table(["model", *values, "mean"], [cells], title=f"{suite}, %")
 
 
 def build_leaderboard(
@@ -290,20 +420,20 @@ def _table(
     title: str, runs: list[Run], models: Mapping[str, str], entries: list[Entry], num_samples: int
 ) -> BenchmarkTable:
     """The entries of these runs and of the baselines beside the published ones."""
-    first, names, sentences = runs[0], run_names(runs, models), []
+    first, names, footnotes = runs[0], run_names(runs, models), {}
     benchmark, credits = get_benchmark(first.data[0]), [run.items["credits"]["model"] for run in runs]
     draw = draw_items(benchmark, credits, first.items["groups"], first.items["clusters"], num_samples=num_samples)
     compared = significance_tiers(draw, names, SCORE)
     tiers = {row["model"]: row["tier"] for row in compared["models"]}
     for name, run in zip(names, runs, strict=True):
-        entries.append(Entry(name, "model", rows(run.report), tiers[name], models[run.model]))
-        sentences += [one if len(runs) == 1 else f"{name}: {one}" for one in remarks(run.report)]
+        notes = [footnotes.setdefault(sentence, 1 + len(footnotes)) for sentence in remarks(run.report)]
+        entries.append(Entry(name, "model", rows(run.report), tiers[name], models[run.model], run, notes))
     for name, one in first.report["baselines"].items():
         score = rows(first.report)[f"baseline/{name}"]
         pairwise = replace(score, value=one["pairwise_accuracy"], interval=None)
         entries.append(Entry(score.name, "baseline", {"score": score, "pairwise": pairwise}))
     entries.sort(key=lambda entry: -entry.score)
-    return BenchmarkTable(title, first.report, entries, compared["comparisons"], list(dict.fromkeys(sentences)))
+    return BenchmarkTable(title, first.report, entries, compared["comparisons"], list(footnotes))
 
 
 def _read_published(path: str | os.PathLike, names: set[str]) -> dict[str, list[Entry]]:
@@ -404,8 +534,8 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
     }
 
 
-def print_comparison(result: dict[str, Any]) -> None:
-    """One comparison on the terminal, the answer first."""
+def comparison_section(result: dict[str, Any]) -> Section:
+    """One comparison in words, the answer first, and its subsets as a table."""
     size = f"{100 * abs(result['difference']):.1f} points"
     if result["p_value"] < ALPHA:
         winner, loser = ("a", "b") if result["difference"] > 0 else ("b", "a")
@@ -414,17 +544,40 @@ def print_comparison(result: dict[str, Any]) -> None:
         answer = f"{result['a']} and {result['b']} do not differ significantly ({size})"
     lines = [
         f"{result['benchmark']}: {answer} (p = {result['p_value']:.2g}, {result['method']}).",
-        f"  {percent(result['score_a'])} % − {percent(result['score_b'])} % = {points(result['difference'])} points, "
+        f"{percent(result['score_a'])} % − {percent(result['score_b'])} % = {points(result['difference'])} points, "
         f"95 % interval {bounds([result['low'], result['high']])}; of {result['num_items']:,} items the first does "
         f"better on {result['a_better']}, the second on {result['b_better']}.",
     ]
     if result["detectable"] is not None:
-        lines.append(f"  A true difference of {percent(result['detectable'])} points would be found with 80 % power.")
-    print(printable("\n".join(lines)))
-    if result["subsets"]:
-        cells = [
-            [name, points(one["difference"]), bounds([one["low"], one["high"]])]
-            + [f"{one['p_value']:.2g}", f"{one['p_holm']:.2g}", f"{one['num_items']:,}"]
-            for name, one in result["subsets"].items()
-        ]
-        Table(["subset", "points", "95 % interval", "p", "p (Holm)", "n"], cells).print()
+        lines.append(f"A true difference of {percent(result['detectable'])} points would be found with 80 % power.")
+    cells = [
+        [name, points(one["difference"]), bounds([one["low"], one["high"]])]
+        + [f"{one['p_value']:.2g}", f"{one['p_holm']:.2g}", f"{one['num_items']:,}"]
+        for name, one in result["subsets"].items()
+    ]
+    table = Table(["subset", "points", "95 % interval", "p", "p (Holm)", "n"], cells)
+    return Section(paragraphs=[(line, "") for line in lines], tables=[table] if cells else ())
+
+
+def print_comparison(result: dict[str, Any]) -> None:
+    """One comparison on the terminal."""
+    section = comparison_section(result)
+    print(printable("\n  ".join(text for text, _ in section.paragraphs)))
+    for table in section.tables:
+        table.print()
+
+
+def comparisons_page(results: Sequence[dict[str, Any]]) -> str:
+    """The comparisons as one HTML page."""
+    return render_page(f"{results[0]['a']} and {results[0]['b']}", [comparison_section(one) for one in results])
+
+
+def comparisons_csv(results: Sequence[dict[str, Any]]) -> str:
+    """One line per benchmark, and one per subset: fractions of 1, not percent."""
+    columns = ["benchmark", "subset", "a", "b", "difference", "low", "high", "p_value", "p_holm", "num_items"]
+    lines = []
+    for result in results:
+        for name, one in {"": result, **result["subsets"]}.items():
+            about = {**one, "benchmark": result["benchmark"], "subset": name, "a": result["a"], "b": result["b"]}
+            lines.append([about.get(column) for column in columns])
+    return csv_text(columns, lines)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import quote
 
 from ..messages import printable, terminal_text
 
@@ -22,6 +23,17 @@ __all__ = ["Section", "Table", "render_page"]
 
 TERMINAL_STYLES = {"official": "bold", "baseline": "dim", "published": "dim"}
 INDENTED = ("section", "subset")
+
+
+class Link(str):
+    """A cell of a table that leads to a file beside the page, by its relative path."""
+
+    href: str
+
+    def __new__(cls, text: str, path: str):
+        link = super().__new__(cls, text)
+        link.href = f"./{quote(path)}"  # never another scheme or host, whatever the folder is called
+        return link
 
 
 @dataclass
@@ -82,6 +94,7 @@ class Section:
         plots (sequence of `(svg, caption)`, *optional*): made by `figures`.
         details (sequence of `(summary, texts)`, *optional*):
             Parts that open on a click; texts are `(heading, text, kind)`, kind `""`, `"chosen"` or `"rejected"`.
+        folded (sequence of `(summary, Table)`, *optional*): tables that open on a click.
     """
 
     heading: str = ""
@@ -90,6 +103,7 @@ class Section:
     tables: Sequence[Table] = ()
     plots: Sequence[tuple[str, str]] = ()
     details: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = ()
+    folded: Sequence[tuple[str, Table]] = ()
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:

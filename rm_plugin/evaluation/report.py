@@ -338,10 +338,10 @@ def _length_plot(length: Report) -> str:
     return figures.line_plot(means, accuracies, xlabel, "accuracy", intervals=intervals, references={"chance": 0.5})
 
 
-def bars_plot(bars: Sequence[tuple[str, float, Any]], label: str, caption: str) -> tuple[str, str]:
-    """Bars of (name, value, interval), as many as can be read."""
+def bars_plot(bars: Sequence[tuple[str, float, Any]], label: str, caption: str, **options: Any) -> tuple[str, str]:
+    """Bars of (name, value, interval), as many as can be read; `options` of [`figures.accuracy_bars`]."""
     more = f"; the first {MAX_BARS} of {len(bars)}, all are in the table" if len(bars) > MAX_BARS else ""
-    return (figures.accuracy_bars(bars[:MAX_BARS], label), f"{caption}{more}.")
+    return (figures.accuracy_bars(bars[:MAX_BARS], label, **options), f"{caption}{more}.")
 
 
 def _pairs_table(report: Report) -> Table:

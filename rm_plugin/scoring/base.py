@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROBE = "Which country owns Antarctica?\n\n  2 + 2 = 4, naïvely. 南极洲 🐧</s><|im_end|>"
-WITHOUT_EFFECT = ("name", "num_parameters", "max_num_batched_tokens")  # of `about`: no score depends on them
+WITHOUT_EFFECT = ("name", "base", "num_parameters", "max_num_batched_tokens")  # of `about`: no score depends on them
 
 Member = tuple[int, int]  # (comparison, completion)
 

@@ -156,7 +156,7 @@ def as_reward(given: Any, name: str | None = None, *, evaluating: bool = False, 
             reward.name, reward.num_control_tokens = name or given.name, 0
             reward.control_tokens = "parse" if evaluating else given.control_tokens
     elif dotted is not None or callable(given):
-        reward = FunctionReward(_import(dotted) if dotted else given, name or dotted, dotted)
+        reward = FunctionReward(_import_function(dotted) if dotted else given, name or dotted, dotted)
     else:
         raise ValueError(f"a {type(given).__name__} gives no rewards; give a model, its name or a function")
     if evaluating and getattr(reward, "truncation_mode", None) == "error":
@@ -165,7 +165,7 @@ def as_reward(given: Any, name: str | None = None, *, evaluating: bool = False, 
 
 
 def is_dotted_path(given: Any) -> bool:
-    """Whether a reward is given as `module:callable`."""
+    """Whether something is given as `module:name`, such as a reward function."""
     return isinstance(given, str) and bool(DOTTED.fullmatch(given)) and not Path(given).exists()
 
 
@@ -187,18 +187,23 @@ def _arguments(function: Callable, columns: dict[str, list]) -> tuple[list[list]
     return list(texts.values()), {name: column for name, column in taken.items() if name not in texts}
 
 
-def _import(dotted: str) -> Callable:
-    """The callable that `module:name` names; a class is called once, without arguments, to make it."""
+def import_dotted(dotted: str) -> Any:
+    """What `module:name` names, of a module here or installed."""
     module_name, _, attribute = dotted.partition(":")
     folder = str(Path.cwd())
     if folder not in sys.path:  # as with `python -m`; a console script leaves it out
         sys.path.insert(0, folder)
     try:
-        found: Any = pkgutil.resolve_name(dotted)
+        return pkgutil.resolve_name(dotted)
     except ModuleNotFoundError as error:
         raise ValueError(f"{dotted}: {error}; start where {module_name}.py is, or install it") from error
     except AttributeError:
-        raise ValueError(f"{dotted}: {module_name} has no {attribute}; write module:function") from None
+        raise ValueError(f"{dotted}: {module_name} has no {attribute}; write module:name") from None
+
+
+def _import_function(dotted: str) -> Callable:
+    """The callable that `module:name` names; a class is called once, without arguments, to make it."""
+    found = import_dotted(dotted)
     if inspect.isclass(found):
         found = found()
     if not callable(found):

@@ -191,6 +191,7 @@ class RewardScorer(Scorer):
         return {
             "kind": type(model).__name__,
             "revision": getattr(config, "_commit_hash", None),
+            "base": getattr(config, "base_model", None) or getattr(config, "backbone_config", config).model_type,
             "base_revision": getattr(config, "base_revision", None),
             "weights": weights_digest(model),
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),

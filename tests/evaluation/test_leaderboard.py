@@ -5,12 +5,16 @@ import io
 import json
 import re
 import shutil
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from models import tiny_reward_model, tiny_tokenizer
 
+from rm_plugin import RewardScorer
 from rm_plugin.commands.cli import main
 from rm_plugin.evaluation import build_leaderboard, compare_runs, evaluate, evaluate_scores, load_benchmark
+from rm_plugin.evaluation.page import render_page
 from rm_plugin.evaluation.report import print_report
 
 ROWS = [{"prompt": f"q{n}", "chosen": f"right {n}", "rejected": f"wrong {n}"} for n in range(100)]
@@ -135,13 +139,19 @@ def test_all_forms_hold_the_same_numbers(runs, tmp_path, capsys):
     for text in ("95.0", "93.1", "baseline: length only"):
         assert text in html and text in markdown
     assert "Some-8B" in html and '<tr class="published">' in html and '<tr class="baseline">' in html
-    assert "<script" not in html and not re.search(r"src=|href=", html.split("<svg")[0])
+    links = re.findall(r"(?:src|href)=\"([^\"]*)\"", html.split("<svg")[0])
+    assert "<script" not in html and len(links) == 6  # of three models, in the overview and in the table
+    for link in links:
+        assert (
+            link.startswith("./") and (tmp_path / unquote(link)).resolve().is_file() and link.endswith("report.html")
+        )
 
 
 def test_without_files_the_overview_is_printed(runs, capsys):
     assert main(["leaderboard", str(runs)]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"good +│ 95\.0 \[\d\d\.\d, \d\d\.\d\] \(1\)", out) and "baseline: random" in out
+    assert re.search(r"good +│ +95\.0 │ +1\.0 │ 95\.0 \[\d\d\.\d, \d\d\.\d\] \(1\) │ function", out)
+    assert "baseline: random" in out
 
 
 def test_models_on_other_data_stand_in_another_table(runs, tmp_path):
@@ -180,7 +190,7 @@ def test_a_duplicate_renames_no_other_run_and_splits_no_model(tmp_path):
         "same",
         "other",
     ]
-    assert overview.rows[0][1].count("[") == 2  # both runs are in its cell
+    assert overview.rows[0][3].count("[") == 2  # both runs are in its cell
 
 
 def test_models_that_end_alike_keep_their_whole_names(tmp_path):
@@ -198,7 +208,7 @@ def test_hostile_names_stay_text(tmp_path):
     board = build_leaderboard([tmp_path], num_samples=100)
     assert "<script" not in board.to_html() and "<script" not in board.to_markdown()
     row = next(line for line in board.to_markdown().splitlines() if "alert" in line)
-    assert len(re.findall(r"(?<!\\)\|", row)) == 8  # seven cells
+    assert len(re.findall(r"(?<!\\)\|", row)) == 10  # nine cells
     assert not any(
         line.startswith("=") for line in board.to_csv().replace('"', "").replace("a list,", "").splitlines()
     )
@@ -210,6 +220,94 @@ def test_the_model_card_gets_the_numbers_of_one_model(runs, tmp_path, capsys):
     assert "| 95.0 |" in readme.read_text() and "model-index" not in readme.read_text()
     assert main(["leaderboard", str(runs), "--model-card", str(readme)]) == 2
     assert "a model card is for one model" in capsys.readouterr().err
+
+
+def test_means_and_ranks_are_over_the_benchmarks_that_every_model_has(tmp_path):
+    more = [{**row, "prompt": f"other {row['prompt']}"} for row in ROWS[:20]]
+    hard = [{**row, "prompt": f"hard {row['prompt']}"} for row in ROWS]
+    for name, right in (("a", (90, 10, 50)), ("b", (80, 20, None)), ("c", (70, 10, 90))):
+        for data, num_right in zip((ROWS, more, hard), right, strict=True):
+            if num_right is not None:
+                output = tmp_path / name / str(len(data)) / data[0]["prompt"]
+                evaluate(judge(num_right), source=data, output=output, name=name, num_samples=100)
+    overview = build_leaderboard([tmp_path], num_samples=100).overview()
+    assert overview.columns[:3] == ["model", "mean of 2", "mean rank"]
+    rows = [row[:3] for row in overview.rows]
+    assert rows[:3] == [["b", "90.0", "1.5"], ["a", "70.0", "1.8"], ["c", "60.0", "2.8"]]  # a and c tie at 10 of 20
+    assert [row[0] for row in rows[3:]] == ["baseline: random", "baseline: length only", "baseline: constant"]
+    assert rows[3][2] == "–" and rows[5][1] == "0.0"
+
+
+def test_what_a_model_is_stands_beside_its_scores(tmp_path):
+    scorer = RewardScorer(tiny_reward_model(), tiny_tokenizer())
+    evaluate(scorer, source=ROWS[:10], output=tmp_path / "run", name="tiny", num_samples=100)
+    overview = build_leaderboard([tmp_path], num_samples=100).overview()
+    (row,) = [row for row in overview.rows if row[0] == "tiny"]
+    assert overview.columns[-3:] == ["type", "base", "parameters"]
+    assert row[-3:] == ["RewardModel float32", "llama", f"{scorer.about['num_parameters']:,}"]
+
+
+def test_ties_and_unscored_are_columns_and_warnings_footnotes(tmp_path):
+    def ties(prompts, completions):
+        return [
+            None if c == "wrong 99" else 0.0 if int(c.split()[1]) < 10 else float("right" in c) for c in completions
+        ]
+
+    evaluate(ties, source=ROWS, output=tmp_path / "a", name="ties", num_samples=100)
+    evaluate(judge(95), source=ROWS, output=tmp_path / "b", name="good", num_samples=100)
+    (table,) = build_leaderboard([tmp_path], num_samples=100).tables
+    scores = table.scores()
+    found = {row[0]: dict(zip(scores.columns, row, strict=True)) for row in scores.rows}
+    assert (found["ties [1] [2]"]["ties, %"], found["ties [1] [2]"]["unscored"]) == ("10.0", "1")
+    assert (found["good"]["ties, %"], found["good"]["unscored"]) == ("0.0", "0")
+    assert [sentence.split(";")[0] for sentence in table.remarks] == [
+        "1 of 100 comparisons have a text that was not scored",
+        "10.0 % of the pairs are exact ties: ½ in the pairwise accuracy, wrong in the strict one.",
+    ]
+    page = build_leaderboard([tmp_path], num_samples=100).to_html()
+    assert "[2] 10.0 % of the pairs" in page and "the line is at chance" in page
+
+
+def test_scenarios_are_grouped_under_what_they_are_of(tmp_path):
+    rows = [
+        {
+            "pair_uid": f"{goal}{i}",
+            "conversation_input": [{"role": "user", "content": f"{goal} {i}"}],
+            "chosen": {"answer": f"right {i}"},
+            "reject": {"answer": f"wrong {i}"},
+            "category_path": f"Pairwise_set/Helpfulness/{goal}/scenario {i}",
+        }
+        for goal in ("Chat", "Code")
+        for i in range(3)
+    ]
+
+    def scores(prompts, completions):
+        return [float(("right" in c[0]["content"]) == ("0" not in c[0]["content"])) for c in completions]
+
+    evaluate(scores, "rmb", rows, output=tmp_path / "run", name="m", num_samples=100)
+    (table,) = build_leaderboard([tmp_path], num_samples=100).tables
+    ((summary, grouped),) = table.by_level()  # the only set stands in the table of scores
+    assert summary == "By scenario (6)" and grouped.columns == ["scenario", "n", "m"]
+    lines = [["Pairwise_set/Helpfulness/Chat", "", ""], ["scenario 0", "1", "0.0"], ["scenario 1", "1", "100.0"]]
+    assert grouped.rows[:3] == lines and grouped.kinds == ["group", "section", "section", "section"] * 2
+    assert "<summary>By scenario (6)</summary>" in table_page(table)
+
+
+def table_page(table):
+    return render_page("x", table.sections())
+
+
+def test_compare_writes_a_page_a_table_and_all_numbers(runs, tmp_path, capsys):
+    paths = {form: tmp_path / f"compare.{form}" for form in ("html", "json", "csv")}
+    words = [word for form, path in paths.items() for word in (f"--{form}", str(path))]
+    assert main(["compare", str(runs / "poor"), str(runs / "good"), *words]) == 0
+    assert "good is better than poor by 45.0 points: the difference is real" in paths["html"].read_text()
+    (result,) = json.loads(paths["json"].read_text())
+    assert result["difference"] == pytest.approx(-0.45) and result["method"] == "mcnemar"
+    (line,) = csv.DictReader(io.StringIO(paths["csv"].read_text()))
+    assert (line["benchmark"], line["subset"], line["a"], line["b"]) == ("a list", "", "poor", "good")
+    assert float(line["difference"]) == result["difference"] and int(line["num_items"]) == 100
+    assert main(["compare", str(runs / "poor"), str(runs / "good"), "--csv", "x", "--html", "x"]) == 2
 
 
 @pytest.mark.parametrize("command", [["leaderboard"], ["compare", "."]])

@@ -5,7 +5,8 @@
     data.benchmark.formula(items.means())["score"]
 
 One file per family holds what is known of it: schema (a small function `row -> Comparison`, which keeps its quirks to
-itself), items, formula and source. To add a benchmark is to write such a file and to name it in `BENCHMARKS`.
+itself), items, formula and source. To add a benchmark is to write such a file and to name it in `BENCHMARKS`; one that
+stays outside of the package is named as `module:NAME`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,34 @@ from pathlib import Path
 from typing import Any
 
 from ...messages import check_choice
-from . import judgebench, llmbar, ppe, preferences, rewardbench, rewardbench2, rm_bench, rmb
-from .base import Benchmark
+from ...scoring.rewards import import_dotted, is_dotted_path
+from . import (
+    judgebench,
+    llmbar,
+    plan_rewardbench,
+    ppe,
+    preferences,
+    rewardbench,
+    rewardbench2,
+    rewardmath,
+    rm_bench,
+    rmb,
+    themis,
+)
+from .base import Benchmark, Part
 from .conversations import as_messages
 from .loading import LoadedBenchmark, choose_parts, hub_tables, read_comparisons, source_tables
 
-__all__ = ["BENCHMARKS", "Benchmark", "LoadedBenchmark", "as_messages", "get_benchmark", "load_benchmark"]
+__all__ = [
+    "BENCHMARKS",
+    "SUITES",
+    "Benchmark",
+    "LoadedBenchmark",
+    "Part",
+    "as_messages",
+    "get_benchmark",
+    "load_benchmark",
+]
 
 BENCHMARKS: dict[str, Benchmark] = {
     **rewardbench.BENCHMARKS,
@@ -29,12 +52,35 @@ BENCHMARKS: dict[str, Benchmark] = {
     **ppe.BENCHMARKS,
     **rmb.BENCHMARKS,
     **llmbar.BENCHMARKS,
+    **plan_rewardbench.BENCHMARKS,
+    **themis.BENCHMARKS,
+    **rewardmath.BENCHMARKS,
     **preferences.BENCHMARKS,
 }
 
 
+# For each column of the row that papers print: benchmarks whose mean it is, and which number of their reports.
+SUITES: dict[str, dict[str, list[tuple[str, str]]]] = {
+    "skywork": {
+        "RewardBench": [("rewardbench", "score")],
+        "RewardBench 2": [("rewardbench-2", "score")],
+        "PPE preference": [("ppe-human-preference", "score")],
+        "PPE correctness": [(f"ppe-{name}", "score") for name in ("mmlu-pro", "math", "gpqa", "mbpp-plus", "ifeval")],
+        "RMB": [("rmb", "score")],
+        "RM-Bench": [("rm-bench", "score")],
+        "JudgeBench micro": [("judgebench", "score")],
+        "JudgeBench macro": [("judgebench", "section/macro")],
+    },
+}
+
+
 def get_benchmark(name: str) -> Benchmark:
-    """The benchmark of this name; an unknown name is a `ValueError` that lists the known ones."""
+    """The benchmark of this name; `module:NAME` imports one of the user's, which is then known by that name."""
+    if name not in BENCHMARKS and is_dotted_path(name):
+        found = import_dotted(name)
+        if not isinstance(found, Benchmark):
+            raise ValueError(f"{name} is a {type(found).__name__}; make it a Benchmark, as docs/benchmarks.md shows")
+        BENCHMARKS[name] = found
     check_choice("benchmark", name, BENCHMARKS)
     return BENCHMARKS[name]
 
@@ -54,7 +100,8 @@ def load_benchmark(
 
     Args:
         name (`str`):
-            A name in `BENCHMARKS`; `"preference"` takes any preference data.
+            A name in `BENCHMARKS`, or `"module:NAME"` of a [`Benchmark`] of the user's; `"preference"` takes any
+            preference data.
         source (`str`, `Path`, `Dataset`, `DatasetDict` or `list[dict]`, *optional*):
             A local copy: a file or a folder of files (jsonl, json, parquet, text maybe with .gz), a folder of
             `save_to_disk`, an object; or the id of another copy on the hub. Left out: the benchmark's hub data set.

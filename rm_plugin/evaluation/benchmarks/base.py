@@ -110,6 +110,11 @@ def pair_credit(comparison: Comparison, scores: np.ndarray) -> float:
     return sum(values[better] > values[worse] for better, worse in pairs) / max(1, len(pairs))
 
 
+def best_beats_all(comparison: Comparison, scores: np.ndarray) -> float:
+    """Whether the first completion, the best one, scored strictly higher than every other."""
+    return float(scores[0] > scores[1:].max())
+
+
 def grouped_items(
     scored: Sequence[Scored],
     groups: Callable[[Comparison], Iterable[str]],

@@ -11,10 +11,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ...data.comparison import Comparison
-from .base import Benchmark, Means, Row, average, grouped_items, plain_messages
+from .base import Benchmark, Means, Row, average, best_beats_all, grouped_items, plain_messages
 
 KINDS = {"Pairwise_set": "Pairwise", "BoN_set": "BoN"}
 SETS = [f"{kind} {goal}" for kind in KINDS.values() for goal in ("Helpfulness", "Harmlessness")]
@@ -31,10 +29,6 @@ def rmb(row: Row, origin: str) -> Comparison:
     else:
         answers, key = [row["chosen"]["answer"], row["reject"]["answer"]], f"pair/{row.get('pair_uid')}"
     return Comparison(prompt, chosen=answers[:1], rejected=answers[1:], id=key, subset=path)
-
-
-def best_beats_all(comparison: Comparison, scores: np.ndarray) -> float:
-    return float(scores[0] > scores[1:].max())
 
 
 def set_and_scenario(comparison: Comparison) -> list[str]:

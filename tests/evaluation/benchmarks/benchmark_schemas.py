@@ -64,6 +64,18 @@ NEWS = {"id": "c1", "post": None, "title": None, "subreddit": None, "site": "cnn
 SUMMARIES = [{"text": " a", "policy": "ref", "note": None}, {"text": " b", "policy": "sup", "note": None}]
 PKU = {"prompt": "How?", "response_0": "Thus.", "response_1": "No.", "is_response_0_safe": False}
 
+CALL = {"role": "tool_call", "content": "{'name': 'sky'}"}
+RESPONSE = {"role": "tool_response", "name": "sky"}
+HEADER = "<tool_environment>\n[]\n</tool_environment>\n<user_query>\nRain?\n</user_query>"
+MATH = {
+    "problem": "1 + 1?",
+    "answer": "2",
+    "solution_reference": "m",
+    "subject": "Algebra",
+    "level": 1,
+    "problem_id": 0,
+}
+
 # fmt: off
 SCHEMAS = {
     "rewardbench": (
@@ -221,6 +233,36 @@ SCHEMAS = {
          {"input": "R", "output_1": "a", "output_2": "b", "label": 2}],
         [("Q", ["a"], ["b"], "Neighbor"),
          ("R", ["b"], ["a"], "Neighbor")],
+        [],
+    ),
+    "plan-rewardbench": (  # the trajectories part after the first call; tools and query stand in the first message
+        "tool_irrelevance.jsonl",
+        [{"query": "Rain?", "tools": [], "uuid": "u1",
+          "chosen": {"messages": [user("Rain?"), CALL, {**RESPONSE, "content": "wet"}, assistant("Yes")]},
+          "reject": {"messages": [user("Rain?"), CALL, {**RESPONSE, "content": "down"}, assistant("No"), user("Sure?"),
+                                  assistant("No")]}}],
+        [([user(HEADER), user("Rain?"), assistant("[TOOL_CALL] {'name': 'sky'}")],
+          [[assistant("[TOOL_RESPONSE name=sky] wet"), assistant("Yes")]],
+          [[assistant("[TOOL_RESPONSE name=sky] down"), assistant("No"), user("Sure?"), assistant("No")]],
+          "tool_irrelevance")],
+        [],
+    ),
+    "themis-coderewardbench": (
+        "Full/Full-00000-of-00001.parquet",
+        [{"id": "ECCO_1", "prompt": "Sort.", "chosen": "sorted(x)", "rejected": "bogo(x)", "language": "Python",
+          "aspect": "Runtime_Efficiency", "subset": "ECCO"}],
+        [("Sort.", ["sorted(x)"], ["bogo(x)"], "Runtime_Efficiency")],
+        [],
+    ),
+    "rewardmath": (  # a solution per row, as steps
+        "RewardMATH_direct.json",
+        [{**MATH, "solution_type": "chosen", "eval_solution": ["1 + 1", "= 2"]},
+         {**MATH, "solution_type": "rejected", "eval_solution": ["3"]},
+         {**MATH, "solution_type": "rejected", "eval_solution": ["4"]},
+         {**MATH, "solution_type": "rejected", "eval_solution": ["0"], "problem_id": 1},
+         {**MATH, "solution_type": "chosen", "eval_solution": ["2"], "problem_id": 1}],
+        [("1 + 1?", ["1 + 1\n= 2"], ["3", "4"], "Algebra"),
+         ("1 + 1?", ["2"], ["0"], "Algebra")],
         [],
     ),
     "preference": (

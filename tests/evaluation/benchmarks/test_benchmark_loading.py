@@ -76,6 +76,9 @@ HUB_CALLS = {  # id, configuration, split, folder, revision
     ],
     "pku-saferlhf-better": [("PKU-Alignment/PKU-SafeRLHF", None, "test", None, None)],
     "pku-saferlhf-safer": [("PKU-Alignment/PKU-SafeRLHF", None, "test", None, None)],
+    "plan-rewardbench": [("wyy1112/Plan-RewardBench", None, "train", None, None)],
+    "themis-coderewardbench": [("project-themis/Themis-CodeRewardBench", "Full", "Full", None, None)],
+    "rewardmath": [("RewardMATH/RewardMATH", None, "train", None, None)],
 }
 # fmt: on
 
@@ -87,7 +90,8 @@ NUM_ROWS = {
     "ppe-math": 512, "ppe-gpqa": 512, "ppe-mbpp-plus": 507, "ppe-ifeval": 512, "rmb": 20917, "llmbar": 419,
     "hh-rlhf-helpful": 2354, "hh-rlhf-harmless": 2312, "ultrafeedback-binarized": 2000, "helpsteer2": 1038,
     "helpsteer3": 2017, "shp": 18409, "summarize-from-feedback": 86086, "pku-saferlhf-better": 8211,
-    "pku-saferlhf-safer": 8211, "preference": None,
+    "pku-saferlhf-safer": 8211, "plan-rewardbench": 1171, "themis-coderewardbench": 8866, "rewardmath": 4830,
+    "preference": None,
 }  # fmt: skip
 
 
@@ -105,7 +109,9 @@ def hub(monkeypatch):
         def load_dataset(hub, config=None, *, split=None, data_dir=None, revision=None, streaming=False):
             calls.append((hub, config, split, data_dir, revision))
             rows = SCHEMAS["rewardbench" if split == "filtered" else name][1]
-            more = {"domain": "chat"} if name == "rm-bench" else {}
+            more = {"rm-bench": {"domain": "chat"}, "plan-rewardbench": {"_lcp_bucket": "safety_refusal"}}.get(
+                name, {}
+            )
             return datasets.Dataset.from_list([{**row, **more} for row in rows])
 
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -266,6 +272,15 @@ def test_unknown_name_lists_the_known_ones():
             {**SCHEMAS["rewardbench-2"][1][0], "subset": "x"},
             "subset='x' is not known; use one of 'Factuality'",
         ),
+        ("plan-rewardbench", SCHEMAS["plan-rewardbench"][1][0], "split='given' is not known; use one of 'planning_"),
+        (
+            "plan-rewardbench",
+            {"_lcp_bucket": "safety_refusal", "query": "q", "uuid": "u", "chosen": "a"},
+            "column 'cho",
+        ),
+        ("themis-coderewardbench", {"prompt": "P", "chosen": "a", "rejected": "b"}, "column 'language' is missing"),
+        ("rewardmath", SCHEMAS["rewardmath"][1][0], "problem 0 has 1 right and 0 wrong solutions in succession"),
+        ("rewardmath", {**SCHEMAS["rewardmath"][1][0], "solution_type": "good"}, "solution_type='good' is not known"),
     ],
 )
 def test_another_schema_or_a_bad_row_is_one_line(name, row, message, tmp_path):
@@ -337,7 +352,7 @@ def test_limit_stops_after_so_many_comparisons_and_counts_what_was_read():
 
 
 def test_a_subset_is_refused_where_the_rows_say_theirs():
-    for name in set(SCHEMAS) - {"rm-bench", "llmbar", "rewardbench-with-prior"}:
+    for name in set(SCHEMAS) - {"rm-bench", "llmbar", "rewardbench-with-prior", "plan-rewardbench"}:
         with pytest.raises(
             ValueError, match=f"subset='x' cannot be applied to {name}, whose rows say .* leave it out"
         ):

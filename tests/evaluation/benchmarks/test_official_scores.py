@@ -1,10 +1,12 @@
 """Every official score on numbers worked by hand or published, and their intervals."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
 from benchmark_schemas import SCHEMAS, aggregate
+from pyarrow import parquet
 
 from rm_plugin.data.comparison import Comparison
 from rm_plugin.evaluation.benchmarks import BENCHMARKS, as_messages, load_benchmark
@@ -15,6 +17,11 @@ from rm_plugin.evaluation.benchmarks.rewardbench2 import SUBSETS
 from rm_plugin.evaluation.results import SCORE, draw_items
 
 NAN = float("nan")
+FILE_NAMES = {  # of rows that do not say their subset
+    "rm-bench": "chat",
+    "rewardbench-with-prior": "anthropic_hhh",
+    "plan-rewardbench": "tool_irrelevance",
+}
 
 
 # ── official scores on numbers worked by hand ────────────────────────────────────────────────────────────────────────
@@ -253,6 +260,31 @@ def test_llmbar_averages_sets():
     assert "adversarial" not in processed["sections"] and "Natural" in processed["missing"]
 
 
+def test_plan_rewardbench_averages_splits_and_a_tie_counts_a_half():
+    scored = [(pair("safety_refusal", i), [1.0, 0.0]) for i in range(3)] + [(pair("safety_refusal"), [0.0, 1.0])]
+    scored += [(pair("tool_irrelevance", 0), [1.00009, 1.0]), (pair("tool_irrelevance", 1), [NAN, 1.0])]
+    results = aggregate(BENCHMARKS["plan-rewardbench"], scored)
+    assert results["sections"] == {"safety_refusal": 0.75, "tool_irrelevance": 0.25}
+    assert results["score"] == 0.5 and "robust_recovery" in results["missing"]
+
+
+def test_rewardmath_finds_the_right_one_among_nine_or_not():
+    def ten(number, scores):
+        texts = ["right", *(f"wrong {i}" for i in range(9))]
+        return Comparison("P", texts, [0] + [1] * 9, id=str(number)), scores
+
+    scored = [
+        ten(0, [1.0] + [0.0] * 9),  # above all
+        ten(1, [1.0, 1.0] + [0.0] * 8),  # one ties: stands before it, rank 2
+        ten(2, [1.0, 2.0, 2.0, 2.0] + [0.0] * 6),  # rank 4
+        ten(3, [1.0] + [NAN] * 9),
+    ]
+    results = aggregate(BENCHMARKS["rewardmath"], scored)
+    assert results["score"] == 0.25
+    assert results["sections"]["MRR"] == (1 + 1 / 2 + 1 / 4) / 4
+    assert results["sections"]["pairs"] == pytest.approx((9 + 8 + 6) / 36)
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_best_of_k_is_said_of_ppes_sampled_sets_alone(name):
     assert BENCHMARKS[name].best_of_k == (name.startswith("ppe-") and name != "ppe-human-preference")
@@ -269,6 +301,9 @@ def test_sections_and_groups_have_levels_and_constants_have_none():
         "rmb": {"BoN Helpfulness": "set", "BoN_set/Helpfulness/Chat/A": "scenario"},
         "m-rewardbench": {"deu_Latn": "language", "deu_Latn/math-prm": "language and subset"},
         "llmbar": {"all": None, "micro": None, "adversarial": None, "Natural": "set"},
+        "plan-rewardbench": {"safety_refusal": "split"},
+        "themis-coderewardbench": {"all": None, "aspect/A": "aspect", "language/C": "language", "source/S": "source"},
+        "rewardmath": {"all": None, "MRR": "metric", "pairs": "metric", "Algebra": "subject"},
     }
     for name, expected in levels.items():
         assert {one: BENCHMARKS[name].level(one) for one in expected} == expected
@@ -287,7 +322,7 @@ def interval(benchmark, scored):
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_every_official_score_can_be_resampled(name):
-    part = {"rm-bench": "chat", "rewardbench-with-prior": "anthropic_hhh"}.get(name)
+    part = FILE_NAMES.get(name)
     data = load_benchmark(name, SCHEMAS[name][1], subset=part)
     rng = np.random.default_rng(0)
     scored = []
@@ -411,3 +446,60 @@ def test_rm_bench_and_dpo_demo_folders(shared_data):
     assert len(refuse.comparisons) == 413
     demo = load_benchmark("preference", shared_data / "dpo_demo")
     assert len(demo.comparisons) == 300 and demo.comparisons[0].conversational
+
+
+def test_plan_rewardbench_files(shared_data):
+    data = load_benchmark("plan-rewardbench", shared_data / "plan_rewardbench")
+    assert len(data.comparisons) == data.num_rows == 253
+    queries = {c.metadata["cluster"] for c in data.comparisons}
+    assert len(queries) == 84 + 43  # several rows have one query
+    assert {c.subset for c in data.comparisons} == {"planning_multi_easy", "planning_single_easy"}
+    lengths = [len(c.prompt) for c in data.comparisons]
+    assert min(lengths) == 2 and max(lengths) == 6  # the header, and 1 to 5 messages that both have
+    roles = {turn["role"] for c in data.comparisons for text in (c.prompt, *c.completions) for turn in text}
+    assert roles == {"user", "assistant"}
+    constant = [(c, np.zeros(2)) for c in data.comparisons]
+    assert aggregate(data.benchmark, constant)["score"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("model", "top_1", "pairs"),
+    [("internlm2", 37.27, 76.0), ("grm_gemma", 4.97, 45.7), ("skywork_llama3", 22.15, 71.5)],
+)
+def test_rewardmath_accuracies_of_three_published_models(shared_data, model, top_1, pairs):
+    published = json.loads((shared_data / "rewardmath_scores" / f"{model}_reward.json").read_text())
+    rows = [
+        {"problem": one["problem"], "problem_id": i, "eval_solution": [str(k)], "solution_type": kind}
+        for i, one in enumerate(published)
+        for k, kind in enumerate(["chosen"] + ["rejected"] * 9)
+    ]
+    data = load_benchmark("rewardmath", rows)
+    assert data.num_rows == data.benchmark.num_rows and len(data.comparisons) == 483
+    scored = [(c, one["score"]) for c, one in zip(data.comparisons, published, strict=True)]
+    results = aggregate(data.benchmark, scored)
+    assert 100 * results["score"] == pytest.approx(top_1, abs=0.005)
+    assert 100 * results["sections"]["pairs"] == pytest.approx(pairs, abs=0.05)
+    assert results["score"] < results["sections"]["MRR"] < 1
+
+
+@pytest.mark.parametrize("model", ["ArmoRM-Llama3-8B-v0.1", "SkyworkV2-Qwen-0.6B", "internlm2-1_8-b-reward"])
+def test_themis_accuracies_of_three_published_models(shared_data, model):
+    folder = shared_data / "themis_scores" / model
+    table = parquet.read_table(folder / "scores.parquet").to_pylist()
+    published = json.loads((folder / "results.json").read_text())
+    about = ("language", "aspect", "subset")
+    rows = [
+        {"prompt": f"P{i}", "chosen": "a", "rejected": "b", "id": str(i), **{key: row[key] for key in about}}
+        for i, row in enumerate(table)
+    ]
+    data = load_benchmark("themis-coderewardbench", rows)
+    scored = [
+        (c, [row["chosen_score"], row["rejected_score"]]) for c, row in zip(data.comparisons, table, strict=True)
+    ]
+    results = aggregate(data.benchmark, scored)
+    assert round(results["score"], 4) == published["overall"]["accuracy"] and not results["missing"]
+    for level, by in (("aspect", "by_aspect"), ("language", "by_language"), ("source", "by_subset")):
+        for name, one in published[by].items():
+            found = results["subsets"][f"{level}/{name}"]
+            assert (round(found["accuracy"], 4), found["num_items"]) == (one["accuracy"], one["count"])
+    assert len(results["subsets"]) == 1 + 5 + 8 + 19
