@@ -1,6 +1,6 @@
 """The comparisons of a benchmark from the hub, from files and folders in its original schema, or from objects.
 
-tables = find_tables("llmbar", benchmark, "LLMBar/Dataset/LLMBar")
+tables = source_tables(benchmark, "LLMBar/Dataset/LLMBar")
 data = read_comparisons(LoadedBenchmark("llmbar", benchmark, "LLMBar/Dataset/LLMBar"), tables)
 """
 
