@@ -194,6 +194,9 @@ def train(script_args, training_args: PairwiseRewardConfig, model_args, dataset_
                 shown = ", ".join(f"{n} {metrics[f'{prefix}_{n}']:.4g}" for n in names if f"{prefix}_{n}" in metrics)
                 print(f"{prefix}: {shown}")
     trainer.save_model(training_args.output_dir)
+    trainer.create_model_card(
+        dataset_name=[one.path for one in dataset_args.datasets or []] or script_args.dataset_name
+    )
     trainer.save_state()
     if trainer.is_world_process_zero():
         print(f"saved to {training_args.output_dir}")

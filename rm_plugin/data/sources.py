@@ -96,6 +96,12 @@ def load_rows(
     return rows.to_iterable_dataset() if streaming and isinstance(rows, datasets.Dataset) else rows
 
 
+def hub_ids(rows: Any) -> list[str]:
+    """Ids of the hub data sets that a table was loaded from, as `datasets` keeps them."""
+    files = (getattr(getattr(rows, "info", None), "download_checksums", None) or {}).keys()
+    return list(dict.fromkeys(found[1] for file in files if (found := re.match(r"hf://datasets/([^@]+)@", file))))
+
+
 def _load_from_hub(source: str, name: str | None, **options: Any) -> Any:
     """A hub data set, from the cache where the hub cannot be reached; one line where neither has it."""
     import datasets

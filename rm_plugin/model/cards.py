@@ -10,13 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+INHERITED = ("base_model", "datasets", "license", "license_name", "license_link")
+
 
 def model_card(
     repository: str,
     *,
     library: str = "transformers",
     facts: dict[str, Any] | None = None,
-    metrics: dict[str, Any] | None = None,
+    metrics: dict[str, str] | None = None,
     step: int | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> str:
@@ -27,26 +29,39 @@ def model_card(
         repository (`str`): hub id or folder that the model is loaded by.
         library (`str`): `"transformers"`, `"peft"` for an adapter folder, `"rm_plugin"` for the native format.
         facts (`dict`): what the model was made of and how, by name.
-        metrics (`dict`): metrics of the last evaluation, by name.
+        metrics (`dict`): metrics of the last evaluation as they are shown, by name.
         step (`int`, *optional*): training step that they were measured at.
-        metadata (`dict`): more entries of the hub's header: `tags`, `base_model`, `datasets`.
+        metadata (`dict`): more entries of the hub's header: `tags`, `base_model`, `datasets`, `license`.
     """
-    measured = {name: value for name, value in (metrics or {}).items() if isinstance(value, (int, float))}
-    return _render(repository, library, metadata or {}, facts=facts, metrics=measured, step=step, exported=False)
+    return _render(repository, library, metadata or {}, facts=facts, metrics=metrics or {}, step=step, exported=False)
 
 
-def export_card(repository: str, *, conversational: bool, trailing_pad_id: int | None) -> str:
+def export_card(
+    repository: str, *, metadata: dict[str, Any], conversational: bool, trailing_pad_id: int | None
+) -> str:
     """
     The text of README.md of an exported model: how transformers, vLLM and SGLang load it.
 
     Args:
         repository (`str`): folder that the model is loaded by.
+        metadata (`dict`): more entries of the hub's header, such as those that the model's own card has.
         conversational (`bool`): whether its tokenizer has a chat template.
         trailing_pad_id (`int`, *optional*): `RewardModelConfig.trailing_pad_id`.
     """
-    metadata = {"tags": ["reward-model", "rm_plugin"]}
+    metadata = {"tags": ["reward-model", "rm_plugin"], **metadata}
     how = {"conversational": conversational, "trailing_pad_id": trailing_pad_id}
     return _render(repository, "transformers", metadata, facts=None, metrics=None, exported=True, **how)
+
+
+def inherited(model: str | None) -> dict[str, Any]:
+    """What a model made from another one takes over from the header of its card; `{}` where no folder has one."""
+    from huggingface_hub import ModelCard
+
+    readme = Path(model or "", "README.md")
+    if not model or not readme.is_file():
+        return {}
+    header = ModelCard.load(readme, ignore_metadata_errors=True).data
+    return {name: header.get(name) for name in INHERITED if header.get(name)}
 
 
 def _render(repository: str, library: str, metadata: dict[str, Any], **variables) -> str:

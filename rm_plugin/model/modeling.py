@@ -30,7 +30,7 @@ from ..data.encoding import EncodedGroup, ensure_pad_token
 from ..messages import check_choice
 from . import adapters, checkpoint
 from .attention import IMPLEMENTATION, SharedPrefixLayout
-from .cards import export_card
+from .cards import export_card, inherited
 from .config import RewardModelConfig, sequence_classifier
 from .packing import pack, pad
 
@@ -562,13 +562,19 @@ class RewardModel(PreTrainedModel):
                 f"{reason}, so no other tool could open it; merge().save_pretrained(folder, format='native') keeps it "
                 "for rm_plugin"
             )
+        header = inherited(self.config._name_or_path)
         model = self.merge(dtype)
         ensure_pad_token(processing_class, model)
         model.save_pretrained(save_directory)
         processing_class.save_pretrained(save_directory)
         folder = Path(save_directory)
         conversational = processing_class.chat_template is not None
-        card = export_card(folder.name, conversational=conversational, trailing_pad_id=model.config.trailing_pad_id)
+        card = export_card(
+            folder.name,
+            metadata=header,
+            conversational=conversational,
+            trailing_pad_id=model.config.trailing_pad_id,
+        )
         (folder / "README.md").write_text(card, encoding="utf-8")
         return model
 

@@ -52,14 +52,15 @@ from transformers import (
     set_seed,
 )
 from transformers.integrations.liger import apply_liger_kernel
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, has_length
 from trl import RewardConfig, RewardTrainer
 
 from ..data.encoding import ensure_pad_token
-from ..data.sources import load_rows
+from ..data.sources import HUB_ID, hub_ids, load_rows
 from ..data.templates import template_hash, trim_template_tail
+from ..metrics.statistics import wilson_interval
 from ..model.adapters import SIDE_FILE, is_quantized, with_side_file
-from ..model.cards import model_card
+from ..model.cards import inherited, model_card
 from ..model.checkpoint import hub_arguments, load_tokenizer
 from ..model.modeling import RewardModel
 from .adoption import (
@@ -487,34 +488,53 @@ class PairwiseRewardTrainer(RewardTrainer):
             self._write_card(Path(self.args.output_dir), model_name, dataset_name, tags)
 
     def _write_card(self, folder: Path, model_name: str | None = None, datasets=None, tags=None) -> None:
-        config, args = self.reward_model.config, self.args
-        is_adapter = isinstance(self.accelerator.unwrap_model(self.model), PeftModel)
-        datasets, tags = ([given] if isinstance(given, str) else list(given or []) for given in (datasets, tags))
+        args, base = self.args, self.reward_model.config.base_model
+        model = self.accelerator.unwrap_model(self.model)
+        adapter = model.active_peft_config if isinstance(model, PeftModel) else None
+        given, tags = ([one] if isinstance(one, str) else list(one or []) for one in (datasets, tags))
+        names = given or hub_ids(self.train_dataset)
         loss = "Bradley-Terry, −log σ(r_chosen − r_rejected − margin)"
         if args.tie_threshold is not None:
             loss = f"Rao-Kupper (ties), η = {args.tie_threshold:.4g}"
         if args.label_smoothing_factor:
             loss += f", label smoothing {args.label_smoothing_factor:g}"
+        rows = f"{len(self.train_dataset):,} rows" if has_length(self.train_dataset) else "a stream of rows"
+        method = "full" if adapter is None else adapter.peft_type.value.replace("LORA", "LoRA")
+        method += f" r {adapter.r}" if hasattr(adapter, "r") else ""
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         card = model_card(
             self.hub_model_id or model_name or folder.resolve().name,
-            library="peft" if is_adapter else "rm_plugin" if self.reward_model.why_not_standard() else "transformers",
+            library="peft" if adapter else "rm_plugin" if self.reward_model.why_not_standard() else "transformers",
             facts={
-                "Started from": config.base_model or "a model in memory",
-                "Training": f"{'LoRA' if is_adapter else 'full'}, {self.state.global_step} steps, "
-                f"learning rate {args.learning_rate:g}",
+                "Started from": base or "a model in memory",
+                "Data": ", ".join([rows, *names]),
+                "Training": f"{method}, {self.state.global_step} steps of {batch} rows, seed {args.seed}",
+                "Learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type.value}",
                 "Loss": loss,
                 "Longest text": f"{args.max_length} tokens of prompt + completion",
+                "Licence": inherited(base).get("license", "that of the base model and of the data"),
             },
-            metrics={name: value for _, metrics in self._held_out.values() for name, value in metrics.items()},
+            metrics=_shown({name: value for _, metrics in self._held_out.values() for name, value in metrics.items()}),
             step=self._held_out_step,
             metadata={
+                **inherited(base),
                 "tags": sorted({*self._tag_names, *tags}),
-                "base_model": None if Path(config.base_model or ".").exists() else config.base_model,
-                "datasets": datasets or None,
+                "base_model": None if Path(base or ".").exists() else base,
+                "datasets": [name for name in names if HUB_ID.fullmatch(name) and not Path(name).exists()] or None,
             },
         )
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _shown(metrics: dict[str, float]) -> dict[str, str]:
+    """Metrics of a card as text; an accuracy with its 95 % interval (Wilson's, over pairs)."""
+    shown = {name: f"{value:.4g}" for name, value in metrics.items() if isinstance(value, (int, float))}
+    for name in [name for name in shown if name.endswith("_accuracy")]:
+        if num_pairs := metrics.get(name.replace("accuracy", "num_pairs")):
+            low, high = wilson_interval(metrics[name] * num_pairs, round(num_pairs))
+            shown[name] += f" [{low:.4g}, {high:.4g}]"
+    return shown
 
 
 # --- helpers; tensors stay on the device, so that no step waits for them

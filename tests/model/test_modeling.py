@@ -307,7 +307,7 @@ def test_export_says_how_others_load_it(saved):
     assert "use_activation=False" in readme
     assert "sglang" in readme
     assert "apply_chat_template" in readme
-    assert "do not use `pipeline`" in readme
+    assert "keeps pipelines and servers from a sigmoid" in readme
 
 
 def test_experts_are_saved_under_the_names_of_the_published_checkpoints(saved):

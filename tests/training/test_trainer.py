@@ -20,6 +20,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset, IterableDataset
+from huggingface_hub import ModelCard
 from models import CHATML, tiny_config, tiny_reward_model, tiny_tokenizer
 from peft import AutoPeftModelForSequenceClassification, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from training_runs import (
@@ -35,6 +36,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rm_plugin import RewardModel, RewardScorer
 from rm_plugin.data.sources import load_rows
+from rm_plugin.metrics.statistics import wilson_interval
 from rm_plugin.model.adapters import load_peft_model, nf4_config
 from rm_plugin.training import batches
 from rm_plugin.training.batches import PackingCollator, RowEncoder, code_version, encode_dataset
@@ -1104,7 +1106,9 @@ def test_the_model_card_says_how_to_score_and_what_was_measured(lora, base_folde
     assert "Held-out data, at step 2:" in card
     extras = json.loads((tmp_path / "saved" / ("reward_model.json" if lora else "config.json")).read_text())
     assert extras.get("reward_model", extras)["reward_mean"] == pytest.approx(metrics["eval_mean_reward"])
-    assert f"| eval_accuracy | {metrics['eval_accuracy']:.4g} |" in card
+    low, high = wilson_interval(metrics["eval_accuracy"] * metrics["eval_num_pairs"], metrics["eval_num_pairs"])
+    assert f"| eval_accuracy | {metrics['eval_accuracy']:.4g} [{low:.4g}, {high:.4g}] |" in card
+    assert f"| eval_num_pairs | {metrics['eval_num_pairs']} |" in card
     assert "runtime" not in card
     code = card.split("```python\n")[1].split("```")[0].replace('"saved"', repr(str(tmp_path / "saved")))
     found = {}
@@ -1125,8 +1129,28 @@ def test_a_model_card_without_an_evaluation_says_so(tmp_path):
     trainer.create_model_card("me/my-model", dataset_name="some/data", tags="mine")
     card = (tmp_path / "README.md").read_text()
     assert "No evaluation was run." in card
-    assert "datasets:\n- some/data\n" in card
-    assert "- mine\n" in card
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert data.datasets == ["some/data"]
+    assert "mine" in data.tags
+    assert f"- Data: {len(preference_rows())} rows, some/data\n" in card
+
+
+def test_a_model_card_and_that_of_its_export_name_base_data_and_licence_for_the_hub(tmp_path, base_folder):
+    (Path(base_folder) / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    rows = Dataset.from_list(preference_rows())
+    rows.info.download_checksums = {
+        "hf://datasets/trl-lib/some-pairs@0123abc/train.parquet": {}
+    }  # as load_dataset does
+    trainer = make_trainer(tmp_path / "run", base_folder, rows)
+    trainer.save_model(tmp_path / "saved")
+    scorer = RewardScorer(tmp_path / "saved")
+    scorer.model.export(tmp_path / "exported", scorer.processing_class)
+    (Path(base_folder) / "README.md").unlink()
+    for folder in ("saved", "exported"):
+        data = ModelCard.load(tmp_path / folder / "README.md").data
+        assert (data.datasets, data.license) == (["trl-lib/some-pairs"], "apache-2.0")
+        assert "reward-model" in data.tags
+    assert "- Licence: apache-2.0\n" in (tmp_path / "saved" / "README.md").read_text()
 
 
 # --- what stands where
