@@ -251,7 +251,7 @@ def _evaluate_options(add) -> None:
     add("--split", help="split of the data, where it has several")
     add("--config", help="configuration of a hub data set")
     add("--subset", help="name of the part that the source holds, such as RM-Bench's domain")
-    add("--limit", type=int, metavar="N", help="take the first N comparisons only")
+    add("--limit", type=int, metavar="N", help="take a sample of N comparisons, balanced over subsets (seed 0)")
     add("--on-bad-row", default="error", choices=("error", "skip"), help="skip counts and lists them")
     add(
         "--text-format",

@@ -30,8 +30,8 @@ from ..messages import located, printable
 from ..metrics.statistics import holm_correction, significance_tiers
 from .benchmarks import BENCHMARKS, SUITES, get_benchmark
 from .harness import read_about
-from .page import Link, Section, Table, bounds, markdown_text, percent, points, render_page
-from .report import ALPHA, Row, bars_plot, data_title, remarks, rows
+from .page import Link, Section, Table, bounds, markdown_text, p_text, percent, points, render_page
+from .report import ALPHA, Row, bars_plot, data_title, is_mostly_scored, remarks, rows
 from .results import SCORE, draw_items
 
 __all__ = ["Leaderboard", "Run", "build_leaderboard", "compare_runs", "find_runs"]
@@ -240,7 +240,7 @@ class BenchmarkTable:
         caption = f"{counts['num_comparisons']:,} comparisons, {counts['num_pairs']:,} pairs"
         caption += f"; score: {notes}." if notes else "."
         differences = [
-            [one["a"], one["b"], points(one["difference"]), f"{one['p_value']:.2g}", f"{one['p_holm']:.2g}"]
+            [one["a"], one["b"], points(one["difference"]), p_text(one["p_value"]), p_text(one["p_holm"])]
             for one in self.comparisons[:MAX_COMPARISONS]
         ]
         columns, title = ["better", "worse", "points", "p", "p (Holm)"], "Differences between models"
@@ -425,6 +425,11 @@ def _table(
     draw = draw_items(benchmark, credits, first.items["groups"], first.items["clusters"], num_samples=num_samples)
     compared = significance_tiers(draw, names, SCORE)
     tiers = {row["model"]: row["tier"] for row in compared["models"]}
+    untested = {name for name, run in zip(names, runs, strict=True) if not is_mostly_scored(run.report)}
+    tiers |= dict.fromkeys(untested)
+    for one in compared["comparisons"]:
+        if {one["a"], one["b"]} & untested:
+            one |= dict.fromkeys(("p_value", "p_holm"))
     for name, run in zip(names, runs, strict=True):
         notes = [footnotes.setdefault(sentence, 1 + len(footnotes)) for sentence in remarks(run.report)]
         entries.append(Entry(name, "model", rows(run.report), tiers[name], models[run.model], run, notes))
@@ -523,13 +528,17 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
             compared = [draw.compare(group) for group in groups]
             corrected = holm_correction([one["p_value"] for one in compared])
             subsets |= {g: {**one, "p_holm": p} for g, one, p in zip(groups, compared, corrected, strict=True)}
+    result = draw.compare(SCORE)
+    if not (is_mostly_scored(a.report) and is_mostly_scored(b.report)):
+        for one in (result, *subsets.values()):
+            one |= dict.fromkeys({"p_value", "p_holm"} & one.keys())
     return {
         "benchmark": data_title(a.report),
         "a": names[0],
         "b": names[1],
         "score_a": a.report["metrics"]["official"]["score"],
         "score_b": b.report["metrics"]["official"]["score"],
-        **draw.compare(SCORE),
+        **result,
         "subsets": subsets,
     }
 
@@ -537,13 +546,15 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
 def comparison_section(result: dict[str, Any]) -> Section:
     """One comparison in words, the answer first, and its subsets as a table."""
     size = f"{100 * abs(result['difference']):.1f} points"
-    if result["p_value"] < ALPHA:
+    if result["p_value"] is None:
+        answer = f"{result['a']} and {result['b']} differ by {size}, too many comparisons without a score for a test"
+    elif result["p_value"] < ALPHA:
         winner, loser = ("a", "b") if result["difference"] > 0 else ("b", "a")
         answer = f"{result[winner]} is better than {result[loser]} by {size}: the difference is real"
     else:
         answer = f"{result['a']} and {result['b']} do not differ significantly ({size})"
     lines = [
-        f"{result['benchmark']}: {answer} (p = {result['p_value']:.2g}, {result['method']}).",
+        f"{result['benchmark']}: {answer} (p = {p_text(result['p_value'])}, {result['method']}).",
         f"{percent(result['score_a'])} % − {percent(result['score_b'])} % = {points(result['difference'])} points, "
         f"95 % interval {bounds([result['low'], result['high']])}; of {result['num_items']:,} items the first does "
         f"better on {result['a_better']}, the second on {result['b_better']}.",
@@ -552,7 +563,7 @@ def comparison_section(result: dict[str, Any]) -> Section:
         lines.append(f"A true difference of {percent(result['detectable'])} points would be found with 80 % power.")
     cells = [
         [name, points(one["difference"]), bounds([one["low"], one["high"]])]
-        + [f"{one['p_value']:.2g}", f"{one['p_holm']:.2g}", f"{one['num_items']:,}"]
+        + [f"{p_text(one['p_value'])}", f"{p_text(one['p_holm'])}", f"{one['num_items']:,}"]
         for name, one in result["subsets"].items()
     ]
     table = Table(["subset", "points", "95 % interval", "p", "p (Holm)", "n"], cells)

@@ -68,7 +68,9 @@ class Table:
 
         table = RichTable(title=terminal_text(self.title) or None, title_justify="left")
         for number, name in enumerate(self.columns):
-            table.add_column(terminal_text(name), justify="left" if number < self.num_text_columns else "right")
+            table.add_column(
+                terminal_text(name), justify="left" if number < self.num_text_columns else "right", overflow="fold"
+            )
         for kind, (name, *cells) in self.lines:
             indent = "  " if kind in INDENTED else ""
             table.add_row(indent + terminal_text(name), *map(terminal_text, cells), style=TERMINAL_STYLES.get(kind))
@@ -150,6 +152,11 @@ def percent(value: float | None) -> str:
 def points(difference: float) -> str:
     """`+2.5` points of percent, of 0.025."""
     return f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def p_text(p_value: float | None) -> str:
+    """`0.021`; nothing where a test would mean nothing."""
+    return "–" if p_value is None else f"{p_value:.2g}"
 
 
 def bounds(interval: Sequence[float | None] | None, text: Callable[[float], str] = percent) -> str:

@@ -23,7 +23,7 @@ from ..messages import printable
 from . import figures
 from .benchmarks import BENCHMARKS, LoadedBenchmark
 from .page import Section, Table, bounds, number, percent, points, render_page
-from .results import Results
+from .results import MAX_UNSCORED, Results
 from .scores import score_lines
 
 __all__ = ["EvaluationReport", "Row", "print_report", "render_report", "rows", "update_model_card"]
@@ -112,6 +112,7 @@ class Row:
         interval (`list[float]`, *optional*): 95 %, low and high.
         n (`int`, *optional*): how many items it is over.
         is_share (`bool`, *optional*, defaults to `True`): shown in percent.
+        note (`str`, *optional*, defaults to `"–"`): shown where there is no value.
     """
 
     name: str
@@ -120,10 +121,13 @@ class Row:
     interval: Sequence[float | None] | None = None
     n: int | None = None
     is_share: bool = True
+    note: str = "–"
 
     @property
     def text(self) -> str:
         """The value as it is shown."""
+        if self.value is None:
+            return self.note
         return percent(self.value) if self.is_share else number(self.value)
 
     @property
@@ -146,7 +150,8 @@ def rows(report: Report) -> dict[str, Row]:
     metrics, counts = report["metrics"], report["counts"]
     official, pairwise = metrics["official"], metrics["pairwise"]
     n = counts["num_comparisons"]
-    found = {"score": Row("official score", "official", official["score"], official["interval"], n)}
+    name = "score" if report["benchmark"]["name"] == "preference" else "official score"
+    found = {"score": Row(name, "official", official["score"], official["interval"], n)}
     for name, one in official["sections"].items():
         found[f"section/{name}"] = Row(name, "section", one["value"], one["interval"])
     n = pairwise["num_pairs"]
@@ -160,7 +165,13 @@ def rows(report: Report) -> dict[str, Row]:
         part, field = key.split("/")
         if one := parts[part]:
             n = one.get("num_pairs", one.get("num_comparisons"))
-            found[key] = Row(name, "metric", one[field], one.get("interval"), n, is_share)
+            interval, note = one.get(f"{field}_interval", one.get("interval")), one.get(f"{field}_note") or "–"
+            found[key] = Row(name, "metric", one[field], interval, n, is_share, note)
+    if lists := metrics["lists"]:
+        chance, n = f"the best above all others (chance {percent(lists['top_1_chance'])} %)", lists["num_comparisons"]
+        found["lists/top_1"] = Row(f"top-1: {chance}", "metric", lists["top_1"], lists["top_1_interval"], n)
+        name = f"mean reciprocal rank of the best (chance {number(lists['mrr_chance'])})"
+        found["lists/mrr"] = Row(name, "metric", lists["mrr"], lists["mrr_interval"], n, is_share=False)
     return found
 
 
@@ -182,6 +193,21 @@ def data_title(report: Report) -> str:
     return Path(benchmark["source"]).name if benchmark["name"] == "preference" else benchmark["name"]
 
 
+def run_title(report: Report) -> str:
+    """Model and data; where many comparisons are unscored, that stands before every number."""
+    unscored = "" if is_mostly_scored(report) else f" – {percent(_unscored_share(report))} % not scored"
+    return f"{report['model']['name']} on {data_title(report)}{unscored}"
+
+
+def is_mostly_scored(report: Report) -> bool:
+    """Whether so few comparisons are unscored that a test means something."""
+    return _unscored_share(report) <= MAX_UNSCORED
+
+
+def _unscored_share(report: Report) -> float:
+    return report["counts"]["num_unscored_comparisons"] / report["counts"]["num_comparisons"]
+
+
 def shortfalls(report: Report) -> list[str]:
     """Why the score is not the official one of the whole data, one sentence each; nothing where it is."""
     counts, benchmark = report["counts"], report["benchmark"]
@@ -192,7 +218,10 @@ def shortfalls(report: Report) -> list[str]:
         verb = "is" if len(missing) == 1 else "are"
         sentences.append(f"This is not the official score: {', '.join(missing)} {verb} not in the data.")
     if benchmark["limit"] is not None:
-        sentences.append(f"Only the first {counts['num_comparisons']:,} comparisons were taken (limit).")
+        sentences.append(
+            f"A sample of {counts['num_comparisons']:,} comparisons from {counts['num_rows']:,} rows, drawn with seed "
+            "0 and balanced over subsets (limit)."
+        )
     elif expected is not None and counts["num_rows"] != expected and not missing:
         sentences.append(f"The data have {counts['num_rows']:,} rows, the original {expected:,}.")
     if counts["num_unscored_comparisons"]:
@@ -224,6 +253,9 @@ def remarks(report: Report) -> list[str]:
         sentences.append(
             f"{percent(tie_rate)} % of the pairs are exact ties: ½ in the pairwise accuracy, wrong in the strict one."
         )
+    if (ranking := report["metrics"]["ranking"]) and ranking["num_tied"]:
+        num_lists = ranking["num_comparisons"] + ranking["num_tied"]
+        sentences.append(f"{ranking['num_tied']:,} of {num_lists:,} ranked lists tie wholly, and have no Kendall τ_b.")
     return sentences
 
 
@@ -231,6 +263,9 @@ def verdict(report: Report) -> str:
     """Whether the model is better than the rule "the longer wins"."""
     versus = report["baselines"]["length"]["model_minus_baseline"]
     difference, rule = points(versus["difference"]), "the rule “the longer wins”"
+    if versus["p_value"] is None:
+        unscored = f"{percent(_unscored_share(report))} % of the comparisons are not scored and count as wrong"
+        return f"{unscored}: {difference} points from {rule}, without a p-value."
     if versus["low"] is None or versus["p_value"] >= ALPHA:
         return f"Does not differ significantly from {rule}: {difference} points, p = {versus['p_value']:.2g}."
     word = "Better" if versus["difference"] > 0 else "Worse"
@@ -243,7 +278,7 @@ def verdict(report: Report) -> str:
 
 def print_report(report: Report) -> None:
     """The numbers as a table on the terminal, then what to know about them."""
-    number_table(report, f"{report['model']['name']} on {data_title(report)}").print()
+    number_table(report, run_title(report)).print()
     print(printable("\n".join([verdict(report), *remarks(report)])))
 
 
@@ -270,13 +305,13 @@ def render_report(report: EvaluationReport) -> str:
         Section("The most confident mistakes", paragraphs=nothing, details=mistakes),
         Section("How it was measured", tables=[_provenance(content)]),
     ]
-    return render_page(f"{content['model']['name']} on {data_title(content)}", sections)
+    return render_page(run_title(content), sections)
 
 
 def _summary(report: Report, found: Mapping[str, Row]) -> Section:
     score, pairwise, length = (found[key] for key in ("score", "pairwise", "baseline/length"))
     cards = [
-        ("Official score", f"{score.text} %", f"95 % interval {score.bounds}"),
+        (score.name.capitalize(), f"{score.text} %", f"95 % interval {score.bounds}"),
         ("Pairwise accuracy", f"{pairwise.text} %", f"{pairwise.n:,} pairs, a tie counts ½"),
         ("Length-only baseline", f"{length.text} %", "the longer completion wins"),
     ]
@@ -410,7 +445,8 @@ def model_card_section(reports: Sequence[Report]) -> str:
         found = rows(report)
         score, pairwise, length = (found[key] for key in ("score", "pairwise", "baseline/length"))
         numbers = [score.text, score.bounds, pairwise.text, length.text, f"{score.n:,}"]
-        cells.append([data_title(report), *numbers, " ".join(remarks(report))])
+        unscored = "" if is_mostly_scored(report) else f", {percent(_unscored_share(report))} % not scored"
+        cells.append([data_title(report) + unscored, *numbers, " ".join(remarks(report))])
     version = reports[0]["run"]["versions"]["rm-plugin"]
     lines = ["## Evaluation", "", Table(columns, cells).markdown(), "", f"Measured with rm-plugin {version}."]
     return "\n".join([CARD_START, *lines, CARD_END]) + "\n"

@@ -44,7 +44,9 @@ BASELINES = {  # scores that cost nothing: luck; what a judge gets who reads not
 }
 LENGTH_UNIT = "characters"  # so that every metric can be recomputed without a tokenizer
 SCORE = ("section", "score")  # the official score among the metrics of a draw of items
-PAIRS, TAU, BEST_OF = ("pairs",), ("τ_b",), "best of"  # columns of the draw over pairs, beside the subsets'
+# columns of the draw over pairs, beside the subsets'
+PAIRS, TAU, TOP_1, MRR, BEST_OF = ("pairs",), ("τ_b",), ("top-1",), ("MRR",), "best of"
+MAX_UNSCORED = 0.05  # with a larger share of comparisons without a score, no p-value is given
 
 Scored = tuple[Comparison, np.ndarray]
 
@@ -106,6 +108,12 @@ def measure(
     scored = mark_unscored(list(zip(data.comparisons, scores, strict=True)))
     if any(np.isinf(values).any() for _, values in scored):
         raise ValueError("a score is infinite; scores are finite, or NaN where a text was not scored")
+    num_unscored = sum(bool(np.isnan(values).any()) for _, values in scored)
+    if num_unscored == len(scored):
+        raise ValueError(
+            f"none of the {len(scored)} comparisons is scored: each has a text over the length limit or without a "
+            "score; raise max_length, or make the judge score them"
+        )
     benchmark, options = data.benchmark, {"num_samples": num_samples, "seed": seed}
     items, pairs = benchmark.score_items(scored), _pairs(scored)
     subsets = _by_subset(pairs)
@@ -114,9 +122,10 @@ def measure(
         credits[name], pairwise[name] = _baseline(name, benchmark, data.comparisons, seed)
     draw = draw_items(benchmark, list(credits.values()), items.groups, items.clusters, **options)
     ranking, taus = _ranking(scored)
+    lists, places = _lists(scored)
     best_of_n, curve = _best_of_n(benchmark, scored)
     columns = {name: (part["correct"], part["cluster"]) for name, part in {PAIRS: pairs, **subsets}.items()}
-    columns |= taus | curve
+    columns |= taus | places | curve
     others = Bootstrap(
         np.concatenate([values for values, _ in columns.values()]),
         clusters=[cluster for _, clusters in columns.values() for cluster in clusters],
@@ -125,6 +134,11 @@ def measure(
     )
     if ranking is not None:
         ranking["interval"] = others.estimate(TAU).interval()
+    if lists is not None:
+        lists |= {
+            f"{field}_interval": others.estimate(one).share_interval()
+            for field, one in zip(("top_1", "mrr"), places, strict=True)
+        }
     if best_of_n is not None:
         intervals = [others.estimate(name).interval() for name in curve]
         best_of_n["low"], best_of_n["high"] = map(list, zip(*intervals, strict=True))
@@ -135,6 +149,7 @@ def measure(
         "subsets": {name: _accuracy(part, others, name) for name, part in subsets.items()},
         **_of_margins(pairs, seed),
         "ranking": ranking,
+        "lists": lists,
         "best_of_n": best_of_n,
         "bootstrap": {"confidence": 0.95, "num_samples": draw.num_samples, "seed": seed},
     }
@@ -146,9 +161,12 @@ def measure(
         "num_no_preference": len(data.no_preference),
         "num_bad_rows": len(data.bad_rows),
         "num_unscored_completions": int(sum(np.isnan(np.asarray(values, float)).sum() for values in scores)),
-        "num_unscored_comparisons": sum(bool(np.isnan(values).any()) for _, values in scored),
+        "num_unscored_comparisons": num_unscored,
     }
     baselines = {name: _against(draw, 1 + i, pairwise[name]) for i, name in enumerate(BASELINES)}
+    if num_unscored > MAX_UNSCORED * len(scored):
+        for one in baselines.values():
+            one["model_minus_baseline"]["p_value"] = None
     saved = {
         "groups": items.groups,
         "clusters": items.clusters,
@@ -322,6 +340,26 @@ def _ranking(scored: Sequence[Scored]) -> tuple[dict[str, Any] | None, dict]:
         "num_left_out": len(lists) - len(values),
         "num_tied": len(taus) - len(values),  # all scores of a list equal
     }, {TAU: (values, clusters)}
+
+
+def _lists(scored: Sequence[Scored]) -> tuple[dict[str, Any] | None, dict]:
+    """
+    Top-1 and mean reciprocal rank of the best completion in the comparisons of three or more that have one best, and
+    their values and clusters for the draw. An equal score ranks above it, and so does all in a list without scores.
+    """
+    lists = [(c, scores) for c, scores in scored if len(c.ranks or ()) > 2 and c.ranks.count(min(c.ranks)) == 1]
+    if not lists:
+        return None, {}
+    below = [np.sum(scores < scores[c.ranks.index(min(c.ranks))]) for c, scores in lists]
+    sizes, clusters = np.array([len(scores) for _, scores in lists]), [cluster_of(c) for c, _ in lists]
+    ranks = sizes - np.array(below)
+    return {
+        "top_1": float(np.mean(ranks == 1)),
+        "top_1_chance": float(np.mean(1 / sizes)),
+        "mrr": float(np.mean(1 / ranks)),
+        "mrr_chance": float(np.mean([np.mean(1 / np.arange(1, size + 1)) for size in sizes])),
+        "num_comparisons": len(lists),
+    }, {TOP_1: ((ranks == 1).astype(float), clusters), MRR: (1 / ranks, clusters)}
 
 
 def _best_of_n(benchmark: Benchmark, scored: Sequence[Scored]) -> tuple[dict[str, Any] | None, dict]:

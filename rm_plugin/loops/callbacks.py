@@ -25,9 +25,9 @@ import torch
 from accelerate.utils import gather_object
 from transformers import GenerationConfig, PreTrainedModel, Trainer, TrainerCallback, TrainerControl
 
-from ..data.comparison import Comparison, Text, text_key
+from ..data.comparison import Text, text_key
 from ..evaluation.benchmarks import LoadedBenchmark, load_benchmark
-from ..evaluation.benchmarks.base import cluster_of
+from ..evaluation.benchmarks.loading import balanced_sample
 from ..evaluation.harness import evaluate
 from ..evaluation.report import EvaluationReport
 from ..files import write_atomically
@@ -414,7 +414,7 @@ class EvaluationCallback(TrainerCallback):
             known = sorted({str(c.subset) for c in data.comparisons})
             raise ValueError(f"no comparison of {data.name} is in subsets={list(subsets or [])}; it has {known}")
         if limit is not None and limit < len(chosen):
-            chosen = _sample(chosen, limit)
+            chosen = balanced_sample(chosen, limit)
         self.data = replace(data, comparisons=chosen)
         self.trainer = trainer
         self.every_steps = every_steps
@@ -496,18 +496,3 @@ def _log_apart(trainer: Trainer, control: TrainerControl, metrics: dict[str, flo
     trainer.model.training = False
     trainer.log(metrics)
     control.should_log, trainer.model.training = should_log, training
-
-
-def _sample(comparisons: list[Comparison], limit: int) -> list[Comparison]:
-    """`limit` comparisons, spread over all; the two prompts of a tie stay together, which may make one more."""
-    clusters: dict[str, list[int]] = {}
-    for i, comparison in enumerate(comparisons):
-        clusters.setdefault(cluster_of(comparison), []).append(i)
-    groups, chosen, k = list(clusters.values()), [], 0
-    while len(chosen) < limit:
-        # Steps of the golden ratio: whenever it stops, what was taken is spread evenly.
-        group = groups.pop(int(k * 0.6180339887498949 % 1 * len(groups)))
-        is_tie = "ties" in (comparisons[group[0]].metadata or {})
-        chosen += group if is_tie else group[: limit - len(chosen)]
-        k += 1
-    return [comparisons[i] for i in sorted(chosen)]

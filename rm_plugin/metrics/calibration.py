@@ -194,21 +194,27 @@ def calibration(margins: ArrayLike, num_bins: int = 10) -> dict[str, Any]:
             Number of bins of the reliability curve.
 
     Returns:
-        `dict`: `nll`, `brier`, `ece`, `temperature` (see the function of each) and `reliability` (the curve).
+        `dict`: `nll`, `brier`, `ece`, `temperature` (see the function of each), `temperature_note` and `reliability`
+        (the curve). A temperature at the search bound is `None`, and the note says why: `"no signal"` where the mean
+        margin is not positive, so that no temperature helps, or `"no pair is wrong"`.
 
     Example:
     ```python
     >>> list(calibration([1.0, -1.0, 3.0]))
-    ['nll', 'brier', 'ece', 'temperature', 'reliability']
+    ['nll', 'brier', 'ece', 'temperature', 'temperature_note', 'reliability']
 
     ```
     """
     margins = finite_array(margins, "margins")
+    temperature = fit_temperature(margins)
+    low, high = (bound * float(np.sqrt(np.mean(margins**2))) for bound in TEMPERATURE_BOUNDS)
+    note = "no signal" if temperature >= high else "no pair is wrong" if temperature <= low else None
     return {
         "nll": negative_log_likelihood(margins),
         "brier": brier_score(margins),
         "ece": expected_calibration_error(margins, num_bins),
-        "temperature": fit_temperature(margins),
+        "temperature": None if note else temperature,
+        "temperature_note": note,
         "reliability": reliability_curve(margins, num_bins),
     }
 

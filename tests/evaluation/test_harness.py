@@ -459,6 +459,32 @@ def test_best_of_n_curve_is_for_samples_of_one_policy_only():
     assert measure(data, [np.arange(4.0)] * 2, num_samples=100).metrics["best_of_n"] is None
 
 
+def test_a_limit_draws_a_sample_balanced_over_subsets_and_says_so():
+    rows = [{**row, "prompt": f"{n} {row['prompt']}"} for n, row in enumerate(ROWS * 4)]
+    rows = [{**row, "subset": "large"} for row in rows] + [{**row, "subset": "small"} for row in rows[:5]]
+    data = load_benchmark("preference", rows, limit=20)
+    assert Counter(c.subset for c in data.comparisons) == {"large": 15, "small": 5}
+    numbers = [int(c.id) for c in data.comparisons]
+    assert numbers == sorted(numbers) and max(numbers[:15]) - min(numbers[:15]) > 48  # in their order, from all
+    assert [c.id for c in load_benchmark("preference", rows, limit=20).comparisons] == [c.id for c in data.comparisons]
+    report = evaluate(lengths, data, num_samples=10)
+    said = "A sample of 20 comparisons from 101 rows, drawn with seed 0 and balanced over subsets (limit)."
+    assert said in remarks(report.report)
+    assert len(load_benchmark("preference", rows, limit=500).comparisons) == 101
+
+
+def test_a_run_of_which_nothing_is_scored_is_one_line_and_exit_2(tmp_path, monkeypatch, capsys):
+    (tmp_path / "judge_of_nothing.py").write_text(
+        "def judge(prompts, completions):\n    return [None] * len(prompts)\n"
+    )
+    write_lines(tmp_path / "pairs.jsonl", [PAIR] * 3)
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "judge_of_nothing:judge", "--data", "pairs.jsonl", "--output", "run"]) == 2
+    captured = capsys.readouterr()
+    assert "none of the 3 comparisons is scored" in captured.err and captured.err.count("\n") == 1
+    assert captured.out == "" and not (tmp_path / "run" / "report.json").exists()
+
+
 # --- models
 
 

@@ -420,3 +420,20 @@ def test_a_broken_run_gets_one_line_that_names_its_folder(runs, tmp_path, capsys
     assert main([command, str(runs / "fair"), str(broken)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert str(broken) in line and "evaluate it again" in line
+
+
+def test_a_run_with_many_unscored_comparisons_is_not_tested_against_others(tmp_path, capsys):
+    def judges(num_unscored):
+        return lambda prompts, completions: [
+            None if int(text.split()[1]) < num_unscored else float("right" in text) for text in completions
+        ]
+
+    for name, num_unscored in (("whole", 0), ("few", 5), ("many", 30)):
+        evaluate(judges(num_unscored), source=ROWS, output=tmp_path / name, name=name, num_samples=100)
+    (table,) = build_leaderboard([tmp_path], num_samples=100).tables
+    assert {row.name: row.tier for row in table.rows if row.kind == "model"} == {"whole": 1, "few": 1, "many": None}
+    tested = {c["a"] + c["b"]: c["p_value"] is not None for c in table.comparisons}
+    assert tested == {"wholefew": True, "wholemany": False, "fewmany": False}
+    assert main(["compare", str(tmp_path / "whole"), str(tmp_path / "many")]) == 0
+    out = capsys.readouterr().out
+    assert "differ by 30.0 points, too many comparisons without a score for a test (p = –" in out

@@ -25,6 +25,7 @@ from rm_plugin.evaluation.report import (
     eval_results,
     model_card_section,
     print_report,
+    remarks,
     render_report,
     rows,
     update_model_card,
@@ -328,6 +329,52 @@ def test_why_a_text_has_no_score_is_said_only_where_it_is_known():
     report = evaluate(lambda prompts, completions: [None, 1.0, 0.0, 0.0], source=data, num_samples=50)
     page = render_report(report)
     assert "have a text that was not scored; they count as wrong" in page and "over the length limit" not in page
+
+
+def test_a_large_share_without_scores_stands_before_every_number(capsys):
+    data = [{"prompt": f"q{n}", "chosen": "aa", "rejected": "b"} for n in range(20)]
+    judge = [None, 1.0] * 3 + [1.0, 0.0] * 17
+    report = evaluate(lambda prompts, completions: judge, source=data, name="m", num_samples=50)
+    print_report(report.report)
+    for form in (
+        capsys.readouterr().out,
+        render_report(report).split("</style>")[1],
+        model_card_section([report.report]),
+    ):
+        assert "15.0 % not scored" in form and form.index("15.0 % not scored") < form.index("85.0")
+        assert "p = " not in form
+    assert "without a p-value" in render_report(report)
+
+
+def test_what_is_not_a_benchmark_has_a_score_and_no_official_one(small):
+    assert rows(small.report)["score"].name == "score" and "official score" not in render_report(small).lower()
+
+
+def test_a_model_without_signal_shows_words_for_its_temperature():
+    data = [{"prompt": f"q{n}", "chosen": "a", "rejected": "bb"} for n in range(10)]
+    report = evaluate(lambda prompts, completions: [len(text) for text in completions], source=data, num_samples=50)
+    assert rows(report.report)["calibration/temperature"].text == "no signal"
+    assert "temperature no signal" in render_report(report)
+
+
+def test_lists_show_top_1_beside_their_pairs_and_whole_ties_beside_tau():
+    data = [{"prompt": f"q{n}", "completions": ["aaa", "aa", "a"], "ranks": [0, 1, 2]} for n in range(8)]
+    judge = [0.0] * 6 + [3.0, 2.0, 1.0] * 6
+    report = evaluate(lambda prompts, completions: judge, source=data, num_samples=200)
+    found = rows(report.report)["lists/top_1"]
+    assert found.name == "top-1: the best above all others (chance 33.3 %)" and found.text == "75.0" and found.n == 8
+    assert "2 of 8 ranked lists tie wholly, and have no Kendall τ_b." in " ".join(remarks(report.report))
+
+
+def test_names_are_not_cut_in_a_narrow_terminal(monkeypatch, capsys):
+    names = [f"Helpfulness/Brainstorming_And_Idea_Development_{end}" for end in ("Poems", "Plans")]
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    Table(["name", "value"], [[name, "1.0"] for name in names]).print()
+    out = "".join(
+        re.sub(r"[^\w/]", "", line.split("│")[1]) for line in capsys.readouterr().out.splitlines() if "│" in line
+    )
+    assert all(name in out for name in names)
 
 
 # --- in a real browser

@@ -1,5 +1,7 @@
 """evaluation/results.py: what is counted, how often the bootstrap is drawn, and what a report says of it."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -90,3 +92,56 @@ def test_a_comparison_that_stands_in_two_groups_is_counted_once(name):
     draw = draw_items(data.benchmark, credits, items["groups"], items["clusters"], num_samples=200)
     compared = draw.compare(SCORE)
     assert compared["num_items"] == 20 and compared["a_better"] + compared["b_better"] <= 20
+
+
+def test_lists_with_one_best_show_top_1_and_mrr_with_their_chance():
+    rows = [{"prompt": f"p{n}", "completions": ["a", "b", "c", "d"], "ranks": [1, 0, 1, 1]} for n in range(8)]
+    data = load_benchmark("preference", rows)
+    first, second, tied, last = [0, 3, 1, 2], [3, 2, 1, 0], [1, 1, 0, 0], [1, 0, 2, 3]
+    scores = [np.array(one, float) for one in (first, first, second, tied, last, last, last)] + [np.full(4, np.nan)]
+    lists = measure(data, scores, num_samples=200).metrics["lists"]
+    assert lists["top_1"] == 2 / 8 and lists["top_1_chance"] == 0.25  # a tie for the best is not above the others
+    assert lists["mrr"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 2 + 4 * 1 / 4) / 8)  # what is not scored ranks last
+    assert lists["mrr_chance"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert lists["top_1_interval"][0] <= 0.25 <= lists["top_1_interval"][1] and lists["num_comparisons"] == 8
+
+
+def test_pairs_and_lists_with_several_best_have_no_top_1():
+    rows = [{"prompt": "p", "chosen": "a", "rejected": "b"}]
+    rows += [{"prompt": "q", "completions": ["a", "b", "c"], "ranks": [0, 0, 1]}]
+    data = load_benchmark("preference", rows)
+    assert measure(data, [np.arange(2.0), np.arange(3.0)], num_samples=10).metrics["lists"] is None
+
+
+@pytest.mark.parametrize(
+    ("model", "top_1", "pairs"),
+    [("internlm2", 37.27, 76.0), ("grm_gemma", 4.97, 45.7), ("skywork_llama3", 22.15, 71.5)],
+)
+def test_published_rewardmath_scores_give_the_published_top_1_and_not_only_their_pairs(
+    shared_data, model, top_1, pairs
+):
+    lines = json.loads((shared_data / "rewardmath_scores" / f"{model}_reward.json").read_text())
+    texts = ["a" * (k + 1) for k in range(10)]
+    rows = [
+        {"prompt": f"{n}: {line['problem']}", "completions": texts, "ranks": [0] + [1] * 9}
+        for n, line in enumerate(lines)
+    ]
+    found = measure(load_benchmark("preference", rows), [np.array(line["score"]) for line in lines], num_samples=50)
+    lists = found.metrics["lists"]
+    assert round(100 * lists["top_1"], 2) == top_1 and lists["top_1_chance"] == pytest.approx(0.1)
+    assert round(100 * found.metrics["pairwise"]["accuracy"], 1) == pairs
+
+
+def test_data_of_which_nothing_is_scored_have_no_score():
+    data = load_benchmark("preference", RANKED)
+    with pytest.raises(ValueError, match="none of the 40 comparisons is scored: .*; raise max_length, or make the"):
+        measure(data, [np.array([1.0, 2.0, np.nan])] * 40)
+
+
+def test_a_large_share_without_scores_takes_the_p_values_away():
+    data = load_benchmark("preference", RANKED)
+    for num_unscored, has_p_value in ((2, True), (3, False)):
+        scores = [np.full(3, np.nan)] * num_unscored + noisy(data)[num_unscored:]
+        baselines = measure(data, scores, num_samples=100).baselines
+        found = [one["model_minus_baseline"]["p_value"] is not None for one in baselines.values()]
+        assert found == [has_p_value] * 3, num_unscored  # 5 % of 40 are 2

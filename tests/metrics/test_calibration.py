@@ -158,3 +158,12 @@ def test_judgebench_metrics_of_published_scores(shared_data, model, accuracy, st
     assert round(probabilities["temperature"], 2) == temperature
     assert round(probabilities["ece"], 3) == ece
     assert cross_fitted_calibration(margins)["nll"] < max(nll, 0.693)
+
+
+def test_a_temperature_at_the_search_bound_is_no_number():
+    worse_than_luck = calibration([-1.0, -2.0, 1.0])  # no temperature helps: the NLL falls until T is infinite
+    assert (worse_than_luck["temperature"], worse_than_luck["temperature_note"]) == (None, "no signal")
+    assert calibration([0.0, 0.0])["temperature_note"] == "no signal"
+    assert calibration([2.0, 1.0, 0.0])["temperature_note"] == "no pair is wrong"
+    fitted = calibration([4.0, 4.0, 4.0, -4.0])
+    assert fitted["temperature"] == pytest.approx(4 / math.log(3)) and fitted["temperature_note"] is None

@@ -13,13 +13,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, zip_longest
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from ...data.comparison import Comparison, text_key
 from ...data.sources import load_rows
 from ...messages import explained, one_line
-from .base import Benchmark, Part, Row
+from .base import Benchmark, Part, Row, cluster_of
 
 KINDS = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
 DATA_NAMES = ("dataset", "data", "train", "validation", "test")  # of files that are called after their folder
@@ -40,7 +42,7 @@ class LoadedBenchmark:
         no_preference (`list[int]`): indices of rows that state no preference.
         bad_rows (`list[str]`): table, index and cause of rows that `on_bad_row="skip"` left out.
         split (`str`, *optional*): split that was read (`+` between several); `None` where the source names none.
-        limit (`int`, *optional*): how many comparisons reading stopped at, if it was told to.
+        limit (`int`, *optional*): size of the sample that was drawn, if one was asked for.
     """
 
     name: str
@@ -105,13 +107,29 @@ def read_comparisons(
         comparison.id = key if seen[key] == 1 else f"{key}#{seen[key]}"
         comparison.metadata = {"cluster": text_key(comparison.prompt or comparison.id), **(comparison.metadata or {})}
         data.comparisons.append(comparison)
-        if len(data.comparisons) == data.limit:
-            break
     if not data.comparisons:
         counts = f"{data.num_rows} rows, {len(data.no_preference)} without a preference, {len(data.bad_rows)} bad"
         first = "".join(f", the first: {cause}" for cause in data.bad_rows[:1])
         raise ValueError(f"{data.name}: no comparisons in {data.source} ({counts}{first}); check the source")
+    if data.limit is not None:
+        data.comparisons = balanced_sample(data.comparisons, data.limit)
     return data
+
+
+def balanced_sample(comparisons: list[Comparison], limit: int) -> list[Comparison]:
+    """
+    `limit` comparisons in their order, drawn with seed 0, from each subset as many as from the others if it has them;
+    the two prompts of a tie stay together, which may make one more.
+    """
+    subsets: dict[str | None, dict[Any, list[int]]] = {}
+    for index in Random(0).sample(range(len(comparisons)), len(comparisons)):
+        one = comparisons[index]
+        unit = cluster_of(one) if "ties" in (one.metadata or {}) else index
+        subsets.setdefault(one.subset, {}).setdefault(unit, []).append(index)
+    chosen: list[int] = []
+    for unit in chain.from_iterable(zip_longest(*(units.values() for units in subsets.values()), fillvalue=())):
+        chosen += unit if len(chosen) < limit else ()
+    return [comparisons[index] for index in sorted(chosen)]
 
 
 def _rows(data: LoadedBenchmark, tables: list[Table]) -> Iterator[tuple[str, int, Row]]:
