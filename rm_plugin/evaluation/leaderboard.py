@@ -563,7 +563,7 @@ def comparison_section(result: dict[str, Any]) -> Section:
         lines.append(f"A true difference of {percent(result['detectable'])} points would be found with 80 % power.")
     cells = [
         [name, points(one["difference"]), bounds([one["low"], one["high"]])]
-        + [f"{p_text(one['p_value'])}", f"{p_text(one['p_holm'])}", f"{one['num_items']:,}"]
+        + [p_text(one["p_value"]), p_text(one["p_holm"]), f"{one['num_items']:,}"]
         for name, one in result["subsets"].items()
     ]
     table = Table(["subset", "points", "95 % interval", "p", "p (Holm)", "n"], cells)

@@ -212,7 +212,7 @@ def test_the_page_suits_light_dark_and_phones(report):
 def test_the_page_shows_everything_that_a_reader_needs(report):
     page = render_report(report)
     for text in (
-        *("Official score", "Pairwise accuracy", "Length-only baseline", "baseline: random", "baseline: constant"),
+        *("Score", "Pairwise accuracy", "Length-only baseline", "baseline: random", "baseline: constant"),
         *(
             "Histogram of",
             "share right over confidence",
