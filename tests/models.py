@@ -23,6 +23,11 @@ _LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_head
 _SIZES = {"hidden_size": 32, "intermediate_size": 48, **_LAYERS}
 _SLIDING_FIRST = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_LINEAR = {
+    **{"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    **{"linear_conv_kernel_dim": 4, "layer_types": ["linear_attention", "full_attention"]},
+}
+_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_chunk_size": 16}
 _YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 2.0, "original_max_position_embeddings": 128}
 _LONGROPE = {
     "rope_type": "longrope",
@@ -62,6 +67,12 @@ ARCHITECTURES = {
         "gpt_oss",
         {**_SIZES, **_SLIDING_FIRST, "num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": _YARN},
     ),
+    "gemma4": ("gemma4_text", {**_SIZES, **_SLIDING_FIRST, "global_head_dim": 8, "hidden_size_per_layer_input": 0}),
+    "ministral3": ("ministral3", {**_SIZES, "rope_parameters": {**_YARN, "llama_4_scaling_beta": 0.1}}),
+    "olmo3": ("olmo3", {**_SIZES, **_SLIDING_FIRST}),
+    "granite": ("granite", _SIZES),
+    "glm4": ("glm4", _SIZES),
+    "exaone4": ("exaone4", {**_SIZES, **_SLIDING_FIRST}),
     # multi-head latent attention: heads of queries and keys are larger than those of values
     "deepseek_v3": (
         "deepseek_v3",
@@ -72,12 +83,27 @@ ARCHITECTURES = {
             **{"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
         },
     ),
-    # what cannot share a prefix
+    # what cannot be packed: scored from the cache of a prompt
+    "qwen3_5": ("qwen3_5_text", {**_SIZES, **_LINEAR}),
+    "qwen3_next": ("qwen3_next", {**_SIZES, **_LINEAR, **_EXPERTS, "shared_expert_intermediate_size": 24}),
+    "granite_hybrid": (
+        "granitemoehybrid",
+        {**_SIZES, **_MAMBA, "layer_types": ["mamba", "attention"], "num_local_experts": 0},
+    ),
+    "falcon_h1": ("falcon_h1", {**_SIZES, **_MAMBA, "mamba_d_ssm": 64}),
+    "nemotron_h": (
+        "nemotron_h",
+        {
+            **{**_SIZES, **_EXPERTS, "num_hidden_layers": 4, "n_routed_experts": 4},
+            **{"layers_block_type": ["mamba", "moe", "attention", "mlp"], "moe_shared_expert_intermediate_size": 24},
+            **{"mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 16, "n_groups": 2, "chunk_size": 16},
+        },
+    ),
+    "lfm2": ("lfm2", {**_SIZES, "layer_types": ["conv", "full_attention"]}),
+    # what cannot share a prefix at all
     "doge": ("doge", _SIZES),  # a mask that depends on the values; all of it is seen in short texts
     "mamba": ("mamba", {"hidden_size": 32, "num_hidden_layers": 2}),
     "jamba": ("jamba", {**_SIZES, "num_experts": 2}),
-    "falcon_h1": ("falcon_h1", {**_SIZES, "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16}),
-    "lfm2": ("lfm2", {**_SIZES, "layer_types": ["conv", "full_attention"]}),
     "llama4": (
         "llama4_text",
         {**_SIZES, "intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": 8},

@@ -13,6 +13,7 @@ Shapes: `N` rows (or completions of a packed row), `L` padded length, `T` tokens
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import os
 import re
@@ -21,18 +22,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.utils import can_return_tuple
 
-from ..data.encoding import EncodedGroup, ensure_pad_token
+from ..data.encoding import ensure_pad_token
 from ..messages import check_choice
 from . import adapters, checkpoint
 from .attention import IMPLEMENTATION, SharedPrefixLayout
 from .cards import export_card, inherited
 from .config import RewardModelConfig, sequence_classifier
-from .packing import pack, pad
+from .first_use import best_form
+from .packing import Call
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ class RewardModel(PreTrainedModel):
         self.score = RewardHead(hidden_size, bias=config.head_bias)
         self.peft_model = None  # the PeftModel around a model whose adapters were loaded; not a submodule
         self.has_fresh_head = False  # drawn at random, and no training has begun
-        self._shared_prefix_refusals: dict[int, str | None] = {}  # by state of the model
+        self._forms: dict[int, tuple[str, str | None]] = {}  # by state of the model, and why it is not "packed"
         self._own_attention: str | None = None  # the implementation that the backbone came with
         self.post_init()
 
@@ -138,6 +140,7 @@ class RewardModel(PreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         shared_prefix_layout: SharedPrefixLayout | None = None,
+        calls: list[Call] | None = None,
         **kwargs,
     ) -> SequenceClassifierOutputWithPast:
         r"""
@@ -149,10 +152,13 @@ class RewardModel(PreTrainedModel):
             position_ids (`torch.LongTensor`, *optional*): as `input_ids`; counted along the mask if absent.
             inputs_embeds (`torch.Tensor`, *optional*): (N, L, H), instead of `input_ids`.
             shared_prefix_layout (`SharedPrefixLayout`, *optional*): where the packed row's groups lie.
+            calls (`list[Call]`, *optional*): which rows each call of the backbone computes; then `logits` alone come.
 
         Returns:
             `SequenceClassifierOutputWithPast`: `logits` (N, 1) in the head's dtype; `hidden_states` where asked for.
         """
+        if calls is not None:
+            return self._forward_in_calls(input_ids, attention_mask, calls, **kwargs)
         if shared_prefix_layout is not None:
             # A mask of four dimensions is handed through by transformers untouched; the layout says who sees whom.
             attention_mask = torch.empty(1, 1, 1, 1, device=input_ids.device)
@@ -186,12 +192,30 @@ class RewardModel(PreTrainedModel):
             attentions=outputs.get("attentions"),
         )
 
+    def _forward_in_calls(self, input_ids, attention_mask, calls: list[Call], **kwargs):
+        """Rows of similar lengths by themselves, and what shares a prefix from copies of its cache."""
+        assert not self.training or not any(call.prefix for call in calls), "no gradient flows through a cache"
+        name = "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
+        logits = []
+        for call in calls:
+            cached = {}
+            if call.prefix:
+                cache = DynamicCache(config=self.model.config)
+                cached = {name: cache, "use_cache": True}
+                self.model(input_ids=input_ids[call.rows[:1], : call.prefix], **cached)
+                cache.reorder_cache(torch.zeros(len(call.rows), dtype=torch.int64, device=input_ids.device))
+                cached["position_ids"] = torch.arange(call.prefix, call.length, device=input_ids.device)[None]
+            ids_NL, mask_NL = input_ids[call.rows, call.prefix : call.length], attention_mask[call.rows, : call.length]
+            logits.append(self(input_ids=ids_NL, attention_mask=mask_NL, **{**kwargs, **cached}).logits)
+        order = torch.tensor([row for call in calls for row in call.rows]).argsort()
+        return SequenceClassifierOutputWithPast(logits=torch.cat(logits)[order.to(input_ids.device)])
+
     def _ends(self, input_ids, attention_mask, hidden_NLH: torch.Tensor) -> torch.Tensor:
         """(N,) index of the token that the head reads in every row; the first real one where all are pads."""
         device, pad_token_id = hidden_NLH.device, self.config.trailing_pad_id
         real_NL = torch.ones(hidden_NLH.shape[:2], dtype=torch.bool, device=device)
         if attention_mask is not None:
-            real_NL = attention_mask.to(device) != 0
+            real_NL = attention_mask.to(device)[:, -hidden_NLH.shape[1] :] != 0  # of a mask that counts a cache, too
         positions_L = torch.arange(real_NL.shape[1], device=device)
         if pad_token_id is None or input_ids is None:
             return (positions_L * real_NL).argmax(-1)
@@ -215,83 +239,31 @@ class RewardModel(PreTrainedModel):
         )
 
     @torch.no_grad()
-    def supports_shared_prefix(self) -> bool:
+    def batch_form(self) -> str:
         """
-        Whether packed rows give this model's true scores, with the adapters and the attention that it has now.
+        The form of [`rm_plugin.model.packing.collate`] that gives this model's true scores with the least work.
 
-        Checked once for each state of them, by computing one small group both ways. Where they do not (state-space and
-        hybrid layers, custom attention, …) one log line says why, and callers pad.
+        Checked once for each state of its adapters and attention, by computing one small group both ways. Where rows
+        cannot be packed (state-space and hybrid layers, custom attention, …) one log line says why.
         """
-        before = self.model.config._attn_implementation
-        if before != IMPLEMENTATION:
-            self._own_attention = before
+        if (attention := self.model.config._attn_implementation) != IMPLEMENTATION:
+            self._own_attention = attention
+        own = self._own_attention or attention
         # Of models with PEFT's mixin this is a method.
-        adapters = (m for m in self.model.modules() if isinstance(getattr(m, "disable_adapters", None), bool))
-        states = ((type(layer), *layer.active_adapters, layer.disable_adapters) for layer in adapters)
-        state = hash((self._own_attention, tuple(states)))
-        if state not in self._shared_prefix_refusals:
-            try:
-                refusal = self._why_not_shared_prefix(self._own_attention or before)
-            except Exception as error:  # an architecture that cannot take the row at all; its own words are the reason
-                refusal = f"{type(error).__name__}: {error}".splitlines()[0]
-            if refusal not in (None, *self._shared_prefix_refusals.values()):
-                logger.warning("shared-prefix computation is off, batches are padded: %s", refusal)
-            self._shared_prefix_refusals[state] = refusal
-        refusal = self._shared_prefix_refusals[state]
-        wanted = IMPLEMENTATION if refusal is None else self._own_attention
-        if wanted is not None and self.model.config._attn_implementation != wanted:
+        layers = (m for m in self.model.modules() if isinstance(getattr(m, "disable_adapters", None), bool))
+        state = hash((own, *((type(layer), *layer.active_adapters, layer.disable_adapters) for layer in layers)))
+        if state not in self._forms:
+            known = [reason for _, reason in self._forms.values()]
+            form, reason = self._forms[state] = best_form(self, own)
+            if form == "continued" and reason not in known:
+                logger.warning("rows are not packed, scoring continues from the cache of a prompt: %s", reason)
+            elif form == "sorted" and reason not in known:
+                logger.warning("shared-prefix computation is off, batches are padded: %s", reason)
+        form = self._forms[state][0]
+        wanted = IMPLEMENTATION if form == "packed" else own
+        if self.model.config._attn_implementation != wanted:
             self.model.set_attn_implementation(wanted)
-        return refusal is None
-
-    def _why_not_shared_prefix(self, before: str | None) -> str | None:
-        config = self.config.backbone_config.get_text_config()
-        if before not in (IMPLEMENTATION, "sdpa", "eager"):
-            return f"attn_implementation={before!r} was asked for; leave it unset to share prefixes"
-        kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-        if unknown := set(kinds) - {"full_attention", "sliding_attention"}:
-            return f"{type(self.model).__name__} has layers of kind {', '.join(sorted(unknown))}"
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, config.vocab_size, (40,), generator=generator).tolist()
-        pad_token_id = self.config.trailing_pad_id  # at an end it would be cut
-        ids = [(i + 1) % config.vocab_size if i == pad_token_id else i for i in ids]
-        sequences = [ids[:24], ids[:17] + ids[24:33], ids[:17] + ids[33:40], ids[:18]]
-        was_training, device = self.training, self.device
-        self.eval()
-        try:
-            padded = self._hidden_ends(pad(sequences), device)
-            self.model.set_attn_implementation(IMPLEMENTATION)
-            batch = pack([EncodedGroup(sequences[:3]), EncodedGroup(sequences[3:])])
-            seen = batch["shared_prefix_layout"].seen_windows = []
-            packed = self._hidden_ends(batch, device)
-        finally:
-            self.train(was_training)
-        window = getattr(config, "sliding_window", None)
-        hidden_window = (
-            window is not None
-            and window < (getattr(config, "max_position_embeddings", None) or window)
-            and getattr(config, "layer_types", None) is None
-            and all(w is None for w in seen)
-        )
-        if hidden_window:
-            return f"{type(self.model).__name__} has a window of {window} that it does not hand to its attention"
-        if len(seen) != len(kinds) or sum(w is not None for w in seen) < kinds.count("sliding_attention"):
-            return f"{type(self.model).__name__} does not hand the layout to the attention of all its layers"
-        difference = ((packed - padded).norm() / padded.norm().clamp_min(1e-30)).item()
-        # Wrong attention is off by tenths; the rest is rounding of the dtype that the layers compute in.
-        dtype = torch.bfloat16 if getattr(self, "is_loaded_in_4bit", False) else self.model.dtype
-        tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.05)
-        if not difference <= tolerance:
-            return f"{type(self.model).__name__} gives other results packed than padded (relative {difference:.2g})"
-        return None
-
-    def _hidden_ends(self, batch: dict, device: torch.device) -> torch.Tensor:
-        pooled = []
-        handle = self.score.register_forward_pre_hook(lambda _, args: pooled.append(args[0].double()))
-        try:
-            self(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()})
-        finally:
-            handle.remove()
-        return pooled[0]
+        return form
 
     # ---------------------------------------------------------------------------------------------------------- making
 

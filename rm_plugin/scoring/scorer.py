@@ -129,16 +129,19 @@ class RewardScorer(Scorer):
         """See [`RewardModel.rope_switch`]."""
         return None if self.pairs else self.model.rope_switch
 
-    def shares_prefix(self) -> bool:
-        """Whether completions of one prompt are packed behind it, with the model as it is now."""
+    def form(self) -> str:
+        """One of [`rm_plugin.model.packing.FORMS`], in which completions are computed with the model as it is now."""
         model = self._follow()
         if self.shared_prefix == "off" or not isinstance(model, RewardModel):
-            return False
+            return "padded"
         with in_eval_mode(model):
-            return model.supports_shared_prefix()
+            return model.batch_form()
+
+    def shares_prefix(self) -> bool:
+        return self.form() in ("packed", "continued")
 
     def _calls(self, groups: list[EncodedGroup]) -> Iterator[list[int]]:
-        return split_by_tokens(groups, self.max_num_batched_tokens, self.shares_prefix(), self.rope_switch)
+        return split_by_tokens(groups, self.max_num_batched_tokens, self.form(), self.rope_switch)
 
     @torch.no_grad()
     def _compute(self, batch: ScoringBatch) -> np.ndarray:
@@ -147,7 +150,7 @@ class RewardScorer(Scorer):
         device = model.device
         with in_eval_mode(model), torch.autocast(device.type, enabled=False):
             if isinstance(model, RewardModel):
-                inputs = collate(batch.groups, self.shares_prefix())
+                inputs = collate(batch.groups, self.form())
             else:
                 rows = [{"input_ids": ids} for ids in batch.texts]
                 if "token_type_ids" in self.processing_class.model_input_names:

@@ -233,20 +233,20 @@ class PackingCollator:
     - `num_tokens`, `batch_size` (`int`): tokens of the texts; groups of the whole batch.
 
     Args:
-        shared_prefix (`bool`): whether the model takes packed rows.
+        form (`str`): one of `rm_plugin.model.packing.FORMS` that gradients flow through.
         max_tokens (`int`, *optional*): token budget of one micro-batch.
         rope_switch (`int`, *optional*): see `RewardModel.rope_switch`.
         ties (`bool`): whether pairs of equal rank are trained on, as ties.
     """
 
-    shared_prefix: bool = False
+    form: str = "padded"
     max_tokens: int | None = None
     rope_switch: int | None = None
     ties: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, list[dict]]:
         groups, text_indices = zip(*map(_distinct_texts, rows), strict=True)
-        runs = split_by_tokens(groups, self.max_tokens, self.shared_prefix, self.rope_switch)
+        runs = split_by_tokens(groups, self.max_tokens, self.form, self.rope_switch)
         parts = (([part[i] for i in run] for part in (rows, groups, text_indices)) for run in runs)
         return {"microbatches": [self._microbatch(*part, len(rows)) for part in parts]}
 
@@ -262,7 +262,7 @@ class PackingCollator:
             num_texts += len(group.input_ids)
         better_M, worse_M, group_M, margin_M, tie_M = map(torch.tensor, zip(*pairs, strict=True))
         return {
-            "model": collate(groups, self.shared_prefix),
+            "model": collate(groups, self.form),
             "text_of_completion": torch.tensor(text_of_completion),
             "pairs": {
                 "better_M": better_M,

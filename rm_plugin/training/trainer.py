@@ -239,7 +239,7 @@ class PairwiseRewardTrainer(RewardTrainer):
             # Liger's fused loss would replace the forward of what it takes for a causal language model.
             kernels = {**(args.liger_kernel_config or {}), "fused_linear_cross_entropy": False}
             apply_liger_kernel(reward_model.model, kernels)
-        collator.shared_prefix = self._shares_prefixes()
+        collator.form = self._batch_form()
         if not self._is_sharded:  # where weights are sharded, all processes must make as many calls
             collator.rope_switch = reward_model.rope_switch
         elif args.max_tokens_per_microbatch is not None:
@@ -258,7 +258,8 @@ class PairwiseRewardTrainer(RewardTrainer):
     def _is_sharded(self) -> bool:
         return self.is_deepspeed_enabled or self.is_fsdp_enabled
 
-    def _shares_prefixes(self) -> bool:
+    def _batch_form(self) -> str:
+        """One of `rm_plugin.model.packing.FORMS` that gradients flow through."""
         args, refusal = self.args, None
         if not args.disable_dropout and (name := attention_dropout(self.reward_model)):
             refusal = f"disable_dropout=False and {name}"
@@ -266,7 +267,11 @@ class PairwiseRewardTrainer(RewardTrainer):
             refusal = f"neftune_noise_alpha={args.neftune_noise_alpha} is a noise that falls with the length of a row"
         if refusal is not None:
             logger.warning("shared-prefix computation is off, batches are padded: %s", refusal)
-        return refusal is None and args.shared_prefix == "auto" and self.reward_model.supports_shared_prefix()
+        if refusal is not None or args.shared_prefix == "off":
+            return "padded"
+        if self.reward_model.batch_form() == "packed":
+            return "packed"
+        return "padded" if self._is_sharded else "sorted"  # sharded, all processes must make as many calls
 
     # --- data
 

@@ -91,7 +91,7 @@ def test_recipe_trains_a_tiny_model_of_its_architecture(name, stand_in, tmp_path
     assert trainer.state.global_step == 2
     assert trainer.reward_model.score.weight.dtype == torch.float32
     assert bool(getattr(trainer.reward_model, "is_loaded_in_4bit", False)) == in_4bit
-    assert trainer.reward_model.supports_shared_prefix()
+    assert trainer.reward_model.batch_form() == "packed"
     assert trainer.args.learning_rate == as_written[1].learning_rate is not None, "recipes say their learning rate"
     (evaluation,) = (line for line in trainer.state.log_history[-1:] if "eval_accuracy" in line)
     assert evaluation["eval_num_pairs"] == 4

@@ -303,7 +303,7 @@ def test_nf4_is_as_exact_as_the_dtype_that_it_computes_in(checkpoint, dtype, sco
     torch.manual_seed(0)
     model = RewardModel.from_backbone(checkpoint, quantization_config=quantization, dtype=dtype)
     torch.nn.init.normal_(model.score.weight, std=0.3)
-    assert model.supports_shared_prefix(), model._shared_prefix_refusals
+    assert model.batch_form() == "packed", model._forms
     model = with_lora(model).eval()
     packed, padded = pack(TRAINING_BATCH), pad(texts(TRAINING_BATCH))
     reference = scores(model, padded)
@@ -322,8 +322,6 @@ def test_nf4_is_as_exact_as_the_dtype_that_it_computes_in(checkpoint, dtype, sco
     [
         ("mamba", "MambaModel has layers of kind linear_attention"),
         ("jamba", "JambaModel has layers of kind linear_attention"),
-        ("falcon_h1", "FalconH1Model has layers of kind hybrid"),
-        ("lfm2", "Lfm2Model has layers of kind conv"),
         ("llama4", "Llama4TextModel has layers of kind chunked_attention"),
         ("doge", "ValueError: DogeAttention makes its own attention mask"),
     ],
@@ -339,7 +337,7 @@ def test_architecture_that_cannot_share_takes_the_padded_path_with_one_line(arch
 
 def assert_refused_with_one_line(model, reason, caplog):
     with caplog.at_level(logging.INFO, logger="rm_plugin"):
-        assert [model.supports_shared_prefix() for _ in range(3)] == [False] * 3
+        assert all(model.batch_form() in ("continued", "sorted") for _ in range(3))
     (record,) = (record for record in caplog.records if record.name.startswith("rm_plugin"))
     assert record.getMessage().startswith(f"shared-prefix computation is off, batches are padded: {reason}")
     assert "\n" not in record.getMessage() and record.levelname == "WARNING"
@@ -356,7 +354,7 @@ def test_eager_attention_gives_way_to_shared_prefixes():
     model = tiny_reward_model("llama")
     model.model.set_attn_implementation("eager")
     expected = scores(model, pad(texts(TRAINING_BATCH)))
-    assert model.supports_shared_prefix()
+    assert model.batch_form() == "packed"
     assert relative(scores(model, pack(TRAINING_BATCH)), expected) <= 1e-5
 
 
@@ -476,7 +474,7 @@ def test_attention_dropout_is_refused_with_a_layout():
     with pytest.raises(ValueError, match="attention dropout is 0.1, shared-prefix attention needs 0"):
         attend(SharedPrefixLayout([2], [[1, 2]]), dropout=0.1)
     model = tiny_reward_model("llama", attention_dropout=0.1)
-    assert model.supports_shared_prefix()
+    assert model.batch_form() == "packed"
     with pytest.raises(ValueError, match="set attention_dropout=0"):
         model.train()(**pack(TRAINING_BATCH))
 

@@ -916,7 +916,7 @@ def test_head_reads_what_the_backbone_ends_in(tmp_path):
     model = seeded(lambda: RewardModel.from_backbone(AutoModel.from_config(config))).eval()  # as OPT-350m
     model.score.weight.data.mul_(20)
     assert model.score.in_features == 16
-    assert model.supports_shared_prefix()
+    assert model.batch_form() == "packed"
     model.save_pretrained(tmp_path)
     assert_equal_scores(scores(RewardModel.from_pretrained(tmp_path)), scores(model))
 

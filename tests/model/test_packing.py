@@ -1,5 +1,6 @@
 """packing.py: the packed row, the padded form, which of them a batch takes, and how a budget cuts a list of groups."""
 
+import itertools
 import pickle
 
 import pytest
@@ -7,7 +8,18 @@ import torch
 from models import tiny_reward_model
 
 from rm_plugin.data.encoding import EncodedGroup
-from rm_plugin.model.packing import collate, cost, pack, pad, padded_tokens, split_by_tokens
+from rm_plugin.model.packing import (
+    FORMS,
+    TOKENS_OF_A_CALL,
+    Call,
+    backbone_calls,
+    collate,
+    cost,
+    pack,
+    pad,
+    padded_tokens,
+    split_by_tokens,
+)
 
 
 def group(prefix: int, *rests: int, start: int = 10) -> EncodedGroup:
@@ -91,24 +103,24 @@ def test_tokens_of_both_forms():
 )
 def test_collate_packs_only_where_the_padded_form_computes_over_5_percent_more_tokens(groups, packed, ratio):
     assert padded_tokens(groups) / sum(group.num_tokens for group in groups) == pytest.approx(ratio)
-    batch = collate(groups, shared_prefix=True)
+    batch = collate(groups, form="packed")
     assert ("shared_prefix_layout" in batch) is packed
-    assert batch["input_ids"].numel() == cost(groups, shared_prefix=True)
+    assert batch["input_ids"].numel() == cost(groups, form="packed")
 
 
 def test_collate_pads_for_a_model_that_cannot_take_packed_rows():
     groups = [group(10, 4, 6)]
-    batch = collate(groups, shared_prefix=False)
-    assert batch["input_ids"].shape == (2, 16) and cost(groups, shared_prefix=False) == 32
+    batch = collate(groups, form="padded")
+    assert batch["input_ids"].shape == (2, 16) and cost(groups, form="padded") == 32
     assert sorted(batch) == ["attention_mask", "input_ids"]
 
 
 def test_scores_come_in_the_order_of_the_completions_in_either_form():
     model = tiny_reward_model("llama")
-    assert model.supports_shared_prefix()
+    assert model.batch_form() == "packed"
     groups = [group(5, 3, 9, 1), group(0, 4, start=40), group(7, 2, 6, start=60)]
     with torch.no_grad():
-        packed, padded = (model(**collate(groups, shared)).logits for shared in (True, False))
+        packed, padded = (model(**collate(groups, form)).logits for form in ("packed", "padded"))
         alone = [model(torch.tensor([ids])).logits.item() for g in groups for ids in g.input_ids]
     assert packed.flatten().tolist() == pytest.approx(alone, abs=1e-5)
     assert padded.flatten().tolist() == pytest.approx(alone, abs=1e-5)
@@ -118,8 +130,8 @@ def test_scores_come_in_the_order_of_the_completions_in_either_form():
 # --- the budget
 
 
-def split(groups, max_tokens, shared_prefix=True, rope_switch=None):
-    return list(split_by_tokens(groups, max_tokens, shared_prefix, rope_switch))
+def split(groups, max_tokens, form="packed", rope_switch=None):
+    return list(split_by_tokens(groups, max_tokens, form, rope_switch))
 
 
 def test_without_a_budget_all_groups_share_one_call():
@@ -134,7 +146,7 @@ def test_budget_is_filled_and_not_exceeded():
     groups = [group(10, 4, 6)] * 5  # 20 packed tokens each, 32 padded
     assert split(groups, 40) == [[0, 1], [2, 3], [4]]
     assert split(groups, 39) == [[0], [1], [2], [3], [4]]
-    assert split(groups, 64, shared_prefix=False) == [[0, 1], [2, 3], [4]]
+    assert split(groups, 64, form="padded") == [[0, 1], [2, 3], [4]]
 
 
 def test_group_larger_than_the_budget_stands_alone():
@@ -145,18 +157,18 @@ def test_group_larger_than_the_budget_stands_alone():
 
 def test_budget_counts_the_form_that_collate_takes():
     groups = [group(2, 20, 20)] * 2  # 84 packed tokens, 88 padded: padded, as the ratio is 1.048
-    assert cost(groups, shared_prefix=True) == 88
+    assert cost(groups, form="packed") == 88
     assert split(groups, 86) == [[0], [1]] and split(groups, 88) == [[0, 1]]
 
 
 def test_padded_budget_counts_rows_times_the_longest():
     groups = [group(0, 4), group(0, 4), group(0, 10), group(0, 4)]
-    assert split(groups, 12, shared_prefix=False) == [[0, 1], [2], [3]]  # 3 × 10 would be 30
+    assert split(groups, 12, form="padded") == [[0, 1], [2], [3]]  # 3 × 10 would be 30
 
 
-@pytest.mark.parametrize("shared_prefix", [True, False])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("max_tokens", [30, 64, 100])
-def test_every_call_computes_at_most_the_budget_and_every_group_is_in_one_call(max_tokens, shared_prefix):
+def test_every_call_computes_at_most_the_budget_and_every_group_is_in_one_call(max_tokens, form):
     generator = torch.Generator().manual_seed(0)
 
     def draw(low, high):
@@ -164,11 +176,10 @@ def test_every_call_computes_at_most_the_budget_and_every_group_is_in_one_call(m
 
     # nothing to little shared, nearly equal lengths: the cases in which both forms cost about the same are among them
     groups = [group(draw(0, 4), *(draw(9, 12) for _ in range(draw(1, 4)))) for _ in range(200)]
-    runs = split(groups, max_tokens, shared_prefix)
+    runs = split(groups, max_tokens, form)
     assert sorted(i for run in runs for i in run) == list(range(200))
     for run in runs:
-        tokens = collate([groups[i] for i in run], shared_prefix)["input_ids"].numel()
-        assert tokens <= max_tokens or len(run) == 1
+        assert cost([groups[i] for i in run], form) <= max_tokens or len(run) == 1
 
 
 def test_groups_on_both_sides_of_the_rope_switch_never_share_a_call():
@@ -179,12 +190,12 @@ def test_groups_on_both_sides_of_the_rope_switch_never_share_a_call():
 
 def test_longrope_scores_do_not_depend_on_company():
     model = tiny_reward_model("phi3_longrope", torch.float64)
-    assert model.rope_switch == 24 and model.supports_shared_prefix()
+    assert model.rope_switch == 24 and model.batch_form() == "packed"
     groups = [group(4, 12, 9), group(8, 16, 14, start=40), group(6, 30, 25, start=70), group(3, 4, 2, start=90)]
 
     @torch.no_grad()
     def scores(run):
-        return model(**collate([groups[i] for i in run], True)).logits.flatten().tolist()
+        return model(**collate([groups[i] for i in run], "packed")).logits.flatten().tolist()
 
     alone = [scores([i]) for i in range(4)]
     runs = split(groups, None, rope_switch=model.rope_switch)
@@ -193,3 +204,56 @@ def test_longrope_scores_do_not_depend_on_company():
         assert scores(run) == pytest.approx(sum((alone[i] for i in run), []), rel=1e-10)
     mixed = scores([0, 1, 2, 3])
     assert max(abs(m - a) for m, a in zip(mixed[:4], alone[0] + alone[1], strict=True)) > 0.01
+
+
+# --- calls of the backbone on a padded batch
+
+
+def test_texts_of_similar_lengths_share_a_call():
+    groups = [group(0, 300, 20), group(0, 290, 22)]
+    assert backbone_calls(groups, "sorted") == [Call([0, 2], 300), Call([3, 1], 22)]
+    assert cost(groups, "sorted") == 2 * 300 + 2 * 22 and cost(groups, "padded") == 4 * 300
+    assert collate(groups, "sorted")["calls"] == [Call([0, 2], 300), Call([3, 1], 22)]
+
+
+def test_a_call_is_worth_so_many_tokens():
+    assert len(backbone_calls([group(0, 100, 100 - TOKENS_OF_A_CALL + 1)], "sorted")) == 1
+    assert len(backbone_calls([group(0, 100, 100 - TOKENS_OF_A_CALL - 1)], "sorted")) == 2
+    assert "calls" not in collate([group(0, 40, 30)], "sorted")  # then it is the padded form
+
+
+def test_the_cut_costs_least_of_all():
+    lengths = [7, 80, 81, 150, 9, 300, 160, 300, 12]
+    best = sum(call.cost for call in backbone_calls([group(0, *lengths)], "sorted"))
+    ordered = sorted(lengths)
+    cuts = itertools.product([False, True], repeat=len(lengths) - 1)
+    costs = []
+    for cut in cuts:
+        ends = [i + 1 for i, is_end in enumerate(cut) if is_end] + [len(lengths)]
+        starts = [0, *ends[:-1]]
+        costs.append(sum((e - s) * ordered[e - 1] + TOKENS_OF_A_CALL for s, e in zip(starts, ends, strict=True)))
+    assert best == min(costs)
+
+
+def test_a_prefix_is_continued_where_it_saves_more_than_a_call():
+    shared, alone = group(200, 10, 12, 5), group(20, 3, 4, start=40)
+    assert backbone_calls([shared, alone], "continued") == [Call([0, 1, 2], 212, 200), Call([4, 3], 24)]
+    assert cost([shared, alone], "continued") == 200 + 3 * 12 + 2 * 24
+    assert all(call.prefix == 0 for call in backbone_calls([shared, alone], "sorted"))
+    assert backbone_calls([group(200, 10)], "continued") == [Call([0], 210)]  # one completion shares with none
+
+
+def test_a_continued_call_computes_more_than_one_token_of_each_text():
+    assert backbone_calls([group(200, 1, 1)], "continued") == [Call([0, 1], 201, 199)]
+
+
+def test_every_text_is_in_one_call():
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.randint(1, 90, (40, 4), generator=generator).tolist()
+    groups = [group(prefix, *rests) for prefix, *rests in sizes]
+    for form in ("continued", "sorted"):
+        calls = backbone_calls(groups, form)
+        assert sorted(row for call in calls for row in call.rows) == list(range(120))
+        lengths = [len(ids) for g in groups for ids in g.input_ids]
+        assert all(max(lengths[row] for row in call.rows) == call.length for call in calls)
+        assert sum(call.tokens for call in calls) == cost(groups, form) < cost(groups, "padded")

@@ -50,7 +50,7 @@ def assert_equal(scores, expected) -> None:
 
 
 def computed_tokens(scorer: RewardScorer, comparisons: list[Comparison]) -> int:
-    return sum(cost(batch.groups, scorer.shares_prefix()) for batch in scorer.plan(comparisons))
+    return sum(cost(batch.groups, scorer.form()) for batch in scorer.plan(comparisons))
 
 
 def user(text: str) -> list[dict]:
@@ -230,7 +230,7 @@ def test_calls_keep_to_the_token_budget(shared_prefix):
     one = scorer(max_num_batched_tokens=300, shared_prefix=shared_prefix)
     prompts, completions = texts(60)
     batches = one.plan([one.comparison(p, [c]) for p, c in zip(prompts, completions, strict=True)])
-    tokens = [cost(batch.groups, one.shares_prefix()) for batch in batches]
+    tokens = [cost(batch.groups, one.form()) for batch in batches]
     assert len(tokens) > 3
     assert max(tokens) <= 300 * MIN_TOKEN_RATIO
     assert np.mean(tokens) > 150, "calls are filled"

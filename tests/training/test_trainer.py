@@ -101,7 +101,7 @@ def test_follows_the_loss_trajectory_of_trl(case, tmp_path):
         options["peft_config"] = LoraConfig(r=4, task_type="SEQ_CLS", target_modules="all-linear")
     theirs = make_trainer(tmp_path, classifier(), rows, cls=trl.RewardTrainer, **copy.deepcopy(options))
     ours = make_trainer(tmp_path, classifier(), rows, **options)
-    assert ours.data_collator.shared_prefix
+    assert ours.data_collator.form == "packed"
     for trainer in (theirs, ours):
         trainer.train()
     assert len(history(ours)) == options.get("max_steps", 20)
@@ -154,7 +154,7 @@ def test_a_group_over_the_token_budget_stands_alone():
         "margin": None,
         "row": 0,
     }
-    [microbatch] = PackingCollator(shared_prefix=True)([shared])["microbatches"]
+    [microbatch] = PackingCollator(form="packed")([shared])["microbatches"]
     assert (microbatch["model"]["input_ids"].numel(), microbatch["num_tokens"]) == (11, 20)
 
 
@@ -482,7 +482,7 @@ def test_liger_kernels_are_offered_the_backbone_whose_type_they_know(tmp_path, m
 
 def test_noise_on_embeddings_is_that_of_padded_rows(tmp_path, caplog):
     trainer = make_trainer(tmp_path, classifier(), preference_rows(), max_steps=1, neftune_noise_alpha=5)
-    assert not trainer.data_collator.shared_prefix
+    assert trainer.data_collator.form == "padded"
     assert "batches are padded: neftune_noise_alpha=5" in caplog.text
 
 
@@ -491,7 +491,7 @@ def test_attention_dropout_is_switched_off_or_computed_the_padded_way(disable_dr
     model = classifier(attention_dropout=0.5)
     trainer = make_trainer(tmp_path, model, preference_rows(), max_steps=2, disable_dropout=disable_dropout)
     trainer.train()
-    assert trainer.data_collator.shared_prefix == disable_dropout
+    assert trainer.data_collator.form == ("packed" if disable_dropout else "padded")
     assert ("attention_dropout=0.5" in caplog.text) == (not disable_dropout)
 
 
@@ -1212,7 +1212,7 @@ def test_a_token_budget_that_is_met_exactly_is_used():
     encoder = batches.RowEncoder(tiny_tokenizer("plain"))
     rows = [encoder({"chosen_ids": [5, 6, 7], "rejected_ids": [5, 6, 8]}, i) for i in range(4)]  # 4 packed tokens each
     sizes = [
-        [len(m["rows"]) for m in batches.PackingCollator(shared_prefix=True, max_tokens=budget)(rows)["microbatches"]]
+        [len(m["rows"]) for m in batches.PackingCollator(form="packed", max_tokens=budget)(rows)["microbatches"]]
         for budget in (16, 15, 8, 7, 4)
     ]
     assert [max(size) for size in sizes] == [4, 3, 2, 1, 1]

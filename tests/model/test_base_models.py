@@ -1,0 +1,182 @@
+"""Base models that people start from: rewards, gradients, adapters, and what is saved, in the form that each takes.
+
+Models whose layers are all attention are packed. Hybrids (linear attention, state space) score by continuing from the
+cache of a prompt, and train on calls of similar lengths. The reference is each text alone, or the padded form, in
+transformers' own attention.
+"""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from models import VOCAB_SIZE, WINDOW, tiny_reward_model, tiny_tokenizer
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSequenceClassification
+
+from rm_plugin.data.encoding import EncodedGroup
+from rm_plugin.model import packing
+from rm_plugin.model.adapters import save_adapter
+from rm_plugin.model.modeling import RewardModel
+from rm_plugin.model.packing import collate, pad
+from rm_plugin.scoring.scorer import RewardScorer
+from rm_plugin.training.batches import PackingCollator
+
+PACKED = ("gemma3", "gemma4", "ministral3", "olmo3", "smollm3", "granite", "gpt_oss", "glm4", "phi3", "exaone4")
+CONTINUED = ("qwen3_5", "qwen3_next", "granite_hybrid", "falcon_h1", "nemotron_h", "lfm2")
+LADDER = {**dict.fromkeys(PACKED, "packed"), **dict.fromkeys(CONTINUED, "continued")}
+
+
+def group(prefix: int, *rests: int, seed: int = 0) -> EncodedGroup:
+    """`len(rests)` completions of `rests` random tokens after `prefix` shared ones."""
+    generator = torch.Generator().manual_seed(1000 * seed + prefix)
+    ids = torch.randint(3, VOCAB_SIZE, (prefix + sum(rests),), generator=generator).tolist()
+    ends = [prefix + sum(rests[: i + 1]) for i in range(len(rests))]
+    return EncodedGroup([ids[:prefix] + ids[end - rest : end] for end, rest in zip(ends, rests, strict=True)])
+
+
+GROUPS = [group(3 * WINDOW, 5, 17, 30, 1), group(9, 6, 2, seed=1), group(0, 12, seed=2), group(33, 1, 1, 1, seed=3)]
+
+
+@pytest.fixture(autouse=True)
+def every_token_counts(monkeypatch):
+    """At these sizes a call costs more than the tokens that it saves."""
+    monkeypatch.setattr(packing, "TOKENS_OF_A_CALL", 1)
+
+
+def texts(groups=GROUPS) -> list[list[int]]:
+    return [ids for g in groups for ids in g.input_ids]
+
+
+@torch.no_grad()
+def scores(model, batch) -> torch.Tensor:
+    return model(**batch).logits.flatten()
+
+
+def assert_equal(ours: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5):
+    """Equal as the design means it: within 1e-5 × max(1, standard deviation of the scores)."""
+    assert expected.std() > 0.05
+    assert (ours - expected).abs().max().item() <= tolerance * max(1.0, expected.std().item())
+
+
+def loss(logits: torch.Tensor) -> torch.Tensor:
+    per_group = logits.flatten().split([len(g.input_ids) for g in GROUPS])
+    return torch.stack([-F.logsigmoid(z[0] - z[1:]).mean() for z in per_group if len(z) > 1]).mean()
+
+
+def gradients(model, batch) -> dict[str, torch.Tensor]:
+    model.train().zero_grad()
+    loss(model(**batch).logits).backward()
+    model.eval()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_gradients_equal(ours: dict, expected: dict, bound: float = 2e-5):
+    total = torch.stack([g.norm() for g in expected.values()]).norm()
+    assert ours.keys() == expected.keys() and total > 0
+    for name, gradient in expected.items():  # what is nearly nothing is so by cancellation
+        assert (ours[name] - gradient).norm() <= bound * torch.maximum(gradient.norm(), 1e-3 * total), name
+
+
+@pytest.mark.parametrize(("architecture", "form"), LADDER.items())
+def test_rewards_equal_those_of_each_text_alone(architecture, form):
+    model = tiny_reward_model(architecture)
+    alone = torch.cat([scores(model, {"input_ids": torch.tensor([ids])}) for ids in texts()])
+    assert model.batch_form() == form
+    batch = collate(GROUPS, form)
+    assert ("shared_prefix_layout" if form == "packed" else "calls") in batch
+    assert_equal(scores(model, batch), alone)
+
+
+@pytest.mark.parametrize(("architecture", "form"), LADDER.items())
+def test_gradients_equal_those_of_one_padded_batch(architecture, form):
+    reference = tiny_reward_model(architecture)
+    ours = copy.deepcopy(reference)
+    expected = gradients(reference, pad(texts()))
+    batch = collate(GROUPS, "packed" if ours.batch_form() == "packed" else "sorted")
+    assert form == "packed" or len(batch["calls"]) > 3
+    assert_gradients_equal(gradients(ours, batch), expected)
+    ours.activation_checkpointing_enable()
+    assert_gradients_equal(gradients(ours, batch), expected)
+
+
+def with_lora(model: RewardModel):
+    torch.manual_seed(1)
+    config = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear", modules_to_save=["score"])
+    peft_model = get_peft_model(model, config)
+    for name, parameter in peft_model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    return peft_model.eval()
+
+
+@pytest.mark.parametrize(("architecture", "form"), LADDER.items())
+def test_adapters_are_trained_saved_merged_and_opened_again(architecture, form, tmp_path):
+    base = tiny_reward_model(architecture)
+    base.save_pretrained(tmp_path / "base", format="native")
+    ours = with_lora(RewardModel.from_pretrained(tmp_path / "base"))
+    reference = with_lora(RewardModel.from_pretrained(tmp_path / "base"))
+    assert ours.get_base_model().batch_form() == form
+    expected = gradients(reference, pad(texts()))
+    assert sum("lora_A" in name for name in expected) >= 4
+    assert_gradients_equal(gradients(ours, collate(GROUPS, "packed" if form == "packed" else "sorted")), expected)
+
+    trained = scores(reference, pad(texts()))
+    assert_equal(scores(ours, collate(GROUPS, form)), trained)
+    save_adapter(ours, tmp_path / "adapter")
+    loaded = RewardModel.from_pretrained(tmp_path / "adapter")
+    assert loaded.batch_form() == form
+    assert_equal(scores(loaded, collate(GROUPS, form)), trained)
+    merged = loaded.merge()
+    assert_equal(scores(merged, collate(GROUPS, merged.batch_form())), trained, 1e-4)  # every weight is rounded anew
+
+
+@pytest.mark.parametrize(("architecture", "form"), LADDER.items())
+def test_what_is_saved_opens_again_and_plain_transformers_opens_what_is_exported(architecture, form, tmp_path, caplog):
+    model = tiny_reward_model(architecture)
+    expected = scores(model, pad(texts()))
+    model.save_pretrained(tmp_path / "saved")
+    again = RewardModel.from_pretrained(tmp_path / "saved")
+    assert again.batch_form() == form
+    assert_equal(scores(again, collate(GROUPS, form)), expected)
+    if (reason := model.why_not_standard()) is not None:
+        assert f"{reason}: saved as model_type reward_model" in caplog.text
+        return
+    model.export(tmp_path / "exported", tiny_tokenizer("plain"))
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported")
+    assert not isinstance(plain, RewardModel)
+    assert_equal(scores(plain, pad(texts())), expected)
+
+
+# --- through the scorer and the trainer
+
+
+@pytest.mark.parametrize("architecture", CONTINUED)
+def test_a_scorer_computes_a_hybrids_prompt_once_and_every_text_keeps_its_score(architecture, monkeypatch):
+    monkeypatch.undo()  # what a call costs
+    model = tiny_reward_model(architecture)
+    computed = []
+    model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: computed.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    prompt, answers = "Which country owns Antarctica? " * 3, ["None.", "Penguins own it.", "No country owns it.", "I"]
+    shared, padded = (RewardScorer(model, tiny_tokenizer("plain"), shared_prefix=form) for form in ("auto", "off"))
+    del computed[:]
+    together = torch.tensor(shared.score([prompt] * 4, answers))
+    num_shared = sum(computed)
+    del computed[:]
+    assert_equal(together, torch.tensor(padded.score([prompt] * 4, answers)))
+    assert 2 * num_shared < sum(computed)
+    assert_equal(together, torch.cat([torch.tensor(shared.score([prompt], [answer])) for answer in answers]))
+
+
+def test_a_micro_batch_of_a_hybrid_has_its_calls_and_keeps_to_the_budget():
+    rows = [
+        {"input_ids": g.input_ids, "prefix_length": g.prefix_length, "ranks": list(range(len(g.input_ids)))}
+        | {"margin": None, "row": i}
+        for i, g in enumerate([GROUPS[0], GROUPS[1], GROUPS[3]])
+    ]
+    [whole] = PackingCollator(form="sorted")(rows)["microbatches"]
+    assert all(call.prefix == 0 for call in whole["model"]["calls"]) and len(whole["model"]["calls"]) > 3
+    parts = PackingCollator(form="sorted", max_tokens=60)(rows)["microbatches"]
+    assert [row for part in parts for row in part["rows"]] == [0, 1, 2] and len(parts) > 2
