@@ -6,52 +6,53 @@ form, reason = best_form(model, "sdpa")          # ("packed", None), or what it 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel
 
 from ..data.encoding import EncodedGroup
 from .attention import IMPLEMENTATION
 from .packing import Call, pack, pad
 
-if TYPE_CHECKING:
-    from .modeling import RewardModel
 
-
-def best_form(model: RewardModel, attention: str | None) -> tuple[str, str | None]:
+def best_form(model: PreTrainedModel, attention: str | None) -> tuple[str, str | None]:
     """
     The form of [`rm_plugin.model.packing.collate`] for a model, and why it is not `"packed"`.
 
     Args:
-        model ([`RewardModel`]): as it is, adapters included; its attention implementation is changed.
+        model (`RewardModel`): as it is, adapters included; its attention implementation may be changed.
         attention (`str`, *optional*): the implementation that its backbone came with.
     """
     if attention not in (IMPLEMENTATION, "sdpa", "eager"):
         return "sorted", f"attn_implementation={attention!r} was asked for; leave it unset to share prefixes"
+    unknown = set(_kinds_of_layers(model)) - {"full_attention", "sliding_attention"}
     was_training = model.training
     model.eval()
     try:
-        if (reason := _attempt(_why_not_packed, model)) is None:
-            return "packed", None
-        model.model.set_attn_implementation(attention)
-        return ("continued" if _attempt(_why_not_continued, model) is None else "sorted"), reason
+        if unknown:  # other attention that is refused below may see more than its cache tells
+            reason = f"{type(model.model).__name__} has layers of kind {', '.join(sorted(unknown))}"
+            return ("continued" if _attempt(_why_not_continued, model) is None else "sorted"), reason
+        reason = _attempt(_why_not_packed, model)
+        return ("packed" if reason is None else "sorted"), reason
     finally:
         model.train(was_training)
 
 
-def _attempt(check: Callable[[RewardModel], str | None], model: RewardModel) -> str | None:
+def _kinds_of_layers(model: PreTrainedModel) -> list[str]:
+    config = model.config.backbone_config.get_text_config()
+    return getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+
+
+def _attempt(check: Callable[[PreTrainedModel], str | None], model: PreTrainedModel) -> str | None:
     try:
         return check(model)
     except Exception as error:  # an architecture that cannot take the form at all; its own words are the reason
         return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _why_not_packed(model: RewardModel) -> str | None:
+def _why_not_packed(model: PreTrainedModel) -> str | None:
     config, name = model.config.backbone_config.get_text_config(), type(model.model).__name__
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    if unknown := set(kinds) - {"full_attention", "sliding_attention"}:
-        return f"{name} has layers of kind {', '.join(sorted(unknown))}"
-    sequences = _sequences(model)
+    sequences, kinds = _sequences(model), _kinds_of_layers(model)
     padded = _hidden_ends(model, pad(sequences))
     model.model.set_attn_implementation(IMPLEMENTATION)
     batch = pack([EncodedGroup(sequences[:3]), EncodedGroup(sequences[3:])])
@@ -71,14 +72,14 @@ def _why_not_packed(model: RewardModel) -> str | None:
     return _difference(model, packed, padded, "packed")
 
 
-def _why_not_continued(model: RewardModel) -> str | None:
+def _why_not_continued(model: PreTrainedModel) -> str | None:
     sequences = _sequences(model)
     batch = pad(sequences)
     continued = _hidden_ends(model, {**batch, "calls": [Call([0, 1, 2, 3], len(sequences[1]), 17)]})
     return _difference(model, continued, _hidden_ends(model, batch), "continued")
 
 
-def _sequences(model: RewardModel) -> list[list[int]]:
+def _sequences(model: PreTrainedModel) -> list[list[int]]:
     """Four texts with a prefix of 17 tokens, one of which is a prefix of another."""
     vocab_size, pad_token_id = model.config.vocab_size, model.config.trailing_pad_id  # which would be cut at an end
     ids = torch.randint(0, vocab_size, (40,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -86,7 +87,7 @@ def _sequences(model: RewardModel) -> list[list[int]]:
     return [ids[:24], ids[:17] + ids[24:33], ids[:17] + ids[33:40], ids[:18]]
 
 
-def _hidden_ends(model: RewardModel, batch: dict) -> torch.Tensor:
+def _hidden_ends(model: PreTrainedModel, batch: dict) -> torch.Tensor:
     """(N, H) float64, what the head reads."""
     pooled = []
     handle = model.score.register_forward_pre_hook(lambda _, args: pooled.append(args[0].double()))
@@ -97,7 +98,7 @@ def _hidden_ends(model: RewardModel, batch: dict) -> torch.Tensor:
     return torch.cat(pooled)
 
 
-def _difference(model: RewardModel, ours: torch.Tensor, padded: torch.Tensor, form: str) -> str | None:
+def _difference(model: PreTrainedModel, ours: torch.Tensor, padded: torch.Tensor, form: str) -> str | None:
     # Wrong attention is off by tenths; the rest is rounding of the dtype that the layers compute in.
     dtype = torch.bfloat16 if getattr(model, "is_loaded_in_4bit", False) else model.model.dtype
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.05)

@@ -79,10 +79,13 @@ def assert_gradients_equal(ours: dict, expected: dict, bound: float = 2e-5):
 
 
 @pytest.mark.parametrize(("architecture", "form"), LADDER.items())
-def test_rewards_equal_those_of_each_text_alone(architecture, form):
+def test_rewards_equal_those_of_each_text_alone(architecture, form, caplog):
     model = tiny_reward_model(architecture)
     alone = torch.cat([scores(model, {"input_ids": torch.tensor([ids])}) for ids in texts()])
-    assert model.batch_form() == form
+    assert [model.batch_form() for _ in range(3)] == [form] * 3
+    line = "rows are not packed, scoring continues from the cache of a prompt: "
+    said = [record.getMessage().startswith(line) for record in caplog.records if record.name.startswith("rm_plugin")]
+    assert said == ([True] if form == "continued" else [])
     batch = collate(GROUPS, form)
     assert ("shared_prefix_layout" if form == "packed" else "calls") in batch
     assert_equal(scores(model, batch), alone)
