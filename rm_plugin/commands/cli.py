@@ -116,23 +116,32 @@ def _score_options(add) -> None:
     add("model", metavar="MODEL", help=MODEL_HELP)
     rows = '{"prompt", "completion"} or {"prompt", "completions": […]}'
     add("--input", required=True, metavar="FILE", help=f"lines {rows}")
+    _columns_option(add)
     add("--output", required=True, metavar="FILE", help="the same lines with score or scores added")
     _scorer_options(add)
     _control_tokens_option(add)
 
 
+def _columns_option(add) -> None:
+    example = "chosen=text_chosen prompt=instruction+input label=winner:1/2/0"
+    add("--columns", nargs="+", metavar="OURS=THEIRS", help=f"columns of other names, such as {example}")
+
+
 def _score(args: argparse.Namespace) -> None:
     """score prompts and completions of a JSON lines file"""
+    from ..data.layouts import read_columns
+
     lines = list(read_jsonl(args.input))
     if not lines:
         raise ValueError(f"{args.input} is empty; give one JSON object per line")
-    comparisons = [_comparison(line, f"{args.input} line {number}") for number, line in lines]
+    columns = read_columns(args.columns)
+    comparisons = [_comparison(line, f"{args.input} line {number}", columns) for number, line in lines]
     with atomic_writer(args.output) as out:  # opened before the work: a file that cannot be written is told at once
         scorer = load_scorer(args.model, progress=sys.stderr.isatty(), **_given(args, MODEL_OPTIONS + SCORER_OPTIONS))
         scores = scorer.score_comparisons(comparisons)
         for (_, line), values in zip(lines, scores, strict=True):
             values = [None if value != value else float(value) for value in values.tolist()]
-            result = {"scores": values} if "completions" in line else {"score": values[0]}
+            result = {"scores": values} if "completions" in line or "completions" in columns else {"score": values[0]}
             out.write(json.dumps({**line, **result}, ensure_ascii=False) + "\n")
     num = sum(map(len, scores))
     unscored = sum(int((values != values).sum()) for values in scores)
@@ -140,11 +149,13 @@ def _score(args: argparse.Namespace) -> None:
     print(f"{num} completions of {len(lines)} lines scored{note}: {args.output}")
 
 
-def _comparison(line: dict[str, Any], where: str) -> Comparison:
+def _comparison(line: dict[str, Any], where: str, columns: dict[str, str]) -> Comparison:
     """A line of `score`'s input; `where` stands in its errors."""
     from ..data.comparison import to_comparison
+    from ..data.layouts import select_columns
 
     with located(where):
+        line = select_columns(line, columns)
         if "prompt" not in line or ("completion" in line) == ("completions" in line):
             found = ", ".join(line) or "nothing"
             raise ValueError(f'it has {found}; it needs "prompt" and either "completion" or "completions"')
@@ -165,6 +176,7 @@ def _best_of_n_options(add) -> None:
         help='ready completions instead of POLICY and --prompts: lines {"prompt", "completions": […]}, '
         '{"prompt", "outputs": […]} as vLLM writes them, or {"prompt", "completion"}; perhaps with "gold" or "answer"',
     )
+    _columns_option(add)
     add("-n", type=int, help="completions per prompt (default 16)")
     add("--output", required=True, metavar="FILE", help="all candidates with scores; the same command resumes")
     add("--to-preferences", metavar="FILE", help="best-versus-worst pairs for DPO or rm-plugin train")
@@ -207,9 +219,9 @@ def _best_of_n(args: argparse.Namespace) -> None:
         **options,
     )
     if args.candidates is None:
-        results = sampler.sample(load_rows(args.prompts), args.output)
+        results = sampler.sample(load_rows(args.prompts, columns=args.columns), args.output)
     else:
-        results = sampler.rank(load_rows(args.candidates), args.output)
+        results = sampler.rank(load_rows(args.candidates, columns=args.columns), args.output)
     if processes.rank > 0:
         return
     summary = summarize(results)
@@ -252,7 +264,9 @@ def _evaluate_options(add) -> None:
     add("--config", help="configuration of a hub data set")
     add("--subset", help="name of the part that the source holds, such as RM-Bench's domain")
     add("--limit", type=int, metavar="N", help="take a sample of N comparisons, balanced over subsets (seed 0)")
+    _columns_option(add)
     add("--on-bad-row", default="error", choices=("error", "skip"), help="skip counts and lists them")
+    add("--on-empty", default="keep", choices=("error", "keep", "skip"), help="comparisons with an empty reply")
     add(
         "--text-format",
         choices=("auto", "messages", "as-is"),
@@ -292,7 +306,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     jobs = {"preference": args.data} if args.data else _named_sources(args.benchmark, args.source)
     if args.scores and len(jobs) > 1:
         raise ValueError("--scores holds the scores of one benchmark; give one --benchmark")
-    how = {key: getattr(args, key) for key in ("split", "config", "subset", "limit", "on_bad_row")}
+    names = ("split", "config", "subset", "limit", "on_bad_row", "on_empty", "columns")
+    how = {name: getattr(args, name) for name in names}
     # Before the model, so that bad data show at once.
     loaded = [load_benchmark(name, source, **how) for name, source in jobs.items()]
     options = {"name": args.name or args.model}

@@ -1,4 +1,4 @@
-"""YAML recipes ► a PPO run of TRL 1.12: fields of `PPOConfig`, `ModelConfig`, `ScriptArguments`, `PPORewardArguments`.
+"""YAML recipes ► a PPO run of TRL 1.12: fields of `PPOConfig`, `ModelConfig`, `DataArguments`, `PPORewardArguments`.
 
     train_ppo(*parse_ppo_recipe("recipes/ppo-quickstart.yaml", ["--total_episodes", "3200"]))
 
@@ -18,7 +18,7 @@ from typing import Any
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoTokenizer, Qwen3ForCausalLM, set_seed
-from trl import ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from ..data.comparison import template_arguments, to_comparison, to_prompt
 from ..data.encoding import ensure_pad_token, prompt_ids
@@ -30,7 +30,7 @@ from ..model.modeling import RewardModel
 from ..scoring.scorer import RewardScorer
 from .quickstart import build_model, build_tokenizer
 from .quickstart_data import preference_data
-from .recipe import load_options, load_split, parse_fields
+from .recipe import DataArguments, load_options, load_split, parse_fields
 
 QUICKSTART = "quickstart"  # as sft_model_path: the embedded policy
 
@@ -54,7 +54,7 @@ def parse_ppo_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) 
         arguments (`list[str]`): `--field value` words.
 
     Returns:
-        `(ScriptArguments, PPOConfig, ModelConfig, PPORewardArguments)`
+        `(DataArguments, PPOConfig, ModelConfig, PPORewardArguments)`
 
     Raises:
         ImportError: a TRL without PPO.
@@ -64,7 +64,7 @@ def parse_ppo_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) 
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from trl.experimental.ppo import PPOConfig
 
-    sections = (ScriptArguments, PPOConfig, ModelConfig, PPORewardArguments)
+    sections = (DataArguments, PPOConfig, ModelConfig, PPORewardArguments)
     parsed, launch_words = parse_fields(path, arguments, sections, prog="rm-plugin ppo")
     if launch_words:
         raise ValueError(f"{' '.join(launch_words)}: rm-plugin ppo does not launch; run it under `accelerate launch`")
@@ -137,7 +137,7 @@ def _check_fields(script_args, training_args) -> bool:
     if training_args.resume_from_checkpoint:
         raise ValueError("resume_from_checkpoint is set, and TRL's PPOTrainer cannot resume; leave it out")
     wants_eval = training_args.eval_strategy != "no"
-    if script_args.dataset_test_split != ScriptArguments.dataset_test_split and not wants_eval:
+    if script_args.dataset_test_split != DataArguments.dataset_test_split and not wants_eval:
         raise ValueError(
             f"dataset_test_split={script_args.dataset_test_split!r} has no effect without an evaluation; set "
             "eval_strategy, or leave it out"

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import subprocess
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -32,8 +33,21 @@ from ..training.trainer import PairwiseRewardTrainer
 
 logger = logging.getLogger(__name__)
 
+
+@dataclass
+class DataArguments(ScriptArguments):
+    """[`trl.ScriptArguments`], and which of the data's columns hold what."""
+
+    columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns of other names than usual: chosen=text_chosen prompt=instruction+input label=winner:1/2/0"
+        },
+    )
+
+
 COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-SECTIONS = (ScriptArguments, PairwiseRewardConfig, ModelConfig, DatasetMixtureConfig)
+SECTIONS = (DataArguments, PairwiseRewardConfig, ModelConfig, DatasetMixtureConfig)
 
 
 def parse_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> tuple[Any, ...]:
@@ -49,7 +63,7 @@ def parse_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> t
         arguments (`list[str]`): `--field value` words.
 
     Returns:
-        `(ScriptArguments, PairwiseRewardConfig, ModelConfig, DatasetMixtureConfig)`
+        `(DataArguments, PairwiseRewardConfig, ModelConfig, DatasetMixtureConfig)`
 
     Raises:
         ValueError: a field that none of the four has (the nearest name is told), a value that does not fit, or a file
@@ -73,6 +87,8 @@ def parse_fields(
         os.environ.update({str(name): str(value) for name, value in environment.items()})
         words = []
         for name, value in recipe.items():
+            if name == "columns" and isinstance(value, dict):
+                value = [f"{ours}={theirs}" for ours, theirs in value.items()]
             if value is None or isinstance(value, (list, dict)):
                 defaults[name] = _checked(name, value, hints.get(name, Any))
             else:
@@ -214,12 +230,12 @@ def load_options(model_args: ModelConfig) -> dict[str, Any]:
     }
 
 
-def load_split(script_args: ScriptArguments, split: str):
+def load_split(script_args: DataArguments, split: str):
     """Raw rows of one split of the recipe's data set."""
     if not script_args.dataset_name:
         raise ValueError("dataset_name is unset; name a hub id, a folder or a file (jsonl, json, parquet, csv)")
     options = {"name": script_args.dataset_config, "streaming": script_args.dataset_streaming}
-    return load_rows(script_args.dataset_name, split, **options)
+    return load_rows(script_args.dataset_name, split, columns=script_args.columns, **options)
 
 
 def _load_data(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig, wants_eval: bool):

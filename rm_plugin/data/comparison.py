@@ -14,23 +14,28 @@ The formats of a row; a text is a string or a list of messages, in `role`/`conte
     [prompt,] completions[, ranks]        ranked list; without ranks, candidates
     [prompt,] completions, scores         the same with larger is better (or `rewards`, `rating`)
     prompt, completion                    one candidate, or a list of `outputs`, `choices`, `responses` (vLLM, OpenAI)
+    prompt, response_1, response_2, label which of the two is better: 1, 2, A>B, model_a, tie, votes (see layouts.py)
     prompt                                a prompt for a policy ([`to_prompt`])
     + margin, system, tools, chat_template_kwargs, id, subset, metadata
+
+Columns of other names are renamed and joined by `columns=` of [`rm_plugin.load_rows`].
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from ..messages import located
-from .conversations import BadRow, read_messages, read_template_variables, read_tools, show_value
+from .conversations import BadRow, from_json, read_messages, read_template_variables, read_tools, show_value
+from .layouts import LIST_COLUMNS, PROMPT_COLUMNS, PROMPT_PARTS, QUESTION_COLUMNS, SYSTEM_COLUMNS, BadLayout, usual_row
 from .sources import load_rows
 
 __all__ = ["BadRow", "Comparison", "load_rows", "to_comparison", "to_prompt"]
@@ -38,14 +43,8 @@ __all__ = ["BadRow", "Comparison", "load_rows", "to_comparison", "to_prompt"]
 Text = str | list[dict[str, Any]]
 """Plain text, or a conversation: a list of `{"role", "content"}` messages."""
 
-LIST_COLUMNS = ("completions", "outputs", "choices", "responses")
 SCORE_COLUMNS = ("scores", "rewards", "rating")  # larger is better, unlike `ranks`
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # for the chat template
-PROMPT_COLUMNS = ("prompt", "conversations", "messages")
-QUESTION_COLUMNS = ("question", "instruction", "query", "conversation", "dialogue", "dialog")  # the prompt, elsewhere
-SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
-CONTEXT_COLUMNS = ("input", "context", "contexts", "history", "document", "documents", "passage", "passages")
-PROMPT_PARTS = (*SYSTEM_COLUMNS, *CONTEXT_COLUMNS, "article", "background", "post")  # what others keep beside it
 MEDIA_COLUMNS = tuple(
     f"{kind}{rest}" for kind in ("image", "video", "audio") for rest in ("", "s", "_url", "_urls", "_path", "_paths")
 )
@@ -216,9 +215,9 @@ def to_comparison(
     Read one row of a data set. Pure and picklable, made for `datasets.map(with_indices=True)`.
 
     Prompt and completion joined are always the row's own text, character by character: whatever is split here only
-    says where the completion begins. An implicit prompt is what precedes the last assistant turn of a conversation
-    or of an HH-RLHF transcript; other plain text keeps the empty prompt. Where the prompts of one row differ, the
-    prompt is empty and the completions are the whole transcripts.
+    says where the completion begins. An implicit prompt is the beginning that the conversations of a row share, up to
+    the user's last words in it, or what precedes the last reply of HH-RLHF transcripts; other plain text keeps the
+    empty prompt. Where the prompts of transcripts differ, the prompt is empty and they are the completions.
 
     Args:
         row (`dict`):
@@ -238,6 +237,7 @@ def to_comparison(
         BadRow: if a column is missing, a completion is empty or no text, two completions of different rank are equal,
             lists that belong together differ in length, or a column looks like a part of the prompt that would not be
             read.
+        BadLayout: if the columns can be read in two ways, whatever the row.
 
     Example:
     ```python
@@ -248,9 +248,10 @@ def to_comparison(
 
     ```
     """
-    with located("" if index is None else f"row {index}", BadRow):
+    with _reading(index):
         if not isinstance(row, Mapping):
             raise BadRow(f"the row is {show_value(row)}; a row is a dict from column name to value")
+        row = usual_row(row)
         texts, ranks = _read_completions(row, candidates)
         for name, text in texts.items():
             _check_completion(text, name, allow_empty)
@@ -279,12 +280,24 @@ id=None, subset=None, metadata=None)
     ```
     """
     row = row if isinstance(row, Mapping) else {"prompt": row}
-    with located("" if index is None else f"row {index}", BadRow):
+    with _reading(index):
         column = _first_column(row, (*PROMPT_COLUMNS, *QUESTION_COLUMNS))
         if column is None or not row[column]:
             found = ", ".join(name for name in row if row[name]) or "nothing"
             raise BadRow(f"there is no prompt (found: {found}); a policy needs words to continue, give a `prompt`")
         return _comparison(row, _read_text(row[column], column), [], None)
+
+
+@contextmanager
+def _reading(index: int | None) -> Iterator[None]:
+    """Whatever a row leads to is a `BadRow` that names it, but for columns that no row makes clear."""
+    try:
+        with located("" if index is None else f"row {index}", BadRow):
+            yield
+    except BadRow as error:
+        if isinstance(error.__cause__, BadLayout):
+            raise BadLayout(str(error)) from error
+        raise
 
 
 def template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -395,11 +408,15 @@ def _read_prompt(row: Mapping[str, Any], texts: list[Text], candidates: bool) ->
 
 def _split_off_prompt(texts: list[Text]) -> tuple[Text, list[Text]]:
     """The prompt that the texts share, and what follows it; an empty prompt where they share none."""
-    cuts = [_reply_start(text) for text in texts]
-    prompts = [text[:cut] for text, cut in zip(texts, cuts, strict=True)]
-    if any(prompt != prompts[0] for prompt in prompts):
+    if isinstance(texts[0], list):  # they may part before their last turn: what they share up to the user's words
+        shared = sum(1 for _ in takewhile(lambda turns: all(t == turns[0] for t in turns), zip(*texts, strict=False)))
+        asked = (i + 1 for i, turn in enumerate(texts[0][:shared]) if turn["role"] not in ("assistant", "tool"))
+        cuts = [max(asked, default=0)] * len(texts)
+    else:
+        cuts = list(map(_reply_start, texts))
+    if len({text[:cut] for text, cut in zip(texts, cuts, strict=True) if isinstance(text, str)}) > 1:
         return "", texts
-    return prompts[0], [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
+    return texts[0][: cuts[0]], [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
 
 
 def _reply_start(text: Text) -> int:
@@ -439,8 +456,8 @@ def _check_other_columns(row: Mapping[str, Any], comparison: Comparison) -> None
         parts = [part.strip() for part in _leaves(row.get(column)) if isinstance(part, str)]
         if not all(part in text for part in parts for text in read):
             raise BadRow(
-                f"`{column}` looks like a part of the prompt that would not be read; "
-                f"rename it to `prompt`, join it to `prompt` as text or messages, or remove it"
+                f"`{column}` looks like a part of the prompt that would not be read; say what the prompt is, such as "
+                f"--columns prompt={column}, or remove it"
             )
 
 
@@ -455,12 +472,17 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
+def is_empty(text: Text) -> bool:
+    """Whether a completion, or the last reply of a transcript, says nothing; a tool call says something."""
+    last = text[-1] if isinstance(text, list) else {"content": text[_reply_start(text) :]}
+    return not last["content"].strip() and not last.get("tool_calls")
+
+
 def _check_completion(text: Text, name: str, allow_empty: bool) -> None:
-    """A completion ends with the assistant's words; white space says nothing, a tool call does."""
+    """A completion ends with the assistant's words."""
     if isinstance(text, list) and text[-1]["role"] != "assistant":
         raise BadRow(f"`{name}` ends with a message of role {text[-1]['role']!r}; end it with an assistant message")
-    last = text[-1] if isinstance(text, list) else {"content": text[_reply_start(text) :]}
-    if not allow_empty and not last["content"].strip() and not last.get("tool_calls"):
+    if not allow_empty and is_empty(text):
         raise BadRow(f"`{name}` is empty; every completion needs text, remove the row or write the reply")
 
 
@@ -476,10 +498,13 @@ def _read_texts(value: Any, name: str, candidates: bool = False) -> dict[str, Te
 def _read_text(value: Any, name: str, as_it_is: bool = False) -> Text:
     """Plain text, or messages in the `role`/`content` form; those that a csv file holds as text unless `as_it_is`."""
     if isinstance(value, str) and PRINTED_MESSAGES.match(value) and not as_it_is:
-        with located(f"`{name}` is a list of messages written as text"):
-            value = json.loads(value) if '"' in value[: value.index(":")] else ast.literal_eval(value.strip())
+        if isinstance(written := from_json(value, printed=True), str):
+            raise BadRow(f"`{name}` is a list of messages written as text, which cannot be read; write it as JSON")
+        value = written
     if isinstance(value, str):
         return value
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):
+        value = value["messages"]
     messages = [value] if isinstance(value, dict) else value  # ShareGPT has the reply as a single message
     if not isinstance(messages, list) or not messages:
         raise BadRow(f"`{name}` is {show_value(value)}; it must be text or a list of messages")

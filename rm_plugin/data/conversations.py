@@ -6,8 +6,10 @@ read_tools('[{"name": "f"}]')                                         # [{"name"
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -16,6 +18,7 @@ from ..messages import shorten
 TEXT_PARTS = (None, "text", "input_text", "output_text")  # types of those parts of a content that are text
 SAY_ENOUGH = {"tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"}  # without a content
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
+SWIFT_ROLES = {"tool_call": "function_call", "tool_response": "observation"}  # of ms-swift, with a `content`
 
 
 class BadRow(ValueError):
@@ -49,7 +52,11 @@ def read_messages(messages: list[Any], name: str = "messages") -> list[dict[str,
 def _read_message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise BadRow(f"{where} is {show_value(message)}; a message is a dict with `role` and `content`")
-    if message.get("role") is None and message.get("from") is not None:
+    if message.get("role") in SWIFT_ROLES:
+        rest = {name: value for name, value in message.items() if name not in ("role", "content")}
+        said = {"from": SWIFT_ROLES[message["role"]], "value": message.get("content")}
+        message = rest | _from_sharegpt(said, where)
+    elif message.get("role") is None and message.get("from") is not None:
         message = _from_sharegpt(message, where)
     message = _without_nulls(message)
     if not isinstance(message.get("role"), str) or not message["role"]:
@@ -98,7 +105,7 @@ def _from_sharegpt(message: dict[str, Any], where: str) -> dict[str, Any]:
     if role not in ("user", "assistant", "system", "tool"):
         raise BadRow(f"{where} is from {message['from']!r}; the speakers are {', '.join(SHAREGPT_ROLES)} and system")
     if message["from"] == "function_call":
-        calls = from_json(message.get("value"))
+        calls = from_json(message.get("value"), printed=True)
         calls = calls if isinstance(calls, list) else [calls]
         if calls and all(isinstance(call, dict) and "name" in call for call in calls):
             return {"role": role, "tool_calls": [{"type": "function", "function": call} for call in calls]}
@@ -144,11 +151,13 @@ def _template_parameters() -> frozenset[str]:
     return frozenset(names - {"kwargs"} | {"messages"})
 
 
-def from_json(value: Any) -> Any:
-    """What JSON text stands for; any other value, and text that is no JSON, as it is."""
+def from_json(value: Any, printed: bool = False) -> Any:
+    """What JSON text, or what Python printed, stands for; any other value, and other text, as it is."""
     try:
         return json.loads(value or "null") if isinstance(value, str) else value
     except ValueError:
+        with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            value = ast.literal_eval(value.strip()) if printed else value
         return value
 
 

@@ -12,13 +12,14 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import WHITE_SPACE, opened, parse_json, read_jsonl
 from ..messages import located, one_line
 from .conversations import from_json
+from .layouts import read_columns, select_columns, usual_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
@@ -35,9 +36,10 @@ def load_rows(
     streaming: bool = False,
     data_dir: str | None = None,
     revision: str | None = None,
+    columns: Mapping[str, str] | Sequence[str] | None = None,
 ) -> Dataset | IterableDataset:
     """
-    Open a data set, wherever it is.
+    Open a data set, wherever it is and whatever its columns are called.
 
     Args:
         source (`str`, `Path`, `Dataset`, `IterableDataset`, `DatasetDict`, `IterableDatasetDict` or `list[dict]`):
@@ -56,6 +58,9 @@ def load_rows(
             Folder of a hub data set.
         revision (`str`, *optional*):
             Commit or branch of a hub data set.
+        columns (`dict` or `list[str]`, *optional*):
+            Which of its columns hold what, where they have other names than usual: `{"chosen": "text_chosen",
+            "prompt": "instruction+input"}`, see [`rm_plugin.data.layouts.read_columns`].
 
     Returns:
         `Dataset`, or `IterableDataset` with `streaming=True`: raw rows, for [`rm_plugin.to_comparison`].
@@ -74,8 +79,9 @@ def load_rows(
     """
     import datasets
 
+    columns = read_columns(columns)
     if isinstance(source, list) and all(isinstance(row, dict) for row in source):
-        source = to_table(source)
+        source = to_table(list(usual_rows(source, "the list")))
     if source in ("", {}) or not isinstance(source, str | Path | dict | datasets.Dataset | datasets.IterableDataset):
         raise ValueError(f"source={source!r} is no data; give a file, a folder, a hub id, a Dataset or a list of rows")
     path = Path(source).expanduser() if isinstance(source, str | Path) else None
@@ -93,6 +99,11 @@ def load_rows(
     rows = _take_split(splits, split, where, streaming)
     if isinstance(rows, datasets.Dataset) and len(rows) == 0:
         raise ValueError(f"{where} has 0 rows{f' in split {split!r}' if split else ''}; give at least one")
+    if columns and isinstance(rows, datasets.Dataset):
+        rows = to_table(list(_selected(rows, columns, where)))
+    elif columns:
+        options = {"rows": rows, "columns": columns, "where": where}
+        rows = datasets.IterableDataset.from_generator(_selected, gen_kwargs=options)
     return rows.to_iterable_dataset() if streaming and isinstance(rows, datasets.Dataset) else rows
 
 
@@ -100,6 +111,13 @@ def hub_ids(rows: Any) -> list[str]:
     """Ids of the hub data sets that a table was loaded from, as `datasets` keeps them."""
     files = (getattr(getattr(rows, "info", None), "download_checksums", None) or {}).keys()
     return list(dict.fromkeys(found[1] for file in files if (found := re.match(r"hf://datasets/([^@]+)@", file))))
+
+
+def _selected(rows: Dataset | IterableDataset, columns: dict[str, str], where: str) -> Iterator[dict[str, Any]]:
+    for i, row in enumerate(rows):
+        with located(f"{where} row {i}"):
+            selected = select_columns(row, columns)
+        yield selected
 
 
 def _load_from_hub(source: str, name: str | None, **options: Any) -> Any:
@@ -211,7 +229,7 @@ def to_table(rows: list[dict[str, Any]]) -> Dataset:
 def _iterate_files(paths: list[str]) -> Iterator[dict[str, Any]]:
     """The rows of text files."""
     for path in paths:
-        yield from _csv_rows(path) if _kind_of(Path(path)) == ".csv" else _json_rows(path)
+        yield from _csv_rows(path) if _kind_of(Path(path)) == ".csv" else usual_rows(_json_rows(path), path)
 
 
 def _json_rows(path: str) -> Iterator[dict[str, Any]]:

@@ -239,6 +239,8 @@ def remarks(report: Report) -> list[str]:
     """What a reader must know before quoting the score, one sentence each."""
     counts, model, tie_rate = report["counts"], report["model"], report["metrics"]["pairwise"]["tie_rate"]
     sentences = shortfalls(report)
+    if counts.get("num_empty"):
+        sentences.append(f"{counts['num_empty']:,} comparisons have an empty reply (on_empty).")
     if report["run"].get("num_at_length_limit") and model.get("truncation_mode") == "keep_end":
         sentences.append(
             f"{report['run']['num_at_length_limit']:,} completions were cut at the limit of {model['max_length']:,} "

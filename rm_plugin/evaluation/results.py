@@ -160,6 +160,7 @@ def measure(
         "num_pairs": len(pairs),
         "num_no_preference": len(data.no_preference),
         "num_bad_rows": len(data.bad_rows),
+        "num_empty": data.num_empty,
         "num_unscored_completions": int(sum(np.isnan(np.asarray(values, float)).sum() for values in scores)),
         "num_unscored_comparisons": num_unscored,
     }

@@ -526,3 +526,33 @@ def test_every_command_has_help(command, capsys):
             with pytest.raises(SystemExit) as stop:
                 main([name, "--help"])
             assert stop.value.code == 0 and f"rm-plugin {name}" in capsys.readouterr().out
+
+
+# --- columns of other names
+
+
+def test_columns_of_other_names_are_read_by_every_command(command, model, tmp_path):
+    pairs = [{"good": f"{i}", "bad": f"{i + 1}", "instruction": "Count.", "input": f"0 to {i}"} for i in range(6)]
+    columns = ["chosen=good", "rejected=bad", "prompt=instruction+input"]
+    usual = [{"chosen": row["good"], "rejected": row["bad"], "prompt": f"Count.\n{row['input']}"} for row in pairs]
+    scores = []
+    for name, rows, words in (("other", pairs, ["--columns", *columns]), ("usual", usual, [])):
+        write_lines(tmp_path / f"{name}.jsonl", rows)
+        data, output = tmp_path / f"{name}.jsonl", tmp_path / f"evaluated-{name}"
+        assert command("evaluate", model, "--data", data, *words, "--output", output)[0] == 0
+        best = tmp_path / f"{name}.best.jsonl"
+        code, _, _ = command("best-of-n", "--candidates", data, *words, "--reward-model", model, "--output", best)
+        assert code == 0
+        scores.append([read_lines(output / "scores.jsonl"), read_lines(best)])
+    assert scores[0] == scores[1]
+    lines = write_lines(tmp_path / "in.jsonl", [{"q": "1 + 1 =", "a": " 2"}])
+    words = ["score", model, "--input", lines, "--output", tmp_path / "out.jsonl", "--columns", "prompt=q"]
+    assert command(*words, "completion=a")[0] == 0
+    (scored,) = read_lines(tmp_path / "out.jsonl")
+    assert (scored["q"], scored["a"]) == ("1 + 1 =", " 2") and isinstance(scored["score"], float)
+    code, _, error = command(*words, "completion=b")
+    assert code == 2 and error == f"{lines} line 1: columns completion=b: 'b' is not in q, a; correct it"
+    code, _, error = command("evaluate", model, "--data", data, "--columns", "chosn=x", "--output", tmp_path / "x")
+    assert code == 2 and "columns='chosn' is not known (did you mean chosen?)" in error
+    code, _, error = command("evaluate", model, "--benchmark", "llmbar", "--columns", "chosen=x", "--output", "x")
+    assert code == 2 and error.startswith("columns cannot be applied to llmbar, which has its own; leave it out")

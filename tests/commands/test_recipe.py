@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from rm_plugin import PairwiseRewardConfig, RewardScorer
 from rm_plugin.commands.ppo_recipe import prompt_rows
-from rm_plugin.commands.recipe import parse_recipe, run_recipe, train
+from rm_plugin.commands.recipe import load_split, parse_recipe, run_recipe, train
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startswith("ppo-"))
@@ -345,3 +345,21 @@ def test_prompts_of_ppo_keep_their_tools_and_are_given_once(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "", "chosen": "a", "rejected": "b"}\n')
     with pytest.raises(ValueError, match="rows.jsonl row 0: it has no prompt; PPO needs one to complete"):
         prompt_rows(arguments, tokenizer, "train")
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "{chosen: good, rejected: bad, prompt: q+r}",
+        "[chosen=good, rejected=bad, prompt=q+r]",
+        None,
+    ],
+)
+def test_a_recipe_says_which_columns_hold_what(columns, tmp_path):
+    rows = [{"q": "Add.", "r": "2 + 2", "good": "4", "bad": "5"}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]))
+    lines = [f"dataset_name: {tmp_path / 'rows.jsonl'}", f"output_dir: {tmp_path}", "use_cpu: true"]
+    (tmp_path / "recipe.yaml").write_text("\n".join([*lines, f"columns: {columns}"] if columns else lines))
+    words = [] if columns else ["--columns", "chosen=good", "rejected=bad", "prompt=q+r"]
+    script_args, *_ = parse_recipe(tmp_path / "recipe.yaml", words)
+    assert list(load_split(script_args, "train")) == [{"prompt": "Add.\n2 + 2", "chosen": "4", "rejected": "5"}]

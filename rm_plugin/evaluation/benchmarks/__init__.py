@@ -11,9 +11,11 @@ stays outside of the package is named as `module:NAME`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...data.layouts import read_columns
 from ...messages import check_choice
 from ...scoring.rewards import import_dotted, is_dotted_path
 from . import (
@@ -94,6 +96,8 @@ def load_benchmark(
     subset: str | None = None,
     limit: int | None = None,
     on_bad_row: str = "error",
+    on_empty: str = "keep",
+    columns: Mapping[str, str] | Sequence[str] | None = None,
 ) -> LoadedBenchmark:
     """
     Read a benchmark, from the hub or from a local copy in its original schema.
@@ -116,6 +120,11 @@ def load_benchmark(
             Stop after so many comparisons.
         on_bad_row (`str`, *optional*, defaults to `"error"`):
             `"skip"` leaves bad rows out, and lists them; a row that lacks a column or has null in it is one of them.
+        on_empty (`str`, *optional*, defaults to `"keep"`):
+            What becomes of a comparison with an empty reply: `"keep"` compares it like any other, `"skip"` leaves it
+            out, `"error"` stops. The report counts them.
+        columns (`dict` or `list[str]`, *optional*):
+            Of `"preference"`: which columns hold what, as in [`load_rows`].
 
     Returns:
         [`LoadedBenchmark`]
@@ -135,13 +144,16 @@ def load_benchmark(
     """
     benchmark = get_benchmark(name)
     check_choice("on_bad_row", on_bad_row, ("error", "skip"))
+    check_choice("on_empty", on_empty, ("error", "keep", "skip"))
+    if columns and name != "preference":
+        raise ValueError(f"columns cannot be applied to {name}, which has its own; leave it out, or take --data")
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}, it must be at least 1; leave it out for all")
     if subset is not None and not benchmark.subset_in_file_name:
         raise ValueError(f"subset={subset!r} cannot be applied to {name}, whose rows say their subset; leave it out")
     if source is not None:
         where, commit = str(source) if isinstance(source, str | Path) else f"a {type(source).__name__}", None
-        tables = source_tables(benchmark, source, split, config)
+        tables = source_tables(benchmark, source, split, config, read_columns(columns))
     elif benchmark.parts:
         parts = choose_parts(name, benchmark.parts, split, config)
         where, commit = " + ".join(dict.fromkeys(part.hub for part in parts)), parts[0].commit
@@ -149,4 +161,5 @@ def load_benchmark(
     else:
         get_files = f"get the files from {benchmark.files} and " if benchmark.files else ""
         raise ValueError(f"{name} has no loadable copy on the hub; {get_files}name their path with --source PATH")
-    return read_comparisons(LoadedBenchmark(name, benchmark, where, commit, limit=limit), tables, subset, on_bad_row)
+    data = LoadedBenchmark(name, benchmark, where, commit, limit=limit)
+    return read_comparisons(data, tables, subset, on_bad_row, on_empty)

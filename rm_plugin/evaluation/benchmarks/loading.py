@@ -18,7 +18,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ...data.comparison import Comparison, text_key
+from ...data.comparison import Comparison, is_empty, text_key
+from ...data.layouts import BadLayout
 from ...data.sources import load_rows
 from ...messages import explained, one_line
 from .base import Benchmark, Part, Row, cluster_of
@@ -43,6 +44,7 @@ class LoadedBenchmark:
         bad_rows (`list[str]`): table, index and cause of rows that `on_bad_row="skip"` left out.
         split (`str`, *optional*): split that was read (`+` between several); `None` where the source names none.
         limit (`int`, *optional*): size of the sample that was drawn, if one was asked for.
+        num_empty (`int`): comparisons with an empty reply, which `on_empty` keeps or leaves out.
     """
 
     name: str
@@ -55,6 +57,7 @@ class LoadedBenchmark:
     bad_rows: list[str] = field(default_factory=list)
     split: str | None = None
     limit: int | None = None
+    num_empty: int = 0
 
     @property
     def fingerprint(self) -> str:
@@ -84,7 +87,11 @@ Table = tuple[str, str | None, Callable[[], Iterable[dict]]]
 
 
 def read_comparisons(
-    data: LoadedBenchmark, tables: list[Table], subset: str | None = None, on_bad_row: str = "error"
+    data: LoadedBenchmark,
+    tables: list[Table],
+    subset: str | None = None,
+    on_bad_row: str = "error",
+    on_empty: str = "keep",
 ) -> LoadedBenchmark:
     """Fill `data` from its tables."""
     data.split = "+".join(dict.fromkeys(split for _, split, _ in tables if split)) or None
@@ -95,13 +102,20 @@ def read_comparisons(
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             column = "" if isinstance(error, ValueError) else f" column {row.column!r}:"
             cause = f"{origin and f'{origin} '}row {index}:{column} {one_line(error)}"
-            if on_bad_row == "error":
+            if on_bad_row == "error" or isinstance(error, BadLayout):
                 raise ValueError(f"{data.name}: {cause}") from error
             data.bad_rows.append(cause)
             continue
         if comparison is None:
             data.no_preference.append(number)
             continue
+        if any(map(is_empty, comparison.completions)):
+            data.num_empty += 1
+            if on_empty == "error":
+                fix = "write it, or compare it as it is (on_empty='keep') or leave it out ('skip')"
+                raise ValueError(f"{data.name}: {origin and f'{origin} '}row {index}: a reply is empty; {fix}")
+            if on_empty == "skip":
+                continue
         key = str(number if comparison.id is None else comparison.id)
         seen[key] += 1
         comparison.id = key if seen[key] == 1 else f"{key}#{seen[key]}"
@@ -170,7 +184,9 @@ def choose_parts(name: str, parts: tuple[Part, ...], split: str | None, config: 
     return chosen
 
 
-def source_tables(benchmark: Benchmark, source: Any, split: str | None, config: str | None) -> list[Table]:
+def source_tables(
+    benchmark: Benchmark, source: Any, split: str | None, config: str | None, columns: dict[str, str] | None = None
+) -> list[Table]:
     """The tables of a file, a folder, an object, or another data set on the hub."""
     import datasets
 
@@ -178,7 +194,7 @@ def source_tables(benchmark: Benchmark, source: Any, split: str | None, config: 
     is_local = path is None or path.exists()
     if config is not None and is_local:
         raise ValueError(f"config={config!r} is for hub data sets, which {path or 'an object'} is not; leave it out")
-    if isinstance(source, list) and split is None:
+    if isinstance(source, list) and split is None and not columns:
         return [("", None, lambda: source)]
     if path is not None and any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
         with explained(f"{path} cannot be read; save it again"):
@@ -190,7 +206,7 @@ def source_tables(benchmark: Benchmark, source: Any, split: str | None, config: 
         ]
     known = source if isinstance(source, dict) else () if is_local else benchmark.splits
     splits = [split] if split else [one for one in benchmark.splits if one in known] or [None]
-    return [(one or "", one, partial(load_rows, source, one, config)) for one in splits]
+    return [(one or "", one, partial(load_rows, source, one, config, columns=columns)) for one in splits]
 
 
 def _choose_files(path: Path, benchmark: Benchmark, split: str | None) -> list[tuple[Path, str | None]]:

@@ -106,7 +106,7 @@ def pku_saferlhf(row: Row, origin: str, column: str) -> Comparison | None:
 
 def preference(row: Row, origin: str) -> Comparison | None:
     """Any preference row that `data.comparison` reads."""
-    comparison = to_comparison(dict(row))
+    comparison = to_comparison(dict(row), allow_empty=True)
     return comparison if comparison.pairs() else None
 
 

@@ -1,0 +1,286 @@
+"""Rows of other layouts ► rows of the usual columns, which [`rm_plugin.to_comparison`] reads.
+
+    select_columns({"text_chosen": "4", "q": "2 + 2 ="}, read_columns(["chosen=text_chosen", "prompt=q"]))
+    usual_row({"instruction": "2 + 2 =", "response_1": "4", "response_2": "5", "label": "A>B"})
+    list(usual_rows([{"prompt": {"text": "2 + 2 =", "replies": [...]}}]))       # a tree of OASST: its ranked lists
+
+What a row says for sure is read; what could mean two things is refused in one line that names `--columns`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..messages import check_choice, located
+from .conversations import BadRow, show_value
+
+LIST_COLUMNS = ("completions", "outputs", "choices", "responses")
+PROMPT_COLUMNS = ("prompt", "conversations", "messages")
+QUESTION_COLUMNS = ("question", "instruction", "query", "conversation", "dialogue", "dialog")  # the prompt, elsewhere
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
+CONTEXT_COLUMNS = ("input", "context", "contexts", "history", "document", "documents", "passage", "passages")
+PROMPT_PARTS = (*SYSTEM_COLUMNS, *CONTEXT_COLUMNS, "article", "background", "post")  # what others keep beside it
+
+COMPARED = (("chosen", "rejected"), ("completions",), ("completion",), ("response_1", "response_2"))
+COLUMNS = ("prompt", *(name for names in COMPARED for name in names), "label", "ranks", "scores", "margin", "system")
+COLUMNS = (*COLUMNS, "tools", "chat_template_kwargs", "id", "subset", "answer", "gold")
+
+# Two responses and which of them is better, by the names and values that others give them.
+RESPONSE = re.compile("(response|output|answer|completion|conversation|candidate)([0-9]+|[a-e])")
+LABELS = ("label", "winner", "preference", "preferred", "choice")
+SIDES = {
+    "1": ("1", "a", "first", "true", "a>b", "a>>b", "1>2", "b<a"),
+    "2": ("2", "b", "second", "false", "b>a", "b>>a", "2>1", "a<b", "a<<b"),
+    "tie": ("tie", "tie(bothbad)", "bothbad", "both", "neither", "equal", "same", "draw", "a=b", "1=2"),
+}
+RANKS = {"1": [0, 1], "2": [1, 0], "tie": [0, 0]}
+
+
+class BadLayout(ValueError):
+    """Columns that can be read in two ways: not the fault of one row, so that skipping bad rows does not help."""
+
+
+def read_columns(given: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
+    """
+    Which of a file's columns hold what: our name ► theirs.
+
+    Args:
+        given (`dict` or `list[str]`, *optional*):
+            A mapping, or words `OURS=THEIRS`. Theirs is a column (`text_chosen`), a path into it (`chosen.messages`),
+            or several joined by a line break (`instruction+input`). A label may say its values for "the first is
+            better", "the second", and "neither": `label=winner:0/1/2`; several columns of a label
+            (`annotator1+annotator2+annotator3`) are votes, and so is a list.
+
+    Raises:
+        ValueError: an unknown name of ours, or a word that is no `OURS=THEIRS`.
+
+    Example:
+        >>> read_columns(["chosen=text_chosen", "prompt=instruction+input"])
+        {'chosen': 'text_chosen', 'prompt': 'instruction+input'}
+    """
+    pairs = given.items() if isinstance(given, Mapping) else [str(word).partition("=")[::2] for word in given or ()]
+    columns: dict[str, str] = {}
+    for name, theirs in pairs:
+        check_choice("columns", name, COLUMNS)
+        if not isinstance(theirs, str) or not theirs or name in columns:
+            raise ValueError(f"columns has {name}={theirs!r}; write each once, as OURS=THEIRS (chosen=text_chosen)")
+        columns[name] = theirs
+    return columns
+
+
+def select_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """
+    A row in which our names hold what [`read_columns`] says. The columns that were read go, and where the prompt is
+    named, so do others that look like a part of it.
+
+    Raises:
+        ValueError: a column or path that is not there, parts that cannot be joined, or a value that the label lacks.
+
+    Example:
+        >>> select_columns({"q": "2 + 2 =", "best": 0, "a": "4", "b": "5"}, {"prompt": "q", "label": "best:0/1"})
+        {'a': '4', 'b': '5', 'prompt': '2 + 2 =', 'label': ['1']}
+    """
+    selected, read = {}, set()
+    for name, theirs in columns.items():
+        with located(f"columns {name}={theirs}"):
+            path, _, values = (theirs, "", "") if name != "label" or theirs in row else theirs.partition(":")
+            paths = [path] if path in row else path.split("+")
+            parts = [_find(row, path) for path in paths]
+            read |= {path if path in row else path.split(".")[0] for path in paths}
+            selected[name] = _coded(_votes(parts), values) if name == "label" else _joined(parts)
+    if "prompt" in columns:
+        read |= {*PROMPT_PARTS, *QUESTION_COLUMNS, *PROMPT_COLUMNS}
+    if "label" in columns:
+        read |= {*LABELS}
+    if compared := [name for names in COMPARED if columns.keys() & set(names) for name in names]:
+        others = (name for name in row if name in (*COLUMNS[1:7], *LIST_COLUMNS) or _response_key(name))
+        read |= {name for name in others if name not in compared}
+    return {name: value for name, value in row.items() if name not in read} | selected
+
+
+def _find(row: Mapping[str, Any], path: str) -> Any:
+    """What a path leads to; a column may have a dot in its name."""
+    if path in row:
+        return row[path]
+    value: Any = row
+    for key in path.split("."):
+        if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        elif isinstance(value, Mapping) and key in value:
+            value = value[key]
+        elif value is None and key != path.split(".")[0]:  # null in this row
+            return None
+        else:
+            raise ValueError(
+                f"{key!r} is not in {', '.join(value) if isinstance(value, Mapping) else 'it'}; correct it"
+            )
+    return value
+
+
+def _is_missing(value: Any) -> bool:
+    """Null, empty, or the NaN that tables write for it."""
+    return value is None or value in ("", []) or (isinstance(value, float) and math.isnan(value))
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Texts with a line break between them, or message lists one after the other; missing parts are left out."""
+    if len(parts) == 1:
+        return parts[0]
+    parts = [part for part in parts if not _is_missing(part)]
+    if all(isinstance(part, str) for part in parts):
+        return "\n".join(parts)
+    if not all(isinstance(part, list) for part in parts):
+        raise ValueError(f"it joins {' and '.join(map(show_value, parts))}; join texts, or lists of messages")
+    return [message for part in parts for message in part]
+
+
+def _votes(parts: list[Any]) -> list[str]:
+    """The values of a label, each as text in one form: `1`, `1.0` and "1" are equal."""
+    votes = [vote for part in parts for vote in (part if isinstance(part, list) else [part]) if not _is_missing(vote)]
+    return [str(int(v) if isinstance(v, float) and v.is_integer() else v).strip().lower() for v in votes]
+
+
+def _coded(votes: list[str], values: str) -> list[str]:
+    """Votes as `1`, `2` and `tie`, where `values` says what these are called."""
+    sides = dict(zip(values.lower().split("/"), SIDES, strict=False)) if values else {}
+    for vote in votes if values else ():
+        check_choice("label", vote, sides)
+    return [sides.get(vote, vote) for vote in votes]
+
+
+# --- without a word from the user
+
+
+def usual_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """
+    A row with `completions` and `ranks` where it holds two responses and a label, or BIG-bench's `targets`; its prompt
+    may then stand in the one column that looks like it. Any other row as it is, `reject` as `rejected`.
+
+    Raises:
+        BadLayout: a label 0, which says "the first" here and "a tie" there.
+        BadRow: no label, two of them, or an unknown value of it; two columns that look like the prompt.
+
+    Example:
+        >>> usual_row({"input": "2 + 2 =", "output_1": "4", "output_2": "5", "label": [1, 2, 1]})
+        {'prompt': '2 + 2 =', 'completions': ['4', '5'], 'ranks': [0, 1]}
+    """
+    if row.get("reject") is not None and row.get("rejected") is None:
+        row = {"rejected" if name == "reject" else name: value for name, value in row.items() if name != "rejected"}
+    if any(row.get(name) is not None for name in (*COLUMNS[1:5], *LIST_COLUMNS)):
+        return row
+    targets = row.get("targets")
+    if isinstance(targets, Mapping) and {"choices", "labels"} <= targets.keys():
+        return _with_prompt(row, ["targets"]) | {"completions": targets["choices"], "scores": targets["labels"]}
+    responses = {
+        key: name for name in row if (key := _response_key(name)) and (row[name] == "" or not _is_missing(row[name]))
+    }
+    if not responses:
+        return row
+    shown = ", ".join(f"`{name}`" for name in responses.values())
+    if len(responses) != 2 or len({RESPONSE.fullmatch(key)[1] for key in responses}) > 1:
+        raise BadRow(f"{shown} are not two responses; name two with --columns response_1=COLUMN response_2=COLUMN")
+    label = [name for name in LABELS if not _is_missing(row.get(name))]
+    label = label or sorted(name for name in row if re.fullmatch(r"annotator_?[0-9]+", name))
+    if not label or (len(label) > 1 and label[0] in LABELS):
+        found = f"{' and '.join(label)} look like the label" if label else "no label says which is better"
+        raise BadRow(f"{shown}: {found}; name it with --columns label=COLUMN")
+    sides = Counter(_side(vote, "+".join(label)) for vote in _votes([row[name] for name in label]))
+    best = [side for side, number in sides.items() if number == max(sides.values())]
+    ranks = RANKS[best[0] if len(best) == 1 else "tie"]  # without a majority it is a tie
+    completions = [row[responses[key]] for key in sorted(responses)]
+    return _with_prompt(row, [*responses.values(), *label]) | {"completions": completions, "ranks": ranks}
+
+
+def _response_key(name: str) -> str | None:
+    """`response1` of `Response 1` and the like; None for a column that is no response by its name."""
+    key = re.sub("[ _-]", "", str(name).lower())
+    return key if RESPONSE.fullmatch(key) else None
+
+
+def _side(vote: str, column: str) -> str:
+    """`1` or `2`, the better response, or `tie`."""
+    text = re.sub(r"[\s_\[\]]", "", vote)
+    text = re.sub(
+        r"^(response|output|answer|completion|conversation|candidate|model|assistant|option)-?(?=.$)", "", text
+    )
+    if text == "0":
+        raise BadLayout(
+            f"`{column}` is 0, which may be the first response or a tie; say what its values mean (first/second/tie), "
+            f"such as --columns label={column}:0/1/2 or label={column}:1/2/0"
+        )
+    for side, words in SIDES.items():
+        if text in words:
+            return side
+    raise BadRow(
+        f"`{column}` is {show_value(vote)}, not 1, 2, A>B, model_a, tie or the like; say what its values mean "
+        f"(first/second/tie), such as --columns label={column}:left/right/same"
+    )
+
+
+def _with_prompt(row: Mapping[str, Any], used: list[str]) -> dict[str, Any]:
+    """The other columns of a row of responses, which need a prompt: the one column that looks like it."""
+    row = {name: value for name, value in row.items() if name not in used}
+    if not any(row.get(name) is not None for name in PROMPT_COLUMNS):
+        looks = [name for name in (*QUESTION_COLUMNS, "input") if not _is_missing(row.get(name))]
+        if len(looks) > 1:
+            shown = " and ".join(f"`{name}`" for name in looks)
+            raise BadRow(f"{shown} look like the prompt; name it with --columns prompt={'+'.join(looks)}")
+        row = {"prompt" if name in looks else name: value for name, value in row.items()}
+    return row
+
+
+# --- rows that hold several
+
+
+def usual_rows(rows: Iterable[dict[str, Any]], where: str) -> Iterator[dict[str, Any]]:
+    """
+    Rows, of which one may hold several: a tree of messages (OASST) its ranked lists, an object of lists of rows
+    (EvalBiasBench) all of them with the key as their subset, an object of columns its rows. `where` is for errors.
+
+    Example:
+        >>> list(usual_rows([{"prompt": ["1 + 1 =", "2 + 2 ="], "chosen": ["2", "4"]}], "x"))[1]
+        {'prompt': '2 + 2 =', 'chosen': '4'}
+    """
+    for i, row in enumerate(rows):
+        with located(f"{where} row {i}"):
+            held = _rows_in(row)
+        yield from held
+
+
+def _rows_in(row: dict[str, Any]) -> list[dict[str, Any]]:
+    tree = row.get("prompt")
+    if isinstance(tree, dict) and isinstance(tree.get("replies"), list):
+        return list(_ranked_lists(tree, []))
+    if not row or not all(isinstance(values, list) and values for values in row.values()):
+        return [row]
+    values = [value for values in row.values() for value in values]
+    if all(isinstance(value, dict) and not value.keys() & {"role", "from"} for value in values):
+        return [{"subset": name, **one} for name, ones in row.items() for one in ones]
+    if "prompt" in row and all(isinstance(prompt, str) for prompt in row["prompt"]):
+        if len(set(map(len, row.values()))) > 1:
+            raise ValueError(
+                f"its columns have {', '.join(str(len(v)) for v in row.values())} values; give one length"
+            )
+        return [dict(zip(row, values, strict=True)) for values in zip(*row.values(), strict=True)]
+    return [row]
+
+
+def _ranked_lists(message: dict[str, Any], before: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
+    """Every turn of the user in a tree that has two ranked replies or more, with what was said before it."""
+    role = "user" if message.get("role", "prompter") == "prompter" else "assistant"
+    said = [*before, {"role": role, "content": message.get("text")}]
+    replies = [reply for reply in message.get("replies") or () if not reply.get("deleted")]
+    ranked = [reply for reply in replies if reply.get("rank") is not None]
+    if role == "user" and len(ranked) > 1:
+        yield {
+            "id": message.get("message_id"),
+            "prompt": said,
+            "completions": [reply["text"] for reply in ranked],
+            "ranks": [reply["rank"] for reply in ranked],
+        }
+    for reply in replies:
+        yield from _ranked_lists(reply, said)
