@@ -34,8 +34,26 @@ from itertools import takewhile
 from typing import Any
 
 from ..messages import located
-from .conversations import BadRow, from_json, read_messages, read_template_variables, read_tools, show_value
-from .layouts import LIST_COLUMNS, PROMPT_COLUMNS, PROMPT_PARTS, QUESTION_COLUMNS, SYSTEM_COLUMNS, BadLayout, usual_row
+from .conversations import (
+    BadRow,
+    check_text,
+    from_json,
+    read_messages,
+    read_template_variables,
+    read_tools,
+    show_value,
+)
+from .layouts import (
+    LIST_COLUMNS,
+    PROMPT_COLUMNS,
+    PROMPT_PARTS,
+    QUESTION_COLUMNS,
+    REPLIED_TO,
+    SYSTEM_COLUMNS,
+    BadLayout,
+    Responses,
+    usual_row,
+)
 from .sources import load_rows
 
 __all__ = ["BadRow", "Comparison", "load_rows", "to_comparison", "to_prompt"]
@@ -255,6 +273,9 @@ def to_comparison(
         texts, ranks = _read_completions(row, candidates)
         for name, text in texts.items():
             _check_completion(text, name, allow_empty)
+        if not candidates and len({type(text) for text in texts.values()}) > 1:
+            kinds = ", ".join(f"`{name}` {'text' if isinstance(t, str) else 'messages'}" for name, t in texts.items())
+            raise BadRow(f"plain text and messages are mixed ({kinds}); make them all text, or all lists of messages")
         prompt, completions = _read_prompt(row, list(texts.values()), candidates)
         comparison = _comparison(row, prompt, completions, ranks)
         for i, j in comparison.pairs():
@@ -348,6 +369,9 @@ def _read_completions(row: Mapping[str, Any], candidates: bool) -> tuple[dict[st
             f"{' and '.join(f'`{column}`' for column in missing)} missing (found: {found}); "
             "a preference row has `chosen` and `rejected`, or a list `completions`"
         )
+    if isinstance(row[column], Responses):
+        texts = {name: _read_text(text, name) for name, text in row[column].items()}
+        return texts, _read_ranks(row, len(texts))
     values = [row[column]] if column == "completion" else row[column]
     values = [_text_of_output(value) for value in values] if isinstance(values, list) else values
     if not isinstance(values, list) or _is_one_text(values):
@@ -392,16 +416,16 @@ def _read_ranks(row: Mapping[str, Any], num_completions: int) -> list[int] | Non
 
 def _read_prompt(row: Mapping[str, Any], texts: list[Text], candidates: bool) -> tuple[Text, list[Text]]:
     """Prompt and completions, from an explicit prompt column or from the beginning of the texts."""
-    kinds = {type(text) for text in texts}
-    if not candidates and len(kinds) > 1:
-        raise BadRow("plain text and messages are mixed; make all completions text, or all lists of messages")
-    column = _first_column(row, PROMPT_COLUMNS + QUESTION_COLUMNS * candidates)
+    elsewhere = REPLIED_TO if isinstance(row.get("completions"), Responses) else QUESTION_COLUMNS * candidates
+    column = _first_column(row, PROMPT_COLUMNS + elsewhere)
     if column == "messages" and isinstance(texts[0], list) and texts[0][0]["role"] != "assistant":
         column = None  # a copy of what is compared, whole conversations
+    read = "\n".join(map(str, _leaves([row.get(column), texts])))
+    _check_is_read(row, [name for name in PROMPT_COLUMNS if name != column], [read])
     if column is None:
         return _split_off_prompt(texts)
     prompt = _read_text(row[column], column) if row[column] else ""  # "" and [] alike: no prompt
-    if str(prompt).startswith(HH_HUMAN) and kinds == {str} and all(text.startswith(prompt) for text in texts):
+    if str(prompt).startswith(HH_HUMAN) and all(isinstance(t, str) and t.startswith(prompt) for t in texts):
         texts = [text.removeprefix(prompt) for text in texts]  # transcripts that repeat the prompt
     return prompt, texts
 
@@ -452,7 +476,12 @@ def _check_other_columns(row: Mapping[str, Any], comparison: Comparison) -> None
     read = ["\n".join(map(str, _leaves(text))) for text in ([prompt] if prompt else completions)]
     begins = prompt or completions[0]
     asked = isinstance(begins, list) and begins[0]["role"] != "assistant"  # messages have the question among them
-    for column in PROMPT_PARTS + QUESTION_COLUMNS * (not asked):
+    _check_is_read(row, PROMPT_PARTS + (() if asked else QUESTION_COLUMNS), read)
+
+
+def _check_is_read(row: Mapping[str, Any], columns: Sequence[str], read: list[str]) -> None:
+    """Refuse a column that looks like the prompt and is not in what is read."""
+    for column in columns:
         parts = [part.strip() for part in _leaves(row.get(column)) if isinstance(part, str)]
         if not all(part in text for part in parts for text in read):
             raise BadRow(
@@ -464,7 +493,7 @@ def _check_other_columns(row: Mapping[str, Any], comparison: Comparison) -> None
 def _leaves(value: Any) -> Iterator[Any]:
     """Everything in a nested value that says something: no nulls, no empty text, no name of a speaker."""
     if isinstance(value, Mapping):
-        value = [item for name, item in value.items() if name not in ("role", "from")]
+        value = [item for name, item in value.items() if name not in ("role", "from", "type")]
     if isinstance(value, list | tuple):
         for item in value:
             yield from _leaves(item)
@@ -502,7 +531,7 @@ def _read_text(value: Any, name: str, as_it_is: bool = False) -> Text:
             raise BadRow(f"`{name}` is a list of messages written as text, which cannot be read; write it as JSON")
         value = written
     if isinstance(value, str):
-        return value
+        return check_text(value, f"`{name}`")
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
         value = value["messages"]
     messages = [value] if isinstance(value, dict) else value  # ShareGPT has the reply as a single message

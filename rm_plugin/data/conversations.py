@@ -83,8 +83,18 @@ def _read_content(content: Any, where: str) -> str:
                 f"{where} has the content {show_value(part)}; every message has `role` and `content`, the content a "
                 "string or a list of parts of text"
             )
-    text = "".join(texts)
-    text.encode()  # refuses half a character (a lone surrogate)
+    return check_text("".join(texts), where)
+
+
+def check_text(text: str, where: str) -> str:
+    """A text; half a character, which files and JSON can hold and no tokenizer reads, is refused."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        fix = "correct it, or leave it out"
+        raise BadRow(
+            f"{where} holds half a character (a lone surrogate, {error.object[error.start]!r}); {fix}"
+        ) from None
     return text
 
 
@@ -129,7 +139,9 @@ def read_template_variables(value: Any) -> dict | None:
         json.dumps(variables)
     except TypeError as error:
         raise BadRow(f"`chat_template_kwargs` is {show_value(value)} ({error}); give what JSON can hold") from None
-    if variables is not None and not isinstance(variables, dict):
+    if variables is not None and not (
+        isinstance(variables, dict) and all(isinstance(name, str) for name in variables)
+    ):
         raise BadRow(f"`chat_template_kwargs` is {show_value(value)}; it must be a dict of arguments for the template")
     taken = [name for name in variables or () if name in _template_parameters() or name.endswith("_token")]
     if taken:

@@ -30,7 +30,7 @@ from jinja2 import TemplateError
 from ..messages import check_choice
 from .comparison import Comparison, Text
 from .control_tokens import CONTROL_TOKENS, ControlTokens
-from .conversations import read_messages
+from .conversations import check_text, read_messages
 from .templates import template_form
 
 if TYPE_CHECKING:
@@ -295,8 +295,7 @@ def text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     form, options = template_form(tokenizer), {}
     if form.rendered(text):
         text, options = form.with_bos(text), {"add_special_tokens": False}
-    text.encode()  # refuses half a character (a lone surrogate), of which tokenizers say that it is no text
-    ids = list(tokenizer(text=text, **options)["input_ids"])
+    ids = list(tokenizer(text=check_text(text, "the text"), **options)["input_ids"])
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos] and text.startswith(tokenizer.bos_token):
         own = tokenizer(text=text, add_special_tokens=False)["input_ids"]

@@ -21,6 +21,7 @@ from .conversations import BadRow, show_value
 LIST_COLUMNS = ("completions", "outputs", "choices", "responses")
 PROMPT_COLUMNS = ("prompt", "conversations", "messages")
 QUESTION_COLUMNS = ("question", "instruction", "query", "conversation", "dialogue", "dialog")  # the prompt, elsewhere
+REPLIED_TO = (*QUESTION_COLUMNS, "input")  # the prompt of what is a reply by its name
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 CONTEXT_COLUMNS = ("input", "context", "contexts", "history", "document", "documents", "passage", "passages")
 PROMPT_PARTS = (*SYSTEM_COLUMNS, *CONTEXT_COLUMNS, "article", "background", "post")  # what others keep beside it
@@ -38,6 +39,10 @@ SIDES = {
     "tie": ("tie", "tie(bothbad)", "bothbad", "both", "neither", "equal", "same", "draw", "a=b", "1=2"),
 }
 RANKS = {"1": [0, 1], "2": [1, 0], "tie": [0, 0]}
+
+
+class Responses(dict):
+    """Texts by the names of their columns, which are replies to a prompt and not transcripts with it."""
 
 
 class BadLayout(ValueError):
@@ -93,11 +98,12 @@ def select_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[s
             read |= {path if path in row else path.split(".")[0] for path in paths}
             selected[name] = _coded(_votes(parts), values) if name == "label" else _joined(parts)
     if "prompt" in columns:
-        read |= {*PROMPT_PARTS, *QUESTION_COLUMNS, *PROMPT_COLUMNS}
+        read |= {*PROMPT_PARTS, *QUESTION_COLUMNS, *PROMPT_COLUMNS} - {*SYSTEM_COLUMNS}
     if "label" in columns:
         read |= {*LABELS}
     if compared := [name for names in COMPARED if columns.keys() & set(names) for name in names]:
-        others = (name for name in row if name in (*COLUMNS[1:7], *LIST_COLUMNS) or _response_key(name))
+        usual = (*COLUMNS[1:7], *LIST_COLUMNS, "reject", "targets")
+        others = (name for name in row if name in usual or _response_key(name))
         read |= {name for name in others if name not in compared}
     return {name: value for name, value in row.items() if name not in read} | selected
 
@@ -157,8 +163,8 @@ def _coded(votes: list[str], values: str) -> list[str]:
 
 def usual_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """
-    A row with `completions` and `ranks` where it holds two responses and a label, or BIG-bench's `targets`; its prompt
-    may then stand in the one column that looks like it. Any other row as it is, `reject` as `rejected`.
+    A row with `completions` ([`Responses`]) and `ranks` or `scores` where it holds two responses and a label, or
+    BIG-bench's `targets`. Any other row as it is, `reject` as `rejected`.
 
     Raises:
         BadLayout: a label 0, which says "the first" here and "a tie" there.
@@ -166,15 +172,18 @@ def usual_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Example:
         >>> usual_row({"input": "2 + 2 =", "output_1": "4", "output_2": "5", "label": [1, 2, 1]})
-        {'prompt': '2 + 2 =', 'completions': ['4', '5'], 'ranks': [0, 1]}
+        {'input': '2 + 2 =', 'completions': {'output_1': '4', 'output_2': '5'}, 'ranks': [0, 1]}
     """
-    if row.get("reject") is not None and row.get("rejected") is None:
+    if isinstance(row.get("reject"), str | list | Mapping):
+        if row.get("rejected") is not None:
+            raise BadRow("`reject` and `rejected` are both there; name one with --columns rejected=COLUMN")
         row = {"rejected" if name == "reject" else name: value for name, value in row.items() if name != "rejected"}
     if any(row.get(name) is not None for name in (*COLUMNS[1:5], *LIST_COLUMNS)):
         return row
     targets = row.get("targets")
     if isinstance(targets, Mapping) and {"choices", "labels"} <= targets.keys():
-        return _with_prompt(row, ["targets"]) | {"completions": targets["choices"], "scores": targets["labels"]}
+        choices = Responses((f"targets.choices[{i}]", choice) for i, choice in enumerate(targets["choices"]))
+        return _without(row, ["targets"]) | {"completions": choices, "scores": targets["labels"]}
     responses = {
         key: name for name in row if (key := _response_key(name)) and (row[name] == "" or not _is_missing(row[name]))
     }
@@ -191,8 +200,8 @@ def usual_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
     sides = Counter(_side(vote, "+".join(label)) for vote in _votes([row[name] for name in label]))
     best = [side for side, number in sides.items() if number == max(sides.values())]
     ranks = RANKS[best[0] if len(best) == 1 else "tie"]  # without a majority it is a tie
-    completions = [row[responses[key]] for key in sorted(responses)]
-    return _with_prompt(row, [*responses.values(), *label]) | {"completions": completions, "ranks": ranks}
+    completions = Responses((responses[key], row[responses[key]]) for key in sorted(responses))
+    return _without(row, [*responses.values(), *label]) | {"completions": completions, "ranks": ranks}
 
 
 def _response_key(name: str) -> str | None:
@@ -221,16 +230,14 @@ def _side(vote: str, column: str) -> str:
     )
 
 
-def _with_prompt(row: Mapping[str, Any], used: list[str]) -> dict[str, Any]:
-    """The other columns of a row of responses, which need a prompt: the one column that looks like it."""
-    row = {name: value for name, value in row.items() if name not in used}
+def _without(row: Mapping[str, Any], used: list[str]) -> dict[str, Any]:
+    """The other columns of a row of responses; one of them at most looks like the prompt."""
     if not any(row.get(name) is not None for name in PROMPT_COLUMNS):
-        looks = [name for name in (*QUESTION_COLUMNS, "input") if not _is_missing(row.get(name))]
+        looks = [name for name in REPLIED_TO if not _is_missing(row.get(name))]
         if len(looks) > 1:
             shown = " and ".join(f"`{name}`" for name in looks)
             raise BadRow(f"{shown} look like the prompt; name it with --columns prompt={'+'.join(looks)}")
-        row = {"prompt" if name in looks else name: value for name, value in row.items()}
-    return row
+    return {name: value for name, value in row.items() if name not in used}
 
 
 # --- rows that hold several

@@ -414,7 +414,7 @@ def test_a_conversation_written_as_text_is_read_as_the_conversation(write, colum
     sampled = {"prompt": "q", "completions": [write(row["chosen"])]}  # a policy may say anything
     assert to_comparison(sampled, candidates=True).completions == sampled["completions"]
     torn = cause_and_fix({**row, column: write(row[column])[:-3]})
-    assert torn.startswith(f"`{column}` is a list of messages written as text: ")
+    assert torn.startswith(f"`{column}` is a list of messages written as text, which cannot")
 
 
 @pytest.mark.parametrize("question", ["question", "instruction", "conversation", "dialogue"])
@@ -426,7 +426,7 @@ def test_a_question_under_another_name_is_refused_where_there_is_no_prompt(quest
         row = {"chosen": [assistant("four")], "rejected": [assistant("five")]}
     line = cause_and_fix({**row, question: form("2 + 2?")})
     assert line.startswith(
-        f"`{question}` looks like a part of the prompt that would not be read; rename it to `prompt`"
+        f"`{question}` looks like a part of the prompt that would not be read; say what the prompt is"
     )
     for nothing in (None, "", [], 7):
         assert to_comparison({**row, question: nothing}) == to_comparison(row)
@@ -482,7 +482,9 @@ def test_an_alpaca_row_is_refused_until_its_input_is_joined():
     row = {"instruction": "Translate.", "input": "Hola", "chosen": "Hello", "rejected": "Bye"}
     assert cause_and_fix(row).startswith("`in")
     renamed = {**row, "prompt": row["instruction"]}
-    assert cause_and_fix(renamed).startswith("`input` looks like a part of the prompt that would not be read; rename")
+    assert cause_and_fix(renamed).startswith(
+        "`input` looks like a part of the prompt that would not be read; say what"
+    )
     assert to_comparison({**row, "prompt": "Translate.\nHola"}).prompt == "Translate.\nHola"
 
 
@@ -633,7 +635,7 @@ def read_inside_map(row, index):
         ),
         (
             {"prompt": "p", "chosen": "a", "rejected": [assistant("b")]},
-            "plain text and messages are mixed; make all completions text, or all lists",
+            "plain text and messages are mixed (`chosen` text, `rejected` messages); make them all text, or all lists",
         ),
         (
             {"prompt": "p", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]},
