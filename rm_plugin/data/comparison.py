@@ -503,8 +503,8 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 def is_empty(text: Text) -> bool:
     """Whether a completion, or the last reply of a transcript, says nothing; a tool call says something."""
-    last = text[-1] if isinstance(text, list) else {"content": text[_reply_start(text) :]}
-    return not last["content"].strip() and not last.get("tool_calls")
+    last = text[-1] if text and isinstance(text, list) else {"content": text[_reply_start(text) :]}
+    return not "".join(last["content"]).strip() and not last.get("tool_calls")
 
 
 def _check_completion(text: Text, name: str, allow_empty: bool) -> None:
