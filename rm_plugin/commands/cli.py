@@ -285,7 +285,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from ..evaluation.leaderboard import suite_table
     from ..evaluation.report import print_report
     from ..processes import Processes
-    from ..scoring.rewards import is_dotted_path
+    from ..scoring.functions import is_dotted_path
 
     if args.suite is not None:
         check_choice("suite", args.suite, SUITES)

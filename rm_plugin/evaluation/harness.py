@@ -32,14 +32,15 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..data.comparison import Comparison
-from ..files import Journal, differences
+from ..files import Journal, differences, write_atomically
 from ..messages import check_choice
 from ..processes import Processes, open_journal, shares
 from ..scoring.base import WITHOUT_EFFECT, Member, Reward, plan_digest
+from ..scoring.functions import PairwiseReward
 from ..scoring.rewards import as_reward
 from .benchmarks import LoadedBenchmark, as_messages, load_benchmark
 from .report import EvaluationReport
-from .results import Results, measure
+from .results import Results, judge_metrics, measure
 from .scores import read_scores, scores_checksum
 
 __all__ = ["evaluate", "evaluate_scores"]
@@ -122,7 +123,7 @@ def evaluate(
     plan = reward.plan(work)
     times["plan"] = time.perf_counter()
     about = {**_about(data, used_format, reward.about), "plan": plan_digest(plan)}
-    resume = partial(_resume, folder=folder, about=about, comparisons=data.comparisons)
+    resume = partial(_resume, folder=folder, about=about, comparisons=data.comparisons, reward=reward)
     journal, done, known = open_journal(world, folder and folder / "scores.jsonl", resume)
     with journal:
         for chunk in done.values():
@@ -132,16 +133,18 @@ def evaluate(
         todo = [batch for batch in plan if any(member not in known for member in _members(batch))]
         computed = _run(todo, reward, journal, world, progress and world.rank == 0)
         times["score"] = time.perf_counter()
-        scores = [np.full(len(comparison.completions), np.nan) for comparison in data.comparisons]
-        for (c, k), value in (known | computed).items():
-            scores[c][k] = value
+        scores = reward.scores_of(data.comparisons, known | computed)
         results = measure(data, scores, num_samples=num_samples, seed=seed)
+        if isinstance(reward, PairwiseReward):
+            results.metrics["judge"] = judge_metrics(
+                reward, data, known | computed, num_samples=num_samples, seed=seed
+            )
         times["metrics"] = time.perf_counter()
         resumed, tokens = known.keys() - computed.keys(), [batch.tokens for batch in todo]
         run = {
             "device": reward.device,
             "num_processes": world.size,
-            "num_completions_computed": sum(map(len, scores)) - len(resumed),
+            "num_completions_computed": len(computed),
             "num_completions_resumed": len(resumed),
             "num_tokens_computed": None if None in tokens else sum(tokens),
             "num_at_length_limit": reward.num_at_limit(plan),
@@ -150,6 +153,9 @@ def evaluate(
         }
         finished = _finished(about, data, scores, results, run)
         if folder is not None and world.rank == 0:
+            if isinstance(reward, PairwiseReward):
+                lines = reward.verdict_lines(data.comparisons, known | computed)
+                write_atomically(folder / "verdicts.jsonl", "".join(lines))
             finished.save(folder)
             journal.finish()
         world.wait()
@@ -292,10 +298,11 @@ def _run(todo: list[Any], reward: Reward, journal: Journal, world: Processes, pr
     costs = [batch.tokens or len(batch.members) for batch in todo]
     mine = [todo[index] for index in shares(costs, world.size)[world.rank]]
     computed: dict[Member, float] = {}
-    for batch in tqdm(mine, desc="scoring", unit="batch", disable=not progress):
+    done = tqdm(reward.run_all(mine), total=len(mine), desc="scoring", unit="batch", disable=not progress)
+    for batch, scores in done:
         chunk = [
             [c, k, None if math.isnan(value) else value]
-            for members, value in zip(batch.members, reward.run(batch).tolist(), strict=True)
+            for members, value in zip(batch.members, scores.tolist(), strict=True)
             for c, k in members
         ]
         journal.append(f"{chunk[0][0]}.{chunk[0][1]}+{len(chunk)}", chunk)
@@ -304,7 +311,7 @@ def _run(todo: list[Any], reward: Reward, journal: Journal, world: Processes, pr
 
 
 def _resume(
-    journal: Journal, folder: Path | None, about: dict[str, Any], comparisons: list[Comparison]
+    journal: Journal, folder: Path | None, about: dict[str, Any], comparisons: list[Comparison], reward: Reward
 ) -> dict[Member, float]:
     """Refuse a folder of another evaluation, naming what differs; scores of a run that had been finished there."""
     settings = _settings(about)
@@ -326,6 +333,9 @@ def _resume(
     if hashlib.sha256(content).hexdigest() != found["run"].get("scores_sha256"):
         log.warning("%s: scores.jsonl is not as it was written, its scores are computed again", folder)
         return {}
+    if isinstance(reward, PairwiseReward):
+        verdicts = folder / "verdicts.jsonl"
+        return reward.read_verdicts(verdicts, comparisons) if verdicts.exists() else {}
     values = read_scores(scores, comparisons)
     return {(c, k): value for c, row in enumerate(values) for k, value in enumerate(row.tolist())}
 

@@ -97,6 +97,9 @@ METRICS = {
     "length/accuracy_chosen_shorter": ("accuracy where the chosen is shorter", True),
     "length/spearman": ("Spearman(Δ reward, Δ length)", False),
     "ranking/kendall_tau_b": ("Kendall τ_b", False),
+    "judge/consistency": ("pairs with the same winner in both orders", True),
+    "judge/share_first": ("verdicts for the text shown first (50 % is no position bias)", True),
+    "judge/score_one_order": ("official score, each pair asked in one order", True),
 }
 
 
@@ -163,7 +166,7 @@ def rows(report: Report) -> dict[str, Row]:
     parts = {**metrics, "cross_fitted": (metrics["calibration"] or {}).get("cross_fitted")}
     for key, (name, is_share) in METRICS.items():
         part, field = key.split("/")
-        if one := parts[part]:
+        if one := parts.get(part):
             n = one.get("num_pairs", one.get("num_comparisons"))
             interval, note = one.get(f"{field}_interval", one.get("interval")), one.get(f"{field}_note") or "–"
             found[key] = Row(name, "metric", one[field], interval, n, is_share, note)

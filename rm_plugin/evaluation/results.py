@@ -15,7 +15,7 @@ differences are read from these two draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from ..metrics.preference import (
 )
 from ..metrics.ranking import best_of_n_curve, kendall_tau_b
 from ..metrics.statistics import Bootstrap
+from ..scoring.functions import PairwiseReward, orders
 from .benchmarks import Benchmark, LoadedBenchmark
 from .benchmarks.base import Items, cluster_of, mark_unscored
 
@@ -175,6 +176,47 @@ def measure(
     }
     margins = pairs["margin"].dropna().to_numpy()
     return Results(counts, metrics, baselines, _mistakes(scored, pairs), margins, saved)
+
+
+def judge_metrics(
+    reward: PairwiseReward, data: LoadedBenchmark, values: Mapping[tuple[int, int], float], **options: int
+) -> dict[str, Any]:
+    """
+    What the verdicts of a judge in both orders say of itself.
+
+    Args:
+        reward ([`PairwiseReward`]): whose verdicts they are.
+        data ([`LoadedBenchmark`]): the comparisons.
+        values (`Mapping`): P(A is better) by comparison and question, NaN where there was no verdict.
+        options: `num_samples` and `seed` of the bootstrap.
+
+    Returns:
+        `dict`: `consistency`, the share of pairs with the same winner in both orders; `share_first`, of verdicts for
+        the text shown first, ½ without a position bias; each with its `_interval`; `score_one_order`, the official
+        score where each pair is asked in one order; `num_verdicts`, `num_malformed`.
+    """
+    columns: dict[str, list[tuple[float, str]]] = {"consistency": [], "share_first": []}
+    num_missing = 0
+    for c, comparison in enumerate(data.comparisons):
+        verdicts = [values.get((c, m), math.nan) for m in range(len(orders(comparison)))]
+        num_missing += sum(map(math.isnan, verdicts))
+        cluster = cluster_of(comparison)
+        columns["share_first"] += [(verdict, cluster) for verdict in verdicts if not math.isnan(verdict)]
+        for first, swapped in zip(verdicts[::2], verdicts[1::2], strict=True):
+            if not math.isnan(first + swapped):
+                columns["consistency"].append((float(np.sign(first - 0.5) == np.sign(0.5 - swapped)), cluster))
+    found: dict[str, Any] = {}
+    for name, column in columns.items():
+        found[name], found[f"{name}_interval"] = None, None
+        if column:
+            numbers, clusters = zip(*column, strict=True)
+            estimate = Bootstrap(numbers, clusters=clusters, **options).estimate()
+            found |= {name: estimate.value, f"{name}_interval": estimate.interval()}
+    once = reward.scores_of(data.comparisons, values, one_order=True)
+    items = data.benchmark.score_items(list(zip(data.comparisons, once, strict=True)))
+    score = float(data.benchmark.formula(items.means())["score"])
+    counts = {"num_verdicts": len(columns["share_first"]), "num_malformed": num_missing}
+    return {**found, "score_one_order": score, **counts}
 
 
 # --- baselines

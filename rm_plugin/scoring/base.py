@@ -17,7 +17,7 @@ import math
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,18 +72,29 @@ class Reward:
 
     def score_comparisons(self, comparisons: list[Comparison]) -> list[np.ndarray]:
         """Rewards of all completions: one float32 array (K,) per comparison, NaN where there is no score."""
-        scores = [np.full(len(comparison.completions), np.nan, dtype=np.float32) for comparison in comparisons]
+        values: dict[Member, float] = {}
         with lock_of(self):
             plan = self.plan(comparisons)
             tokens = [call.tokens or 0 for call in plan]
             with tqdm(
                 total=sum(tokens), unit="tok", unit_scale=True, desc="scoring", disable=not self.progress
             ) as bar:
-                for call, num_tokens in zip(plan, tokens, strict=True):
-                    for members, score in zip(call.members, self.run(call), strict=True):
-                        for comparison, completion in members:
-                            scores[comparison][completion] = score
-                    bar.update(num_tokens)
+                for call, scores in self.run_all(plan):
+                    for members, score in zip(call.members, scores.tolist(), strict=True):
+                        values |= dict.fromkeys(members, score)
+                    bar.update(call.tokens or 0)
+        return [scores.astype(np.float32) for scores in self.scores_of(comparisons, values)]
+
+    def run_all(self, calls: Sequence[Any]) -> Iterator[tuple[Any, np.ndarray]]:
+        """Each call with its scores, as they come."""
+        for call in calls:
+            yield call, self.run(call)
+
+    def scores_of(self, comparisons: list[Comparison], values: Mapping[Member, float]) -> list[np.ndarray]:
+        """One array (K,) per comparison, NaN where there is no score."""
+        scores = [np.full(len(comparison.completions), np.nan) for comparison in comparisons]
+        for (comparison, completion), value in values.items():
+            scores[comparison][completion] = value
         return scores
 
     def num_at_limit(self, plan: list[Any]) -> int:

@@ -14,110 +14,17 @@ under `env:`; every option of `RewardScorer` has a variable, see `VARIABLES`.
 from __future__ import annotations
 
 import copy
-import inspect
-import math
 import os
-import pkgutil
-import re
-import sys
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..data.comparison import TEMPLATE_COLUMNS, Comparison, Text
-from ..messages import check_choice, shorten
-from .base import Member, Reward, digest
+from ..data.comparison import Text
+from ..messages import check_choice
+from .base import Reward
+from .functions import FunctionReward, function_reward, import_function, is_dotted_path
 
 if TYPE_CHECKING:
     from .scorer import RewardScorer
-
-CALLS_OF = 64  # completions in one call of a function
-DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-
-
-@dataclass
-class Call:
-    """One call of a function: for each text its row of arguments, and the completions that it is."""
-
-    texts: list[dict[str, Any]] = field(default_factory=list)
-    members: list[list[Member]] = field(default_factory=list)
-    tokens = None
-
-
-class FunctionReward(Reward):
-    """
-    The rewards of a function.
-
-    It is called as TRL calls reward functions, with the lists `prompts` and `completions`, and gets those columns of
-    `tools`, `chat_template_kwargs` and `answer` that it has parameters for. It returns one finite number per
-    completion, or None for a text that cannot be scored.
-
-    Args:
-        function (`Callable`): the function, or an object that can be called.
-        name (`str`, *optional*): what reports call it, and what it is known by where no dotted path leads to it.
-        dotted (`str`, *optional*): `module:name` that it was given by.
-    """
-
-    def __init__(self, function: Callable, name: str | None = None, dotted: str | None = None):
-        self.function = function
-        self.dotted = dotted = dotted or _dotted_path(function)
-        self.name = name or getattr(function, "__name__", type(function).__name__)
-        file = dotted and getattr(sys.modules[dotted.partition(":")[0]], "__file__", None)  # None: built into Python
-        source_hash = digest(Path(file).read_bytes()) if file and Path(file).is_file() else None
-        self.about = {"name": self.name, "kind": "function", "function": dotted or name, "source_hash": source_hash}
-
-    def check_can_resume(self) -> None:
-        """Scores of another function must not be taken for this one's."""
-        if self.about["function"] is None:
-            raise ValueError(
-                f"no dotted path leads to {self.name}, so its scores could not be resumed by the same function alone; "
-                "define it at the top of a module, or give it a name (name=…, or as_reward(function, name=…))"
-            )
-
-    def plan(self, comparisons: list[Comparison]) -> list[Call]:
-        """Whole comparisons in the order of the data, some `CALLS_OF` completions per call."""
-        calls: list[Call] = []
-        for c, comparison in enumerate(comparisons):
-            if not calls or len(calls[-1].texts) + len(comparison.completions) > CALLS_OF:
-                calls.append(Call())
-            columns = {**comparison.template_arguments, "answer": (comparison.metadata or {}).get("answer")}
-            for k, completion in enumerate(comparison.completions):
-                calls[-1].texts.append({"prompts": comparison.prompt, "completions": completion, **columns})
-                calls[-1].members.append([(c, k)])
-        return calls
-
-    def run(self, call: Call) -> np.ndarray:
-        """Scores of one planned call, NaN where the function gives None."""
-        names = ("prompts", "completions", *TEMPLATE_COLUMNS, "answer")
-        lists, by_name = _arguments(self.function, {name: [text[name] for text in call.texts] for name in names})
-        try:
-            result = self.function(*lists, **by_name)
-            if inspect.iscoroutine(result):
-                result.close()
-                raise TypeError("it is asynchronous, a plain function is needed")
-            result = list(result)
-        except Exception as error:  # anything: it is not our code
-            raise ValueError(
-                f"{self.name} failed on {len(call.texts)} completions ({type(error).__name__}: {error}); it is called "
-                "with two lists, prompts and completions, and returns a list of scores"
-            ) from error
-        if len(result) != len(call.texts):
-            raise ValueError(f"{self.name} gave {len(result)} scores for {len(call.texts)} completions; one each")
-        return np.array([self._as_float(value) for value in result])
-
-    def _as_float(self, value: Any) -> float:
-        with suppress(TypeError, ValueError):
-            if value is None or math.isfinite(float(value)):
-                return math.nan if value is None else float(value)
-        raise ValueError(
-            f"{self.name} gave the score {shorten(repr(value))}; a score is a finite number, or None for a text that "
-            "cannot be scored"
-        )
 
 
 def as_reward(given: Any, name: str | None = None, *, evaluating: bool = False, **scorer_kwargs) -> Reward:
@@ -150,76 +57,18 @@ def as_reward(given: Any, name: str | None = None, *, evaluating: bool = False, 
     elif isinstance(given, Reward):
         reward = given
         if isinstance(given, FunctionReward):
-            reward = given if name is None else FunctionReward(given.function, name, given.dotted)
+            reward = given if name is None else type(given)(given.function, name, given.dotted)
         elif evaluating or name is not None:
             reward = copy.copy(given)  # the same model, with settings, counts and a name of its own
             reward.name, reward.num_control_tokens = name or given.name, 0
             reward.control_tokens = "parse" if evaluating else given.control_tokens
     elif dotted is not None or callable(given):
-        reward = FunctionReward(_import_function(dotted) if dotted else given, name or dotted, dotted)
+        reward = function_reward(import_function(dotted) if dotted else given, name or dotted, dotted)
     else:
         raise ValueError(f"a {type(given).__name__} gives no rewards; give a model, its name or a function")
     if evaluating and getattr(reward, "truncation_mode", None) == "error":
         reward.truncation_mode = "drop"
     return reward
-
-
-def is_dotted_path(given: Any) -> bool:
-    """Whether something is given as `module:name`, such as a reward function."""
-    return isinstance(given, str) and bool(DOTTED.fullmatch(given)) and not Path(given).exists()
-
-
-# --- functions
-
-
-def _arguments(function: Callable, columns: dict[str, list]) -> tuple[list[list], dict[str, list]]:
-    """What a function is called with: the columns that it has parameters for, and its texts by name or first."""
-    texts = {name: columns[name] for name in ("prompts", "completions")}
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # not in Python
-        return list(texts.values()), {}
-    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    named = {name for name, one in parameters.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
-    taken = {name: column for name, column in columns.items() if takes_all or name in named}
-    if "completions" in named or len(parameters) == 1:
-        return [], taken
-    return list(texts.values()), {name: column for name, column in taken.items() if name not in texts}
-
-
-def import_dotted(dotted: str) -> Any:
-    """What `module:name` names, of a module here or installed."""
-    module_name, _, attribute = dotted.partition(":")
-    folder = str(Path.cwd())
-    if folder not in sys.path:  # as with `python -m`; a console script leaves it out
-        sys.path.insert(0, folder)
-    try:
-        return pkgutil.resolve_name(dotted)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{dotted}: {error}; start where {module_name}.py is, or install it") from error
-    except AttributeError:
-        raise ValueError(f"{dotted}: {module_name} has no {attribute}; write module:name") from None
-
-
-def _import_function(dotted: str) -> Callable:
-    """The callable that `module:name` names; a class is called once, without arguments, to make it."""
-    found = import_dotted(dotted)
-    if inspect.isclass(found):
-        found = found()
-    if not callable(found):
-        raise ValueError(
-            f"{dotted} is a {type(found).__name__}; it must be callable: (prompts, completions) -> scores"
-        )
-    return found
-
-
-def _dotted_path(function: Callable) -> str | None:
-    """`module:name` where it leads to this very function, else None."""
-    dotted = f"{getattr(function, '__module__', None)}:{getattr(function, '__qualname__', '')}"
-    try:
-        return dotted if pkgutil.resolve_name(dotted) is function else None
-    except (ImportError, AttributeError, ValueError):
-        return None
 
 
 # --- the environment

@@ -1046,13 +1046,19 @@ def test_bad_prompts_are_named(prompts, message, policy, tokenizer, scorer):
 
 
 def test_rewards_that_are_no_finite_numbers_are_refused_before_they_are_written(tmp_path):
-    async def later(prompts, completions):
+    async def slowly(prompts):
         return [0.0] * len(prompts)
+
+    def later(prompts, completions):
+        return slowly(prompts)
 
     def infinite(prompts, completions):
         return [-math.inf] * len(prompts)
 
-    for function, message in ((later, "later .* it is asynchronous"), (infinite, "infinite gave the score -inf")):
+    for function, message in (
+        (later, "later .* it gave a coroutine; define it with async def"),
+        (infinite, "infinite gave the score -inf"),
+    ):
         with pytest.raises(ValueError, match=message):
             rows = [{"prompt": "p", "completions": ["a", "b"]}]
             best_of_n(

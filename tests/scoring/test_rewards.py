@@ -97,7 +97,7 @@ async def asynchronous(prompts, completions):
         (lambda prompts, completions: [float("inf")] * 3, "gave the score inf; a score is a finite number, or None"),
         (lambda prompts, completions: ["high"] * 3, "gave the score 'high'; a score is a finite number"),
         (lambda prompts, completions: 1 / 0, "ZeroDivisionError: division by zero"),
-        (asynchronous, "it is asynchronous"),
+        (asynchronous, "gave 1 scores for"),
     ],
 )
 def test_what_a_function_does_wrong_is_one_line(function, said):

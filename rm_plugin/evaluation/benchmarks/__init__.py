@@ -17,7 +17,7 @@ from typing import Any
 
 from ...data.layouts import read_columns
 from ...messages import check_choice
-from ...scoring.rewards import import_dotted, is_dotted_path
+from ...scoring.functions import import_dotted, is_dotted_path
 from . import (
     judgebench,
     llmbar,

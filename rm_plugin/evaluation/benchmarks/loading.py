@@ -71,7 +71,8 @@ class LoadedBenchmark:
                 **vars(comparison),
                 # Looked up by name; what is inside keeps its order, in which templates write it out.
                 "chat_template_kwargs": sorted((comparison.chat_template_kwargs or {}).items()),
-                "metadata": sorted((comparison.metadata or {}).items()),
+                # Of the row, what a judge names stands in the plan of its calls.
+                "metadata": sorted((k, v) for k, v in (comparison.metadata or {}).items() if k != "row"),
             }
             digest.update(json.dumps(values, default=_plain).encode())
         return digest.hexdigest()
@@ -119,7 +120,8 @@ def read_comparisons(
         key = str(number if comparison.id is None else comparison.id)
         seen[key] += 1
         comparison.id = key if seen[key] == 1 else f"{key}#{seen[key]}"
-        comparison.metadata = {"cluster": text_key(comparison.prompt or comparison.id), **(comparison.metadata or {})}
+        cluster = text_key(comparison.prompt or comparison.id)
+        comparison.metadata = {"cluster": cluster, **(comparison.metadata or {}), "row": row}
         data.comparisons.append(comparison)
     if not data.comparisons:
         counts = f"{data.num_rows} rows, {len(data.no_preference)} without a preference, {len(data.bad_rows)} bad"
