@@ -134,7 +134,7 @@ class FunctionReward(Reward):
     def _columns(self, comparison: Comparison) -> dict[str, Any]:
         metadata = comparison.metadata or {}
         row = metadata.get("row") or {}
-        named = {name: row[name] for name in _parameters(self.function) if name in row and name not in TEXTS}
+        named = {name: row.get(name) for name in _parameters(self.function) if name in row and name not in TEXTS}
         return {**named, "answer": metadata.get("answer", row.get("answer")), **comparison.template_arguments}
 
     def _called(self, call: Call) -> Any:

@@ -121,7 +121,7 @@ def read_comparisons(
         seen[key] += 1
         comparison.id = key if seen[key] == 1 else f"{key}#{seen[key]}"
         cluster = text_key(comparison.prompt or comparison.id)
-        comparison.metadata = {"cluster": cluster, **(comparison.metadata or {}), "row": row}
+        comparison.metadata = {"cluster": cluster, **(comparison.metadata or {}), "row": dict(row)}
         data.comparisons.append(comparison)
     if not data.comparisons:
         counts = f"{data.num_rows} rows, {len(data.no_preference)} without a preference, {len(data.bad_rows)} bad"
