@@ -31,9 +31,11 @@ SCORER_OPTIONS = ("max_length", "max_num_batched_tokens", "truncation_mode", "co
 
 # What is true after Ctrl-C, of each command.
 INTERRUPTED = {
-    "train": "checkpoints stay; --resume_from_checkpoint true resumes from the newest",
+    "quickstart": "the same command starts over",
+    "ppo": "checkpoints stay, but TRL's PPO cannot resume from them",
     "best-of-n": "what was done stays, the same command resumes",
     "evaluate": "what was done stays, the same command resumes",
+    "export": "the folder is not whole, delete it",
 }
 
 
@@ -47,8 +49,9 @@ def main(argv: list[str] | None = None) -> int:
         command = args.command
         _quiet_upstream()
         return COMMANDS[command][0](args) or 0
-    except KeyboardInterrupt:
-        print(f"rm-plugin: interrupted; {INTERRUPTED.get(command, 'nothing was kept')}", file=sys.stderr)
+    except KeyboardInterrupt as error:  # `train` says what its checkpoints allow
+        kept = str(error) or INTERRUPTED.get(command, "nothing was kept")
+        print(f"rm-plugin: interrupted; {kept}", file=sys.stderr)
         return 130
     except Exception as error:
         if debug or not (isinstance(error, (ValueError, OSError, ImportError)) or _is_of_input(error)):

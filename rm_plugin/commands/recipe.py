@@ -28,6 +28,7 @@ from trl import (
 from ..data.sources import load_rows
 from ..messages import explained, located, nearest, one_line
 from ..model.checkpoint import find_model
+from ..training.checkpoints import newest_complete_checkpoint, writing
 from ..training.config import PairwiseRewardConfig
 from ..training.trainer import PairwiseRewardTrainer
 
@@ -157,9 +158,18 @@ def run_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> int
 
     sections, launch_words = parse_fields(path, arguments, SECTIONS, prog="rm-plugin train", dtype=None)
     is_launched = "LOCAL_RANK" in os.environ or "RM_PLUGIN_LAUNCHED" in os.environ
-    if is_launched or not (launch_words or torch.cuda.device_count() > 1):
-        train(*sections)
-        return 0
+    try:
+        if is_launched or not (launch_words or torch.cuda.device_count() > 1):
+            train(*sections)
+            return 0
+        return _launch(path, arguments, launch_words)
+    except KeyboardInterrupt:
+        newest = newest_complete_checkpoint(sections[1].output_dir)
+        how = "the same command with --resume_from_checkpoint true resumes from it"
+        raise KeyboardInterrupt(f"{newest} stays, {how}" if newest else "there is no checkpoint") from None
+
+
+def _launch(path: str | os.PathLike | None, arguments: list[str], launch_words: list[str]) -> int:
     from accelerate.commands.launch import launch_command, launch_command_parser
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
@@ -202,18 +212,19 @@ def train(script_args, training_args: PairwiseRewardConfig, model_args, dataset_
     words = {"true": True, "1": True, "false": None, "0": None, "none": None}
     trainer.train(resume_from_checkpoint=words.get(str(resume).lower(), resume))
     if eval_rows is not None:
-        metrics = trainer.evaluate()
+        metrics = trainer.held_out_metrics or trainer.evaluate()
         trainer.save_metrics("eval", metrics)
         if trainer.is_world_process_zero():
             names = ("loss", "accuracy", "accuracy_strict", "tie_rate", "num_pairs", "margin", "margin_std")
             for prefix in [key.removesuffix("_accuracy") for key in metrics if key.endswith("_accuracy")]:
                 shown = ", ".join(f"{n} {metrics[f'{prefix}_{n}']:.4g}" for n in names if f"{prefix}_{n}" in metrics)
                 print(f"{prefix}: {shown}")
-    trainer.save_model(training_args.output_dir)
-    trainer.create_model_card(
-        dataset_name=[one.path for one in dataset_args.datasets or []] or script_args.dataset_name
-    )
-    trainer.save_state()
+    with writing(training_args.output_dir):
+        trainer.save_model(training_args.output_dir)
+        trainer.create_model_card(
+            dataset_name=[one.path for one in dataset_args.datasets or []] or script_args.dataset_name
+        )
+        trainer.save_state()
     if trainer.is_world_process_zero():
         print(f"saved to {training_args.output_dir}")
     if training_args.push_to_hub:

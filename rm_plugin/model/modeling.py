@@ -527,7 +527,8 @@ class RewardModel(PreTrainedModel):
             [`RewardModel`]: this model, merged (see [`RewardModel.merge`]).
 
         Raises:
-            ValueError: transformers has no class for such a model, so no other tool could open it.
+            ValueError: transformers has no class for such a model, so no other tool could open it; weights that are
+                not finite.
         """
         if (reason := self.why_not_standard()) is not None:
             raise ValueError(
@@ -536,6 +537,11 @@ class RewardModel(PreTrainedModel):
             )
         header = inherited(self.config._name_or_path)
         model = self.merge(dtype)
+        if broken := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
+            raise ValueError(
+                f"{len(broken)} weights are not finite ({broken[0]}, …): training has diverged, or {model.dtype} is "
+                "too narrow; export an earlier checkpoint, or in float32"
+            )
         ensure_pad_token(processing_class, model)
         model.save_pretrained(save_directory)
         processing_class.save_pretrained(save_directory)

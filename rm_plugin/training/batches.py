@@ -260,18 +260,12 @@ class PackingCollator:
             pairs += [(start + better, start + worse, g, margin, is_tie) for better, worse, is_tie in of_row]
             text_of_completion += [num_texts + i for i in indices]
             num_texts += len(group.input_ids)
-        better_M, worse_M, group_M, margin_M, tie_M = map(torch.tensor, zip(*pairs, strict=True))
+        names = ("better_M", "worse_M", "group_M", "margin_M", "tie_M")
+        columns = dict(zip(names, map(torch.tensor, zip(*pairs, strict=True)), strict=True))
         return {
             "model": collate(groups, self.form),
             "text_of_completion": torch.tensor(text_of_completion),
-            "pairs": {
-                "better_M": better_M,
-                "worse_M": worse_M,
-                "group_M": group_M,
-                "num_groups": len(rows),
-                "margin_M": margin_M,
-                "tie_M": tie_M if self.ties else None,
-            },
+            "pairs": {**columns, "num_groups": len(rows), "tie_M": columns["tie_M"] if self.ties else None},
             "rows": [row["row"] for row in rows],
             "num_completions": [len(row["input_ids"]) for row in rows],
             "num_tokens": sum(len(ids) for row in rows for ids in row["input_ids"]),

@@ -5,6 +5,7 @@ PairwiseRewardConfig("my-reward-model", per_device_train_batch_size=8, tie_thres
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, dataclass, field, fields
 
 from trl import RewardConfig
@@ -65,6 +66,9 @@ class PairwiseRewardConfig(RewardConfig):
                 f"{LEARNING_RATES['LoRA']:g} for LoRA or {LEARNING_RATES['full']:g} for full training"
             )
         super().__post_init__()
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name}={value}; give a finite number")
         check_choice("truncation_mode", self.truncation_mode, TRUNCATION_MODES)
         check_choice("reasoning", self.reasoning, REASONING_MODES)
         check_choice("on_bad_row", self.on_bad_row, ("error", "skip"))

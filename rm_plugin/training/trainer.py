@@ -18,11 +18,14 @@ The methods of upstream that it overrides, those with an underscore because noth
     floating_point_ops               counts the tokens of packed rows; stays
     _track_num_input_tokens          counts the tokens of the texts; stays
     store_flos                       adds them up over processes, into the state that is resumed; stays
+    _maybe_log_save_evaluate         what is not finite is not logged as 0; goes when transformers stops there
     log                              metrics since the last log; stays
     predict                          rows of every format; goes when transformers prepares what `predict` is given
     prediction_step                  keeps what it computes by row of the data set; goes with evaluation_loop
     evaluation_loop                  every row once, exact over processes; goes when its gather takes rows of any width
-    train                            resumes from a whole checkpoint; goes when transformers finds one
+    train                            resumes from a whole checkpoint of the same settings; goes when transformers does
+    _save_rng_state                  all is on the disk before the state says so; goes when the state is written so
+    _save_checkpoint                 rotates by step, names a full disk; goes when transformers does
     _load_from_checkpoint            names and extras of our format; goes when transformers loads by `from_pretrained`
     _load_best_model                 the same
     _save                            the model's card beside its weights; stays
@@ -35,13 +38,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from transformers import (
@@ -62,7 +66,7 @@ from ..metrics.statistics import wilson_interval
 from ..model.adapters import SIDE_FILE, is_quantized, with_side_file
 from ..model.cards import inherited, model_card
 from ..model.checkpoint import hub_arguments, load_tokenizer
-from ..model.modeling import RewardModel
+from ..model.modeling import RewardModel, head_in_use
 from .adoption import (
     TrainedValues,
     as_reward_model,
@@ -72,7 +76,18 @@ from .adoption import (
     load_to_train,
 )
 from .batches import COLUMNS, PackingCollator, RowEncoder, code_version, encode_dataset, encode_stream
-from .checkpoints import newest_complete_checkpoint
+from .checkpoints import (
+    delete_old_checkpoints,
+    model_settings,
+    newest_complete_checkpoint,
+    peft_settings,
+    resumed_loss,
+    sync_to_disk,
+    training_settings,
+    why_incomplete,
+    write_run,
+    writing,
+)
 from .config import LEARNING_RATES, PairwiseRewardConfig
 from .losses import comparison_loss
 from .peft_configs import reward_peft_config
@@ -209,11 +224,15 @@ class PairwiseRewardTrainer(RewardTrainer):
             logger.warning("learning_rate is unset: %g for %s training", args.learning_rate, method)
         if args.disable_dropout:
             disable_attention_dropout(reward_model)
+        self._model_settings = model_settings(reward_model.model)
 
         # Read while TRL's constructor prepares the data sets.
         self._has_fresh_head, self._trailing_pad_id = reward_model.has_fresh_head, config.trailing_pad_id
         self._data_counts: dict[str, dict[str, int]] = {}  # by data set, until the first log
-        self._window: list[torch.Tensor] = []  # `_sums` of the micro-batches since the last log
+        self._window: torch.Tensor | None = None  # `_sums` of all micro-batches since the last log
+        self._losses: list[torch.Tensor] = []  # of steps, and their gradient norms, since `_check_finite`
+        self._grad_norms: list[torch.Tensor | float] = []
+        self._total_loss: float | None = 0.0  # of all steps, those before a checkpoint included; None: not known
         self._new_tokens = 0  # since `store_flos`, of this process
         self._evaluated: dict[int, tuple] = {}  # `_by_row` of the evaluation that runs
         self._held_out: dict[str, tuple[np.ndarray, dict]] = {}  # by metric prefix, scores and metrics of one step
@@ -227,6 +246,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         config = reward_model.config
         if isinstance(self.model, PeftModel):
             with_side_file(self.model)
+            self._model_settings |= peft_settings(self.model.active_peft_config)
         ensure_pad_token(self.processing_class, reward_model)  # TRL may have set another EOS or template
         if isinstance(given, PreTrainedModel) and given is not reward_model:  # shares its weights, and what is new
             given.score = reward_model.score  # a float32 copy, or PEFT's wrapper
@@ -334,7 +354,9 @@ class PairwiseRewardTrainer(RewardTrainer):
         for microbatch in first:
             with self.accelerator.no_sync(model):
                 loss = loss + super().training_step(model, microbatch, num_items_in_batch)
-        return loss + super().training_step(model, last, num_items_in_batch)
+        loss = loss + super().training_step(model, last, num_items_in_batch)
+        self._losses.append(loss)
+        return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """
@@ -351,7 +373,7 @@ class PairwiseRewardTrainer(RewardTrainer):
             center_rewards_coefficient=self.args.center_rewards_coefficient,
         )
         if self.model.training:
-            self._window.append(_sums(scores_N.detach().float(), inputs["pairs"]))
+            self._window = _sums(scores_N.detach().float(), inputs["pairs"], self._window)
         loss = losses_G.sum() / inputs["batch_size"]
         return (loss, {"logits": scores_N[:, None], "losses": losses_G}) if return_outputs else loss
 
@@ -371,13 +393,40 @@ class PairwiseRewardTrainer(RewardTrainer):
         self.state.num_input_tokens_seen += self.accelerator.reduce(tokens, reduction="sum").item()
         self._new_tokens = 0
 
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
+        if grad_norm is not None and not self.accelerator.optimizer_step_was_skipped:  # by the scaler of fp16
+            self._grad_norms.append(grad_norm)
+        if self.control.should_log or self.state.global_step % 100 == 0:
+            self._check_finite()
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def _check_finite(self) -> None:
+        """Add up the losses of the last steps; where they, their gradients or the head are not finite, all stop."""
+        head = head_in_use(self.reward_model.score).weight.detach()
+        head = head.to_local() if hasattr(head, "to_local") else head  # of FSDP2
+        sums = [sum(map(float, self._losses)), sum(map(float, self._grad_norms)), head.abs().sum().item()]
+        sums = self.accelerator.reduce(torch.tensor(sums, device=self.args.device), reduction="mean").tolist()
+        for name, value in zip(("loss", "gradient norm", "head"), sums, strict=True):
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"the {name} is not finite at step {self.state.global_step}: training has diverged, nothing more "
+                    f"is saved; lower the learning rate ({self.args.learning_rate:g}) or look at the data"
+                )
+        self._losses, self._grad_norms = [], []
+        if self._total_loss is not None:
+            self._total_loss += sums[0]
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.model.training and self._window:
-            logs |= _means(torch.stack(self._window), self.accelerator)
+        if "train_loss" in logs:  # the end; upstream's is of the steps since a checkpoint
+            self._check_finite()
+            if self._total_loss is not None:
+                logs["train_loss"] = self._total_loss / max(self.state.global_step, 1)
+        if self.model.training and self._window is not None:
+            logs |= _means(self._window, self.accelerator)
             logs["num_tokens"] = self.state.num_input_tokens_seen
             for name, counts in self._data_counts.items():
                 logs |= {f"data_{name}_{what}": n for what, n in counts.items() if n}
-            self._window, self._data_counts = [], {}
+            self._window, self._data_counts = None, {}
         super().log(logs, start_time)
 
     # --- evaluation
@@ -437,6 +486,13 @@ class PairwiseRewardTrainer(RewardTrainer):
             self._evaluated |= _by_row(outputs["logits"].squeeze(-1).float(), outputs["losses"], microbatch)
         return None, None, None
 
+    @property
+    def held_out_metrics(self) -> dict[str, float]:
+        """Metrics of held-out data that were measured on the weights as they are now, by name."""
+        if self._held_out_step != self.state.global_step:
+            return {}
+        return {name: value for _, metrics in self._held_out.values() for name, value in metrics.items()}
+
     def _note_held_out(self, prefix: str, scores: np.ndarray, metrics: dict[str, float]) -> None:
         """Keep the metrics of a step for the model card, and its mean and spread of scores for the model's config."""
         if self._held_out_step != self.state.global_step:
@@ -449,15 +505,61 @@ class PairwiseRewardTrainer(RewardTrainer):
     # --- saving and resuming
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        """As transformers' `train`; `resume_from_checkpoint=True` takes the newest complete checkpoint, if any."""
-        self.reward_model.has_fresh_head = False
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = newest_complete_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
+        """
+        As transformers' `train`; `resume_from_checkpoint=True` takes the newest complete checkpoint, if any.
+
+        Raises:
+            ValueError: a checkpoint that is not complete, that is of a run with other settings, or that could not be
+                resumed from because `save_only_model` is set; training that has diverged.
+        """
+        output_dir, checkpoint = self.args.output_dir, resume_from_checkpoint or None
+        if checkpoint is not None and self.args.save_only_model:
+            raise ValueError(
+                f"resume_from_checkpoint={checkpoint} with save_only_model=True, whose checkpoints lack what resuming "
+                "needs; unset one of them"
+            )
+        if checkpoint is True or checkpoint is None:
+            newest = newest_complete_checkpoint(output_dir)
+            if checkpoint is None and newest is not None:
                 logger.warning(
-                    "no complete checkpoint in %s: training starts from the beginning", self.args.output_dir
+                    "%s is there, and training starts from the beginning: to resume, set resume_from_checkpoint to "
+                    "true (--resume_from_checkpoint true)",
+                    newest,
                 )
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+            elif checkpoint is True and newest is None:
+                logger.warning("no complete checkpoint in %s: training starts from the beginning", output_dir)
+            checkpoint = newest if checkpoint else None
+        elif (reason := why_incomplete(checkpoint)) is not None:
+            raise ValueError(f"{checkpoint} cannot be resumed from: {reason}; name a whole checkpoint")
+        settings = training_settings(self.args, self.train_dataset, self._model_settings)
+        self._settings = broadcast_object_list([settings])[0]  # a process may hold a part of the model
+        self._losses, self._grad_norms = [], []
+        self._total_loss = 0.0 if checkpoint is None else resumed_loss(checkpoint, self._settings)
+        if self.is_world_process_zero():
+            write_run(output_dir, self._settings)
+        self.reward_model.has_fresh_head = False
+        output = super().train(checkpoint, *args, **kwargs)
+        return output._replace(training_loss=output.metrics["train_loss"])
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.args.should_save:
+            write_run(output_dir, self._settings, self._total_loss)
+        sync_to_disk(output_dir)
+        self.accelerator.wait_for_everyone()  # then the state is written, which makes the checkpoint whole
+
+    def _save_checkpoint(self, model, trial) -> None:
+        self._check_finite()
+        folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # upstream rotates by modification time
+        try:
+            with writing(folder):
+                super()._save_checkpoint(model, trial)
+                sync_to_disk(folder)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            delete_old_checkpoints(folder, limit, self.state.best_model_checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if self._is_sharded or isinstance(self.model, PeftModel):
@@ -471,6 +573,7 @@ class PairwiseRewardTrainer(RewardTrainer):
             extras = loaded.config.extras
         for name in ("reward_mean", "reward_std"):
             setattr(self.reward_model.config, name, extras.get(name))
+        self._held_out = {}  # of other weights
 
     def _load_best_model(self):
         if self._is_sharded:
@@ -545,14 +648,17 @@ def _shown(metrics: dict[str, float]) -> dict[str, str]:
 # --- helpers; tensors stay on the device, so that no step waits for them
 
 
-def _sums(scores_N: torch.Tensor, pairs: dict[str, Any]) -> torch.Tensor:
-    """(8,) of a micro-batch: pairs, wins + ties / 2, ties, Σ margin, completions, Σ score, −lowest, highest score."""
+def _sums(scores_N: torch.Tensor, pairs: dict[str, Any], so_far: torch.Tensor | None) -> torch.Tensor:
+    """(8,) of micro-batches: pairs, wins + ties / 2, ties, Σ margin, completions, Σ score, −lowest, highest score."""
     margins_M = scores_N[pairs["better_M"]] - scores_N[pairs["worse_M"]]
     preferred_M = _preferred(pairs)
     ties_M = (margins_M == 0) & preferred_M
     right_M = ((margins_M > 0) & preferred_M) + ties_M / 2
     sums = [preferred_M.sum(), right_M.sum(), ties_M.sum(), (margins_M * preferred_M).sum()]
-    return torch.stack([*sums, torch.ones_like(scores_N).sum(), scores_N.sum(), -scores_N.min(), scores_N.max()])
+    here = torch.stack([*sums, torch.ones_like(scores_N).sum(), scores_N.sum(), -scores_N.min(), scores_N.max()])
+    if so_far is None:
+        return here
+    return torch.cat([so_far[:6] + here[:6], torch.maximum(so_far[6:], here[6:])])
 
 
 def _preferred(pairs: dict[str, Any]) -> torch.Tensor:
@@ -561,9 +667,9 @@ def _preferred(pairs: dict[str, Any]) -> torch.Tensor:
 
 
 def _means(sums: torch.Tensor, accelerator) -> dict[str, float]:
-    """Metrics under TRL's names, over all processes, of `_sums` (number of micro-batches, 8)."""
-    totals = accelerator.reduce(sums[:, :6].sum(dim=0), reduction="sum").tolist()
-    lowest, highest = accelerator.gather(sums[:, 6:].amax(dim=0, keepdim=True)).amax(dim=0).tolist()
+    """Metrics under TRL's names, over all processes, of `_sums`."""
+    totals = accelerator.reduce(sums[:6], reduction="sum").tolist()
+    lowest, highest = accelerator.gather(sums[None, 6:]).amax(dim=0).tolist()
     num_pairs, right, ties, margin, num_completions, score = totals
     num_pairs = max(num_pairs, 1)  # there may be ties only
     return {

@@ -1,17 +1,25 @@
 """A killed run that is resumed ends with the weights, to the last bit, of one that was never broken."""
 
 import json
+import math
 import os
+import resource
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import training_runs
+from models import tiny_tokenizer
 from training_runs import KILLED, classifier, history, make_trainer, preference_rows, trained_weights
+from transformers import TrainerCallback, TrainerState
 
-from rm_plugin.training.checkpoints import newest_complete_checkpoint
+from rm_plugin import RewardModel
+from rm_plugin.training.checkpoints import delete_old_checkpoints, newest_complete_checkpoint, why_incomplete
+from rm_plugin.training.config import PairwiseRewardConfig
 from rm_plugin.training.peft_configs import lora_config
 
 
@@ -42,18 +50,299 @@ def test_a_killed_and_resumed_run_has_the_weights_of_an_unbroken_one(name, kille
         assert torch.equal(weight, expected[key]), key
 
 
-def test_a_checkpoint_counts_only_when_it_is_whole(tmp_path, caplog):
-    trainer = make_trainer(tmp_path, classifier(), preference_rows(), max_steps=3, save_strategy="steps", save_steps=1)
-    trainer.train()
-    assert newest_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
-    (tmp_path / "checkpoint-9").mkdir()
-    (tmp_path / "checkpoint-3" / "scheduler.pt").write_bytes(b"PK")
-    assert newest_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
-    assert "checkpoint-9 is not complete" in caplog.text
-    weights = tmp_path / "checkpoint-2" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    assert newest_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+SAVING = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A run of three steps, its checkpoints of full weights, in shards, and of an adapter."""
+    folder = tmp_path_factory.mktemp("finished")
+    make_trainer(folder / "full", classifier(), preference_rows(), **SAVING).train()
+    make_trainer(folder / "lora", classifier(), preference_rows(), peft_config=lora_config(r=2), **SAVING).train()
+    shutil.copytree(folder / "full", folder / "shards")
+    for step in (1, 2, 3):
+        checkpoint = folder / "shards" / f"checkpoint-{step}"
+        (checkpoint / "model.safetensors").unlink()
+        RewardModel.from_pretrained(folder / "full" / checkpoint.name).save_pretrained(
+            checkpoint, max_shard_size="20KB"
+        )
+        assert len(list(checkpoint.glob("model-*-of-*.safetensors"))) > 2
+    return folder
+
+
+NEEDED = ["config.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+PARTS = {
+    "full": [*NEEDED, "model.safetensors"],
+    "lora": ["adapter_config.json", "adapter_model.safetensors", *NEEDED[1:]],
+    "shards": [*NEEDED, "model.safetensors.index.json", "model-00002-of-*.safetensors"],
+}
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "empty"])
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_checkpoint_counts_only_when_every_part_is_there_and_readable(kind, how, finished, tmp_path, caplog):
+    for pattern in PARTS[kind]:
+        output = tmp_path / pattern.replace("*", "n")
+        shutil.copytree(finished / kind, output)
+        assert newest_complete_checkpoint(output) == str(output / "checkpoint-3")
+        (file,) = (output / "checkpoint-3").glob(pattern)
+        if how == "missing":
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[:-100] if how == "cut" else b"")
+        caplog.clear()
+        assert newest_complete_checkpoint(output) == str(output / "checkpoint-2"), pattern
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert f"checkpoint-3 is not complete ({file.name} " in line and "\n" not in line
+        assert why_incomplete(output / "checkpoint-2") is None
+
+
+def test_folders_that_are_no_checkpoints_do_not_count(finished, tmp_path):
     assert newest_complete_checkpoint(tmp_path / "nothing") is None
+    shutil.copytree(finished / "full" / "checkpoint-2", tmp_path / "checkpoint-9")  # another step than it says
+    (tmp_path / "checkpoint-best").mkdir()
+    assert newest_complete_checkpoint(tmp_path) is None
+
+
+def test_resuming_from_a_folder_that_is_not_whole_is_refused(finished, tmp_path):
+    shutil.copytree(finished / "full" / "checkpoint-3", tmp_path / "checkpoint-3")
+    (tmp_path / "checkpoint-3" / "optimizer.pt").unlink()
+    trainer = make_trainer(tmp_path, classifier(), preference_rows(), **SAVING)
+    with pytest.raises(
+        ValueError, match=r"checkpoint-3 cannot be resumed from: optimizer.pt is missing; name a whole"
+    ):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_resuming_checkpoints_of_the_model_only_is_refused(tmp_path):
+    trainer = make_trainer(tmp_path, classifier(), preference_rows(), save_only_model=True, **SAVING)
+    with pytest.raises(ValueError, match="resume_from_checkpoint=True with save_only_model=True"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_a_run_beside_a_whole_checkpoint_says_how_to_resume(finished, tmp_path, caplog):
+    shutil.copytree(finished / "full", tmp_path / "out")
+    make_trainer(tmp_path / "out", classifier(), preference_rows(), max_steps=1).train()
+    lines = [record.getMessage() for record in caplog.records if "resume" in record.getMessage()]
+    assert lines == [
+        f"{tmp_path / 'out' / 'checkpoint-3'} is there, and training starts from the beginning: to resume, set "
+        "resume_from_checkpoint to true (--resume_from_checkpoint true)"
+    ]
+
+
+# --- the settings that a run resumes with
+
+OTHER = {  # ► the name in the error
+    "seed": ({"seed": 7}, "seed was 42 and is now 7"),
+    "learning rate": ({"learning_rate": 2e-3}, "learning_rate was 0.001 and is now 0.002"),
+    "schedule": ({"lr_scheduler_type": "cosine"}, "lr_scheduler_type was linear and is now cosine"),
+    "warm-up": ({"warmup_steps": 2}, "warmup_steps was 0 and is now 2"),
+    "batch": ({"per_device_train_batch_size": 8}, "batch was 4 and is now 8"),
+    "optimizer": ({"weight_decay": 0.1}, "weight_decay was 0.0 and is now 0.1"),
+    "centering": ({"center_rewards_coefficient": 0.1}, "center_rewards_coefficient was null and is now 0.1"),
+    "smoothing": ({"label_smoothing_factor": 0.1}, "label_smoothing_factor was 0.0 and is now 0.1"),
+    "ties": ({"tie_threshold": 0.5}, "tie_threshold was null and is now 0.5"),
+    "adapter": ({"peft_config": lora_config(r=2)}, "PEFT's r was null and is now 2"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_resuming_with_other_settings_names_them(case, finished):
+    options, said = OTHER[case]
+    trainer = make_trainer(finished / "full", classifier(), preference_rows(), **{**SAVING, **options})
+    with pytest.raises(ValueError, match="checkpoint-3 is of a run with other settings: ") as error:
+        trainer.train(resume_from_checkpoint=True)
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert history(trainer) == []
+
+
+def test_resuming_with_other_data_or_another_model_names_them(finished):
+    other = classifier()
+    other.model.layers[0].mlp.up_proj.weight.data[0, 0] += 1e-3
+    changed = [*preference_rows()[:-1], preference_rows(1, seed=9)[0]]
+    for model, rows, name in (
+        (classifier(), preference_rows(47), r"data was \w{8} \(48 rows\) and is now \w{8} \(47 rows\)"),
+        (classifier(), changed, r"data was (\w{8}) \(48 rows\) and is now (?!\1)\w{8} \(48 rows\)"),
+        (classifier(), preference_rows()[::-1], "data was"),
+        (classifier(), preference_rows(margin=lambda draw: 0.5), "data was"),
+        (classifier(hidden_size=48), preference_rows(), r"model was \w{8} \(llama, .* weights\) and is now"),
+        (classifier("qwen3"), preference_rows(), "model was"),
+        (other, preference_rows(), r"model was (\w{8}) .* and is now (?!\1)"),
+    ):
+        trainer = make_trainer(finished / "full", model, rows, **SAVING)
+        with pytest.raises(ValueError, match=f"other settings: [^;]*{name}"):
+            trainer.train(resume_from_checkpoint=True)
+    again = make_trainer(finished / "lora", classifier(), preference_rows(), peft_config=lora_config(r=4), **SAVING)
+    with pytest.raises(ValueError, match=r"PEFT's r was 2 and is now 4; PEFT's lora_alpha was 4 and is now 8"):
+        again.train(resume_from_checkpoint=True)
+
+
+def test_logging_saving_reporting_and_the_split_of_a_batch_may_change(finished, tmp_path, caplog):
+    shutil.copytree(finished / "full", tmp_path / "out")
+    options = {**SAVING, "logging_steps": 7, "save_steps": 5, "save_total_limit": 9, "run_name": "again"}
+    options |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_length": 999}
+    trainer = make_trainer(tmp_path / "out", classifier(), preference_rows(), **options)
+    assert trainer.train(resume_from_checkpoint=True).global_step == 3
+    longer = make_trainer(tmp_path / "out", classifier(), preference_rows(), **{**SAVING, "max_steps": 4})
+    assert longer.train(resume_from_checkpoint=True).global_step == 4
+    said = "max_steps was 3 and is now 4: from here on the learning rate follows the schedule of the new length"
+    assert said in caplog.text
+    run = json.loads((tmp_path / "out" / "training_run.json").read_text())
+    assert run["settings"]["max_steps"] == 4
+
+
+def test_a_checkpoint_of_an_earlier_run_in_the_folder_keeps_its_own_settings(finished, tmp_path):
+    shutil.copytree(finished / "full", tmp_path / "out")
+    options = {"max_steps": 1, "learning_rate": 1e-4}
+    make_trainer(tmp_path / "out", classifier(), preference_rows(), **options).train()  # without a checkpoint
+    again = make_trainer(tmp_path / "out", classifier(), preference_rows(), **options)
+    with pytest.raises(ValueError, match="checkpoint-3 is of a run with other settings: learning_rate was 0.001"):
+        again.train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_without_settings_is_resumed_from_and_said_to_be_unknown(finished, tmp_path, caplog):
+    shutil.copytree(finished / "full", tmp_path / "out")
+    (tmp_path / "out" / "checkpoint-3" / "training_run.json").unlink()
+    trainer = make_trainer(tmp_path / "out", classifier(), preference_rows(), **{**SAVING, "max_steps": 5})
+    output = trainer.train(resume_from_checkpoint=True)
+    assert output.training_loss == pytest.approx(sum(history(trainer)[3:]) / 2, abs=1e-4)  # of these steps
+    assert (
+        "checkpoint-3 has no training_run.json: whether its settings are those of this run is unknown" in caplog.text
+    )
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_tokens_and_the_mean_loss_continue_after_a_resume(accumulation, tmp_path):
+    options = {"max_steps": 7, "save_strategy": "steps", "save_steps": 3, "logging_steps": 2}
+    options |= {"per_device_train_batch_size": 4 // accumulation, "gradient_accumulation_steps": accumulation}
+    unbroken, resumed = (make_trainer(tmp_path, classifier(), preference_rows(), **options) for _ in range(2))
+    whole = unbroken.train()
+    shutil.rmtree(tmp_path / "checkpoint-7")
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    part = resumed.train(resume_from_checkpoint=True)  # from step 3, which no log was written at
+    assert part.training_loss == part.metrics["train_loss"] == history(resumed, "train_loss")[-1]
+    assert part.training_loss == pytest.approx(whole.training_loss, abs=1e-6)
+    last = [history(trainer, "num_tokens")[-1] for trainer in (unbroken, resumed)]
+    assert last[0] == last[1] > 0
+    assert history(resumed, "num_tokens") == sorted(history(resumed, "num_tokens"))
+    every_step = make_trainer(tmp_path / "log", classifier(), preference_rows(), **{**options, "logging_steps": 1})
+    every_step.train()
+    assert whole.training_loss == pytest.approx(sum(history(every_step)) / 7, abs=1e-4)
+
+
+# --- what is written and what is deleted
+
+
+def test_the_state_is_written_when_all_else_is_on_the_disk(tmp_path, monkeypatch):
+    synced, written = [], []
+    fsync, save = os.fsync, TrainerState.save_to_json
+
+    def spy(descriptor):
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def save_to_json(self, path):
+        written.append(set(synced))
+        save(self, path)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    monkeypatch.setattr(TrainerState, "save_to_json", save_to_json)
+    make_trainer(tmp_path, classifier(), preference_rows(), **{**SAVING, "max_steps": 1}).train()
+    needed = {"config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "checkpoint-1"}
+    assert needed <= written[0] and "trainer_state.json" not in written[0]
+    assert synced[::-1].index("trainer_state.json") < len(synced)
+
+
+def test_checkpoints_rotate_by_step_whatever_the_clock_says(tmp_path):
+    class ClockJump(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            then = time.time() - 1000 * state.global_step  # the newest looks oldest
+            os.utime(tmp_path / f"checkpoint-{state.global_step}", (then, then))
+
+    def kept():
+        return sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+
+    options = {**SAVING, "save_total_limit": 2, "callbacks": [ClockJump()]}
+    make_trainer(tmp_path, classifier(), preference_rows(), **{**options, "max_steps": 5}).train()
+    assert kept() == ["checkpoint-4", "checkpoint-5"]
+    make_trainer(tmp_path, classifier(), preference_rows(), **{**options, "max_steps": 2}).train()  # a new run
+    assert kept() == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_the_best_checkpoint_is_not_rotated_away(tmp_path):
+    for step in (1, 2, 3, 4):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    delete_old_checkpoints(tmp_path / "checkpoint-4", limit=2, best=str(tmp_path / "checkpoint-1"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-4"]
+    delete_old_checkpoints(tmp_path / "checkpoint-4", limit=1, best=str(tmp_path / "checkpoint-1"))
+    delete_old_checkpoints(tmp_path / "checkpoint-4", limit=None, best=None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-4"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
+def test_a_disk_that_is_full_is_named_in_one_line(file, tmp_path):
+    sizes = {"model.safetensors": 10_000, "optimizer.pt": 100_000}  # of one file, all that the kernel lets be written
+    trainer = make_trainer(tmp_path, classifier(), preference_rows(), **{**SAVING, "max_steps": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[file], hard))
+    try:
+        with pytest.raises(OSError, match=r"checkpoint-1 cannot be written, its disk has [\d,]+ MB left: ") as error:
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert newest_complete_checkpoint(tmp_path) is None
+
+
+# --- training that has diverged
+
+
+def diverging(folder, what, **options):
+    trainer = make_trainer(folder, classifier(), preference_rows(), **{**SAVING, "logging_steps": 100, **options})
+
+    class Break(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 1 and what in ("loss", "head"):
+                trainer.reward_model.score.weight.data[0, 0] = math.nan if what == "loss" else 0
+
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            if state.global_step == 1 and what == "head":
+                trainer.reward_model.score.weight.grad[0, 0] = math.inf
+
+    if what == "gradient norm":
+        weight = trainer.reward_model.model.layers[0].mlp.up_proj.weight
+        weight.register_hook(lambda grad: grad * math.inf if trainer.state.global_step == 1 else grad)
+    trainer.add_callback(Break())
+    return trainer
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient norm", "head"])
+@pytest.mark.parametrize("saving", [{}, {"save_strategy": "no"}, {"save_strategy": "no", "logging_steps": 1}])
+def test_a_run_that_diverges_stops_before_it_saves_or_logs(what, saving, tmp_path):
+    trainer = diverging(tmp_path, what, **saving)
+    with pytest.raises(ValueError, match=rf"the {what} is not finite at step \d: training has diverged") as error:
+        trainer.train()
+    assert "\n" not in str(error.value)
+    assert [Path(p).name for p in tmp_path.glob("checkpoint-*")] == ([] if saving else ["checkpoint-1"])
+    assert len(history(trainer)) == (saving.get("logging_steps") == 1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("field", ["learning_rate", "weight_decay", "max_grad_norm", "center_rewards_coefficient"])
+def test_float_fields_are_finite(field, value, tmp_path):
+    with pytest.raises(ValueError, match=f"{field}={value}"):
+        PairwiseRewardConfig(str(tmp_path), use_cpu=True, bf16=False, **{field: value})
+
+
+def test_weights_that_are_not_finite_are_not_exported(tmp_path):
+    model = RewardModel.from_sequence_classifier(classifier())
+    model.model.layers[0].mlp.up_proj.weight.data[0, 0] = math.inf
+    with pytest.raises(ValueError, match=r"1 weights are not finite \(model.layers.0.mlp.up_proj.weight"):
+        model.export(tmp_path / "out", tiny_tokenizer("plain"))
+    assert not (tmp_path / "out").exists()
+
+
+# --- resuming
 
 
 def test_resuming_without_a_checkpoint_starts_from_the_beginning(tmp_path, caplog):
