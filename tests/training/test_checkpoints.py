@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -63,9 +64,8 @@ def finished(tmp_path_factory) -> Path:
     for step in (1, 2, 3):
         checkpoint = folder / "shards" / f"checkpoint-{step}"
         (checkpoint / "model.safetensors").unlink()
-        RewardModel.from_pretrained(folder / "full" / checkpoint.name).save_pretrained(
-            checkpoint, max_shard_size="20KB"
-        )
+        whole = RewardModel.from_pretrained(folder / "full" / checkpoint.name)
+        whole.save_pretrained(checkpoint, max_shard_size="20KB")
         assert len(list(checkpoint.glob("model-*-of-*.safetensors"))) > 2
     return folder
 
@@ -93,7 +93,9 @@ def test_a_checkpoint_counts_only_when_every_part_is_there_and_readable(kind, ho
         caplog.clear()
         assert newest_complete_checkpoint(output) == str(output / "checkpoint-2"), pattern
         (line,) = [record.getMessage() for record in caplog.records]
-        assert f"checkpoint-3 is not complete ({file.name} " in line and "\n" not in line
+        reason = f"{file.name} is missing" if "-of-" in pattern else "is missing"
+        reason = reason if how == "missing" else f"{file.name} cannot be read"
+        assert re.search(rf"checkpoint-3 is not complete \(.*{re.escape(reason)}\)", line) and "\n" not in line
         assert why_incomplete(output / "checkpoint-2") is None
 
 
@@ -108,9 +110,7 @@ def test_resuming_from_a_folder_that_is_not_whole_is_refused(finished, tmp_path)
     shutil.copytree(finished / "full" / "checkpoint-3", tmp_path / "checkpoint-3")
     (tmp_path / "checkpoint-3" / "optimizer.pt").unlink()
     trainer = make_trainer(tmp_path, classifier(), preference_rows(), **SAVING)
-    with pytest.raises(
-        ValueError, match=r"checkpoint-3 cannot be resumed from: optimizer.pt is missing; name a whole"
-    ):
+    with pytest.raises(ValueError, match=r"checkpoint-3 cannot be resumed from: its optimizer is missing;"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 
@@ -238,7 +238,7 @@ def test_the_state_is_written_when_all_else_is_on_the_disk(tmp_path, monkeypatch
     fsync, save = os.fsync, TrainerState.save_to_json
 
     def spy(descriptor):
-        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
         fsync(descriptor)
 
     def save_to_json(self, path):
@@ -320,7 +320,8 @@ def diverging(folder, what, **options):
 @pytest.mark.parametrize("saving", [{}, {"save_strategy": "no"}, {"save_strategy": "no", "logging_steps": 1}])
 def test_a_run_that_diverges_stops_before_it_saves_or_logs(what, saving, tmp_path):
     trainer = diverging(tmp_path, what, **saving)
-    with pytest.raises(ValueError, match=rf"the {what} is not finite at step \d: training has diverged") as error:
+    named = what if len(saving) != 1 else "loss|gradient norm|head"  # looked at after three steps, all are
+    with pytest.raises(ValueError, match=rf"the ({named}) is not finite at step \d: training has diverged") as error:
         trainer.train()
     assert "\n" not in str(error.value)
     assert [Path(p).name for p in tmp_path.glob("checkpoint-*")] == ([] if saving else ["checkpoint-1"])
