@@ -166,7 +166,7 @@ def run_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> int
     except KeyboardInterrupt:
         newest = newest_complete_checkpoint(sections[1].output_dir)
         how = "the same command with --resume_from_checkpoint true resumes from it"
-        raise KeyboardInterrupt(f"{newest} stays, {how}" if newest else "there is no checkpoint") from None
+        raise KeyboardInterrupt(f"{newest} stays, {how}" if newest else "no checkpoint is whole yet") from None
 
 
 def _launch(path: str | os.PathLike | None, arguments: list[str], launch_words: list[str]) -> int:

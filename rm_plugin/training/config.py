@@ -68,7 +68,7 @@ class PairwiseRewardConfig(RewardConfig):
         super().__post_init__()
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{name}={value}; give a finite number")
+                raise ValueError(f"{name} is {value}; it is a finite number")
         check_choice("truncation_mode", self.truncation_mode, TRUNCATION_MODES)
         check_choice("reasoning", self.reasoning, REASONING_MODES)
         check_choice("on_bad_row", self.on_bad_row, ("error", "skip"))

@@ -573,13 +573,13 @@ class PairwiseRewardTrainer(RewardTrainer):
             extras = loaded.config.extras
         for name in ("reward_mean", "reward_std"):
             setattr(self.reward_model.config, name, extras.get(name))
-        self._held_out = {}  # of other weights
 
     def _load_best_model(self):
         if self._is_sharded:
             super()._load_best_model()
         else:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
+        self._held_out = {}  # of other weights
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)

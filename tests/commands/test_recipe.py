@@ -11,8 +11,10 @@ from models import tiny_config, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from rm_plugin import PairwiseRewardConfig, RewardScorer
+from rm_plugin.commands.cli import main
 from rm_plugin.commands.ppo_recipe import prompt_rows
 from rm_plugin.commands.recipe import load_split, parse_recipe, run_recipe, train
+from rm_plugin.training.trainer import PairwiseRewardTrainer
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startswith("ppo-"))
@@ -93,7 +95,7 @@ def test_recipe_trains_a_tiny_model_of_its_architecture(name, stand_in, tmp_path
     assert bool(getattr(trainer.reward_model, "is_loaded_in_4bit", False)) == in_4bit
     assert trainer.reward_model.batch_form() == "packed"
     assert trainer.args.learning_rate == as_written[1].learning_rate is not None, "recipes say their learning rate"
-    (evaluation,) = (line for line in trainer.state.log_history[-1:] if "eval_accuracy" in line)
+    (evaluation,) = (line for line in trainer.state.log_history if "eval_accuracy" in line and line["step"] == 2)
     assert evaluation["eval_num_pairs"] == 4
     scorer = RewardScorer(tmp_path / "output")
     assert scorer.reasoning == training_args.reasoning
@@ -240,7 +242,7 @@ test_split_size: 0.2"""
     assert "datasets and dataset_name are both set: datasets is used" in caplog.text
     state = json.loads((tmp_path / "output" / "trainer_state.json").read_text())
     (train_rows,) = (line["data_train_rows"] for line in state["log_history"] if "data_train_rows" in line)
-    assert train_rows == 8 and state["log_history"][-1]["eval_num_pairs"] == 2
+    assert train_rows == 8 and [e["eval_num_pairs"] for e in state["log_history"] if "eval_num_pairs" in e] == [2]
     with pytest.raises(ValueError, match="the mixture has no test split; set test_split_size"):
         run_recipe(trl_recipe(mixture.replace("test_split_size: 0.2", "")), ["--eval_strategy", "epoch"])
 
@@ -265,6 +267,99 @@ def test_fields_of_accelerate_launch_go_to_it(trl_recipe, tmp_path, monkeypatch)
 def test_resume_may_be_a_word_or_a_folder(tmp_path, written, read):
     (tmp_path / "r.yaml").write_text(f"resume_from_checkpoint: {written}\nuse_cpu: true\n")
     assert str(parse_recipe(tmp_path / "r.yaml")[1].resume_from_checkpoint) == read
+
+
+@pytest.fixture
+def run(stand_in, tmp_path, capsys):
+    """`run(field=value, …)` is (exit code, stdout, last line of stderr) of a tiny `rm-plugin train` into `output`."""
+    rows = write_rows(tmp_path / "rows", transcript)
+    fields = {
+        "model_name_or_path": stand_in("llama", "plain"),
+        "dataset_name": rows,
+        "output_dir": tmp_path / "output",
+        "max_length": 200,
+        "per_device_train_batch_size": 4,
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+        "max_steps": 2,
+        "save_steps": 1,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+    def run(**more):
+        words = [word for name, value in {**fields, **more}.items() for word in (f"--{name}", str(value))]
+        code = main(["train", *words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err.strip().splitlines()[-1:]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("how", "times"),
+    [
+        ({"eval_steps": 2}, 1),
+        ({"eval_steps": 1}, 2),
+        ({"eval_steps": 3}, 1),
+        ({"eval_strategy": "epoch", "max_steps": 3}, 1),  # an end within an epoch
+        ({"eval_steps": 1, "load_best_model_at_end": True, "greater_is_better": False}, 3),  # of the best weights
+    ],
+)
+def test_the_final_evaluation_is_computed_once(how, times, run, tmp_path, monkeypatch):
+    evaluated, loop = [], PairwiseRewardTrainer.evaluation_loop
+
+    def counting(self, *args, **kwargs):
+        evaluated.append(self.state.global_step)
+        return loop(self, *args, **kwargs)
+
+    monkeypatch.setattr(PairwiseRewardTrainer, "evaluation_loop", counting)
+    code, out, _ = run(**{"eval_strategy": "steps", **how})
+    assert code == 0 and len(evaluated) == times
+    assert out.count("eval: loss ") == 1 and "num_pairs 4" in out
+    assert json.loads((tmp_path / "output" / "eval_results.json").read_text())["eval_num_pairs"] == 4
+
+
+def test_resuming_with_another_recipe_is_one_line_and_exit_code_2(run):
+    assert run()[0] == 0
+    code, _, (line,) = run(resume_from_checkpoint="true", learning_rate=2e-3, max_steps=3)
+    assert (
+        code == 2 and "checkpoint-2 is of a run with other settings: learning_rate was 0.001 and is now 0.002" in line
+    )
+    assert run(resume_from_checkpoint="true", max_steps=3, save_steps=7, logging_steps=5)[0] == 0
+
+
+def test_a_run_that_diverges_saves_nothing_and_exits_with_2(run, tmp_path):
+    code, out, (line,) = run(learning_rate=1e35, save_strategy="no", lr_scheduler_type="constant", max_steps=4)
+    assert code == 2 and re.search(r"the \w+ is not finite at step \d: training has diverged", line)
+    assert "saved to" not in out
+    assert not list((tmp_path / "output").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_ctrl_c_says_what_stays_of_a_training(saved, run, tmp_path, monkeypatch):
+    step = PairwiseRewardTrainer.training_step
+
+    def interrupted(self, *args, **kwargs):
+        if self.state.global_step == saved:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(PairwiseRewardTrainer, "training_step", interrupted)
+    code, _, (line,) = run()
+    newest = tmp_path / "output" / "checkpoint-1"
+    stays = f"{newest} stays, the same command with --resume_from_checkpoint true resumes from it"
+    assert (code, line) == (130, f"rm-plugin: interrupted; {stays if saved else 'no checkpoint is whole yet'}")
+
+
+def test_a_tracker_that_is_not_installed_is_one_line_before_training(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+    code, _, (line,) = run(report_to="wandb")
+    assert code == 2 and "WandbCallback requires wandb to be installed" in line
+    assert not (tmp_path / "output").exists()
 
 
 def test_underscores_and_hyphens_are_alike_and_the_command_line_wins(tmp_path):
