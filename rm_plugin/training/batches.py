@@ -271,3 +271,50 @@ class PackingCollator:
             "num_tokens": sum(len(ids) for row in rows for ids in row["input_ids"]),
             "batch_size": batch_size,
         }
+
+
+# --- what comes of a micro-batch; tensors stay on the device, so that no step waits for them
+
+
+def metric_sums(scores_N: torch.Tensor, pairs: dict[str, Any], so_far: torch.Tensor | None) -> torch.Tensor:
+    """(8,) of micro-batches: pairs, wins + ties / 2, ties, Σ margin, completions, Σ score, −lowest, highest score."""
+    margins_M = scores_N[pairs["better_M"]] - scores_N[pairs["worse_M"]]
+    preferred_M = _preferred(pairs)
+    ties_M = (margins_M == 0) & preferred_M
+    right_M = ((margins_M > 0) & preferred_M) + ties_M / 2
+    sums = [preferred_M.sum(), right_M.sum(), ties_M.sum(), (margins_M * preferred_M).sum()]
+    here = torch.stack([*sums, torch.ones_like(scores_N).sum(), scores_N.sum(), -scores_N.min(), scores_N.max()])
+    if so_far is None:
+        return here
+    return torch.cat([so_far[:6] + here[:6], torch.maximum(so_far[6:], here[6:])])
+
+
+def _preferred(pairs: dict[str, Any]) -> torch.Tensor:
+    """(M,) bool, the pairs that are no ties."""
+    return torch.ones_like(pairs["better_M"], dtype=torch.bool) if pairs["tie_M"] is None else ~pairs["tie_M"]
+
+
+def metrics_of(sums: torch.Tensor, accelerator) -> dict[str, float]:
+    """Metrics under TRL's names, over all processes, of `metric_sums`."""
+    totals = accelerator.reduce(sums[:6], reduction="sum").tolist()
+    lowest, highest = accelerator.gather(sums[None, 6:]).amax(dim=0).tolist()
+    num_pairs, right, ties, margin, num_completions, score = totals
+    num_pairs = max(num_pairs, 1)  # there may be ties only
+    return {
+        "min_reward": -lowest,
+        "mean_reward": score / num_completions,
+        "max_reward": highest,
+        "accuracy": right / num_pairs,
+        "tie_rate": ties / num_pairs,
+        "margin": margin / num_pairs,
+    }
+
+
+def results_by_row(scores_N: torch.Tensor, losses_G: torch.Tensor, inputs: dict[str, Any]) -> dict[int, tuple]:
+    """By row of the data set: its loss, scores (K,), scores of its pairs (P, 2), ties left out."""
+    pairs, preferred_M = inputs["pairs"], _preferred(inputs["pairs"])
+    pairs_P2 = scores_N[torch.stack([pairs["better_M"], pairs["worse_M"]], dim=-1)[preferred_M]].cpu()
+    num_pairs_G = torch.bincount(pairs["group_M"][preferred_M], minlength=len(losses_G)).tolist()
+    scores = scores_N.cpu().split(inputs["num_completions"])
+    rows = zip(inputs["rows"], losses_G.tolist(), scores, pairs_P2.split(num_pairs_G), strict=True)
+    return {row: (loss, scores_K.numpy(), scores_P2.numpy()) for row, loss, scores_K, scores_P2 in rows}

@@ -75,7 +75,17 @@ from .adoption import (
     disable_attention_dropout,
     load_to_train,
 )
-from .batches import COLUMNS, PackingCollator, RowEncoder, code_version, encode_dataset, encode_stream
+from .batches import (
+    COLUMNS,
+    PackingCollator,
+    RowEncoder,
+    code_version,
+    encode_dataset,
+    encode_stream,
+    metric_sums,
+    metrics_of,
+    results_by_row,
+)
 from .checkpoints import (
     delete_old_checkpoints,
     model_settings,
@@ -229,12 +239,12 @@ class PairwiseRewardTrainer(RewardTrainer):
         # Read while TRL's constructor prepares the data sets.
         self._has_fresh_head, self._trailing_pad_id = reward_model.has_fresh_head, config.trailing_pad_id
         self._data_counts: dict[str, dict[str, int]] = {}  # by data set, until the first log
-        self._window: torch.Tensor | None = None  # `_sums` of all micro-batches since the last log
+        self._window: torch.Tensor | None = None  # `metric_sums` of all micro-batches since the last log
         self._losses: list[torch.Tensor] = []  # of steps, and their gradient norms, since `_check_finite`
         self._grad_norms: list[torch.Tensor | float] = []
         self._total_loss: float | None = 0.0  # of all steps, those before a checkpoint included; None: not known
         self._new_tokens = 0  # since `store_flos`, of this process
-        self._evaluated: dict[int, tuple] = {}  # `_by_row` of the evaluation that runs
+        self._evaluated: dict[int, tuple] = {}  # `results_by_row` of the evaluation that runs
         self._held_out: dict[str, tuple[np.ndarray, dict]] = {}  # by metric prefix, scores and metrics of one step
         self._held_out_step = 0
         self._num_parameters: int | None = None
@@ -373,7 +383,7 @@ class PairwiseRewardTrainer(RewardTrainer):
             center_rewards_coefficient=self.args.center_rewards_coefficient,
         )
         if self.model.training:
-            self._window = _sums(scores_N.detach().float(), inputs["pairs"], self._window)
+            self._window = metric_sums(scores_N.detach().float(), inputs["pairs"], self._window)
         loss = losses_G.sum() / inputs["batch_size"]
         return (loss, {"logits": scores_N[:, None], "losses": losses_G}) if return_outputs else loss
 
@@ -422,7 +432,7 @@ class PairwiseRewardTrainer(RewardTrainer):
             if self._total_loss is not None:
                 logs["train_loss"] = self._total_loss / max(self.state.global_step, 1)
         if self.model.training and self._window is not None:
-            logs |= _means(self._window, self.accelerator)
+            logs |= metrics_of(self._window, self.accelerator)
             logs["num_tokens"] = self.state.num_input_tokens_seen
             for name, counts in self._data_counts.items():
                 logs |= {f"data_{name}_{what}": n for what, n in counts.items() if n}
@@ -483,7 +493,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         for microbatch in self._prepare_inputs(inputs)["microbatches"]:
             with torch.no_grad(), self.compute_loss_context_manager():
                 _, outputs = self.compute_loss(model, microbatch, return_outputs=True)
-            self._evaluated |= _by_row(outputs["logits"].squeeze(-1).float(), outputs["losses"], microbatch)
+            self._evaluated |= results_by_row(outputs["logits"].squeeze(-1).float(), outputs["losses"], microbatch)
         return None, None, None
 
     @property
@@ -643,53 +653,6 @@ def _shown(metrics: dict[str, float]) -> dict[str, str]:
             low, high = wilson_interval(metrics[name] * num_pairs, round(num_pairs))
             shown[name] += f" [{low:.4g}, {high:.4g}]"
     return shown
-
-
-# --- helpers; tensors stay on the device, so that no step waits for them
-
-
-def _sums(scores_N: torch.Tensor, pairs: dict[str, Any], so_far: torch.Tensor | None) -> torch.Tensor:
-    """(8,) of micro-batches: pairs, wins + ties / 2, ties, Σ margin, completions, Σ score, −lowest, highest score."""
-    margins_M = scores_N[pairs["better_M"]] - scores_N[pairs["worse_M"]]
-    preferred_M = _preferred(pairs)
-    ties_M = (margins_M == 0) & preferred_M
-    right_M = ((margins_M > 0) & preferred_M) + ties_M / 2
-    sums = [preferred_M.sum(), right_M.sum(), ties_M.sum(), (margins_M * preferred_M).sum()]
-    here = torch.stack([*sums, torch.ones_like(scores_N).sum(), scores_N.sum(), -scores_N.min(), scores_N.max()])
-    if so_far is None:
-        return here
-    return torch.cat([so_far[:6] + here[:6], torch.maximum(so_far[6:], here[6:])])
-
-
-def _preferred(pairs: dict[str, Any]) -> torch.Tensor:
-    """(M,) bool, the pairs that are no ties."""
-    return torch.ones_like(pairs["better_M"], dtype=torch.bool) if pairs["tie_M"] is None else ~pairs["tie_M"]
-
-
-def _means(sums: torch.Tensor, accelerator) -> dict[str, float]:
-    """Metrics under TRL's names, over all processes, of `_sums`."""
-    totals = accelerator.reduce(sums[:6], reduction="sum").tolist()
-    lowest, highest = accelerator.gather(sums[None, 6:]).amax(dim=0).tolist()
-    num_pairs, right, ties, margin, num_completions, score = totals
-    num_pairs = max(num_pairs, 1)  # there may be ties only
-    return {
-        "min_reward": -lowest,
-        "mean_reward": score / num_completions,
-        "max_reward": highest,
-        "accuracy": right / num_pairs,
-        "tie_rate": ties / num_pairs,
-        "margin": margin / num_pairs,
-    }
-
-
-def _by_row(scores_N: torch.Tensor, losses_G: torch.Tensor, inputs: dict[str, Any]) -> dict[int, tuple]:
-    """By row of the data set: its loss, scores (K,), scores of its pairs (P, 2), ties left out."""
-    pairs, preferred_M = inputs["pairs"], _preferred(inputs["pairs"])
-    pairs_P2 = scores_N[torch.stack([pairs["better_M"], pairs["worse_M"]], dim=-1)[preferred_M]].cpu()
-    num_pairs_G = torch.bincount(pairs["group_M"][preferred_M], minlength=len(losses_G)).tolist()
-    scores = scores_N.cpu().split(inputs["num_completions"])
-    rows = zip(inputs["rows"], losses_G.tolist(), scores, pairs_P2.split(num_pairs_G), strict=True)
-    return {row: (loss, scores_K.numpy(), scores_P2.numpy()) for row, loss, scores_K, scores_P2 in rows}
 
 
 def _check_supported(args: PairwiseRewardConfig, data_collator, preprocess_logits_for_metrics) -> None:

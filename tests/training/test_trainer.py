@@ -646,8 +646,8 @@ def test_several_evaluation_sets_have_their_own_figures_and_one_mean_and_spread(
     block = json.loads((tmp_path / "saved" / "config.json").read_text())["reward_model"]
     assert block["reward_mean"] == saved.reward_mean
     card = (tmp_path / "saved" / "README.md").read_text()
-    assert f"| eval_a_accuracy | {logged_a['eval_a_accuracy']:.4g} |" in card
-    assert f"| eval_b_accuracy | {logged_b['eval_b_accuracy']:.4g} |" in card
+    assert f"| eval_a_accuracy | {logged_a['eval_a_accuracy']:.4g} [" in card
+    assert f"| eval_b_accuracy | {logged_b['eval_b_accuracy']:.4g} [" in card
 
 
 def test_scores_that_are_not_finite_stop_an_evaluation(tmp_path):
