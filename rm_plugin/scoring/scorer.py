@@ -27,7 +27,7 @@ from ..messages import check_choice
 from ..model.adapters import check_peft_method
 from ..model.checkpoint import hub_arguments, load_tokenizer
 from ..model.config import sequence_classifier
-from ..model.modeling import RewardModel, head_in_use, load_any
+from ..model.modeling import RewardModel, head_in_use, load_any, text_tower
 from ..model.packing import collate, split_by_tokens
 from .base import OPTIONS, Scorer, ScoringBatch, lock_of
 
@@ -172,7 +172,7 @@ class RewardScorer(Scorer):
             self.model = given
             return given
         head = head_in_use(getattr(given, "score", None))
-        known = self.model is not None and self.model.model is getattr(given, given.base_model_prefix)
+        known = self.model is not None and self.model.model is text_tower(given)
         if known and isinstance(head, torch.nn.Linear) and head.bias is None:
             self.model.score.share(head)  # which may be another, or a 16-bit one whose copy is old
         else:
