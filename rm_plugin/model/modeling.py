@@ -139,6 +139,16 @@ class RewardModel(PreTrainedModel):
         """The backbone, whatever its architecture calls it."""
         return super().__getattr__(self.base_model_prefix)
 
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: of weights that lie on disk or elsewhere, the device that computes with them."""
+        device = super().device
+        if device.type == "meta":
+            hooks = (getattr(module, "_hf_hook", None) for module in self.modules())
+            known = (getattr(hook, "execution_device", None) for hook in hooks)
+            device = next((torch.device(found) for found in known if found is not None), device)
+        return device
+
     # --------------------------------------------------------------------------------------------------------- forward
 
     @can_return_tuple

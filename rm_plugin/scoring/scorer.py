@@ -78,6 +78,12 @@ class RewardScorer(Scorer):
     scorer.rank("Which country owns Antarctica?", ["Sweden.", "None: the Antarctic Treaty System governs it."])
     GRPOTrainer(model, reward_funcs=scorer, ...)
     ```
+
+    A model of 70B on one GPU, what does not fit in memory and on disk:
+
+    ```python
+    RewardScorer("a-70b-reward-model", dtype="bfloat16", device_map="auto", offload_folder="offload")
+    ```
     """
 
     def __init__(
@@ -232,6 +238,9 @@ def weights_digest(model: Any) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         if not hasattr(tensor, "reshape"):
             continue
+        if tensor.is_meta:  # it lies on disk
+            module, _, own_name = name.rpartition(".")
+            tensor = model.get_submodule(module)._hf_hook.weights_map[own_name]
         flat = tensor.detach().reshape(-1)
         flat = flat[:: max(1, flat.numel() // 4096)]
         if flat.is_floating_point():

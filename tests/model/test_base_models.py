@@ -20,7 +20,7 @@ from rm_plugin.model import packing
 from rm_plugin.model.adapters import save_adapter
 from rm_plugin.model.modeling import RewardModel
 from rm_plugin.model.packing import collate, pad
-from rm_plugin.scoring.scorer import RewardScorer
+from rm_plugin.scoring.scorer import RewardScorer, weights_digest
 from rm_plugin.training.batches import PackingCollator
 from rm_plugin.training.peft_configs import lora_config
 from rm_plugin.training.trainer import PairwiseRewardConfig, PairwiseRewardTrainer
@@ -230,6 +230,31 @@ def test_a_classifier_that_also_sees_is_scored_by_the_part_that_reads_text(tmp_p
     assert_equal(scores(model, pad(texts())), expected)
     scorer.score(["2 + 2 ="], [" 4"])
     assert scorer.model is model  # it is taken over once
+
+
+# --- models that do not fit: parts on disk
+
+
+@pytest.mark.parametrize(("architecture", "form"), [("llama", "packed"), ("qwen3_5", "continued")])
+@pytest.mark.parametrize(
+    "device_map",
+    [
+        {"": "disk"},
+        {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk"}
+        | {"model.norm": "cpu", "model.rotary_emb": "cpu", "score": "cpu"},
+    ],
+    ids=["all", "a layer"],
+)
+def test_a_model_that_lies_on_disk_scores_the_same(architecture, form, device_map, tmp_path):
+    model, tokenizer = tiny_reward_model(architecture), tiny_tokenizer("plain")
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    scorer = RewardScorer(tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "offload")
+    assert any(parameter.is_meta for parameter in scorer.model.parameters()) and scorer.form() == form
+    in_memory = RewardScorer(model, tokenizer)
+    prompts, answers = ["Which country owns Antarctica?"] * 3, ["None.", "Penguins own it.", "No country owns it."]
+    assert_equal(*(torch.tensor(one.score(prompts, answers)) for one in (scorer, in_memory)))
+    assert weights_digest(scorer.model) == weights_digest(RewardModel.from_pretrained(tmp_path / "model"))
 
 
 # --- through the scorer and the trainer
