@@ -277,6 +277,13 @@ def _evaluate_options(add) -> None:
     )
     add("--scores", metavar="FILE", help="scores.jsonl to measure instead of running a model")
     add("--name", help="name of the model in the report")
+    add(
+        "--mistakes",
+        type=int,
+        default=10,
+        metavar="N",
+        help="how many of the most confident mistakes mistakes.jsonl holds",
+    )
     add("--output", metavar="DIR", help="folder of the run; the same command resumes where it stopped")
     _scorer_options(add, truncation_mode="drop")
 
@@ -313,7 +320,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     how = {name: getattr(args, name) for name in names}
     # Before the model, so that bad data show at once.
     loaded = [load_benchmark(name, source, **how) for name, source in jobs.items()]
-    options = {"name": args.name or args.model}
+    options = {"name": args.name or args.model, "num_mistakes": args.mistakes}
     if args.scores:
         print_report(evaluate_scores(args.scores, loaded[0], output=args.output, **options).report)
         return

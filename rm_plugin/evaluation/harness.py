@@ -10,7 +10,7 @@ limit) stands in the journal, and then in the report.
 
     report.json    every metric (written last)          scores.jsonl    {"id", "index", "role", "score"[, "subset"]}
     report.html    the same to look at                  items.json      credits by item, for leaderboards
-    model_card.md  a section for the model's README
+    model_card.md  a section for the model's README     mistakes.jsonl  the most confident mistakes with their texts
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def evaluate(
     progress: bool = False,
     num_samples: int = 10_000,
     seed: int = 0,
+    num_mistakes: int = 10,
     **scorer_kwargs: Any,
 ) -> EvaluationReport:
     """
@@ -91,6 +92,8 @@ def evaluate(
             Bootstrap samples.
         seed (`int`, *optional*, defaults to `0`):
             Seed of bootstrap and random baseline.
+        num_mistakes (`int`, *optional*, defaults to `10`):
+            How many of the most confident mistakes `mistakes.jsonl` holds.
         scorer_kwargs:
             Handed to [`RewardScorer`] where `model` is none yet: `max_length`, `dtype`, `revision`, …
 
@@ -134,7 +137,7 @@ def evaluate(
         computed = _run(todo, reward, journal, world, progress and world.rank == 0)
         times["score"] = time.perf_counter()
         scores = reward.scores_of(data.comparisons, known | computed)
-        results = measure(data, scores, num_samples=num_samples, seed=seed)
+        results = measure(data, scores, num_samples=num_samples, seed=seed, num_mistakes=num_mistakes)
         if isinstance(reward, PairwiseReward):
             results.metrics["judge"] = judge_metrics(
                 reward, data, known | computed, num_samples=num_samples, seed=seed
@@ -171,6 +174,7 @@ def evaluate_scores(
     name: str | None = None,
     num_samples: int = 10_000,
     seed: int = 0,
+    num_mistakes: int = 10,
 ) -> EvaluationReport:
     """
     Every metric from a file of scores, without a model.
@@ -178,7 +182,7 @@ def evaluate_scores(
     Args:
         scores (`str` or `os.PathLike`):
             JSON lines `{"id", "index", "role", "score"}`, see [`read_scores`].
-        benchmark, source, output, num_samples, seed:
+        benchmark, source, output, num_samples, seed, num_mistakes:
             As in [`evaluate`].
         name (`str`, *optional*):
             Name of the model in the report; by default that of the run that wrote the scores, else the file's.
@@ -201,7 +205,7 @@ def evaluate_scores(
     about["model"] = {**about["model"], "name": name or about["model"].get("name") or path.stem}
     if output is not None:
         _check_output(Path(output), data, values)
-    results = measure(data, values, num_samples=num_samples, seed=seed)
+    results = measure(data, values, num_samples=num_samples, seed=seed, num_mistakes=num_mistakes)
     finished = _finished(about, data, values, results, {"scores": str(path)})
     if output is not None:
         finished.save(output)
@@ -261,7 +265,7 @@ def _finished(
         "counts": results.counts,
         "metrics": results.metrics,
         "baselines": results.baselines,
-        "mistakes": results.mistakes,
+        "mistakes": results.mistakes[:10],
         "bad_rows": data.bad_rows[:100],
         "run": {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -30,15 +30,16 @@ from ..messages import located, printable
 from ..metrics.statistics import holm_correction, significance_tiers
 from .benchmarks import BENCHMARKS, SUITES, get_benchmark
 from .harness import read_about
-from .page import Link, Section, Table, bounds, markdown_text, p_text, percent, points, render_page
+from .page import Link, Section, Table, bounds, markdown_text, number, p_text, percent, points, render_page
 from .report import ALPHA, Row, bars_plot, data_title, is_mostly_scored, remarks, rows
 from .results import SCORE, draw_items
+from .scores import compare_margins
 
 __all__ = ["Leaderboard", "Run", "build_leaderboard", "compare_runs", "find_runs"]
 
-LENGTH_CONTROLLED, NLL = "length/length_controlled_accuracy", "calibration/nll"
+LENGTH_CONTROLLED, NLL = "length/controlled_accuracy", "calibration/nll"
 KINDS = ("model", "baseline", "published")
-MAX_SECTIONS, MAX_COMPARISONS = 8, 60  # what a table shows
+MAX_SECTIONS, MAX_COMPARISONS, MAX_DIFFERENT = 8, 60, 10  # what a table shows
 
 
 @dataclass
@@ -494,7 +495,8 @@ def compare_runs(a: str | os.PathLike, b: str | os.PathLike, *, num_samples: int
     Returns:
         `list[dict]`, one per benchmark: `benchmark`, `a` and `b` (names), `score_a`, `score_b`, `difference` (a − b),
         `low`, `high`, `p_value`, `method`, `a_better`, `b_better` (items), `num_items`, `num_clusters`,
-        `detectable` (paired minimum detectable difference, or `None`), and `subsets`, with `p_holm` each.
+        `detectable` (paired minimum detectable difference, or `None`), `agreement` (of [`compare_margins`]), and
+        `subsets`, with `p_holm` each.
 
     Raises:
         ValueError: if the two have no benchmark on the same data in common, or one has several runs of it.
@@ -539,6 +541,7 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
         "score_a": a.report["metrics"]["official"]["score"],
         "score_b": b.report["metrics"]["official"]["score"],
         **result,
+        "agreement": compare_margins(*(run.folder / "scores.jsonl" for run in (a, b))),
         "subsets": subsets,
     }
 
@@ -561,13 +564,25 @@ def comparison_section(result: dict[str, Any]) -> Section:
     ]
     if result["detectable"] is not None:
         lines.append(f"A true difference of {percent(result['detectable'])} points would be found with 80 % power.")
+    agreement = result["agreement"]
+    lines.append(
+        f"Agreement: Spearman of the margins {number(agreement['spearman'])}, Cohen's κ {number(agreement['kappa'])}; "
+        f"{agreement['num_different']:,} of {agreement['num_pairs']:,} pairs are judged in opposite ways."
+    )
+    opposite = [
+        [f"{one['id']}: {one['better']} over {one['worse']}", number(one["margin_a"]), number(one["margin_b"])]
+        for one in agreement["different"][:MAX_DIFFERENT]
+    ]
     cells = [
         [name, points(one["difference"]), bounds([one["low"], one["high"]])]
         + [p_text(one["p_value"]), p_text(one["p_holm"]), f"{one['num_items']:,}"]
         for name, one in result["subsets"].items()
     ]
-    table = Table(["subset", "points", "95 % interval", "p", "p (Holm)", "n"], cells)
-    return Section(paragraphs=[(line, "") for line in lines], tables=[table] if cells else ())
+    tables = [
+        Table(["subset", "points", "95 % interval", "p", "p (Holm)", "n"], cells),
+        Table(["judged in opposite ways", f"Δ of {result['a']}", f"Δ of {result['b']}"], opposite),
+    ]
+    return Section(paragraphs=[(line, "") for line in lines], tables=[table for table in tables if table.rows])
 
 
 def print_comparison(result: dict[str, Any]) -> None:

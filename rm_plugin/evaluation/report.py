@@ -31,7 +31,7 @@ __all__ = ["EvaluationReport", "Row", "print_report", "render_report", "rows", "
 BASELINE_NAMES = {"random": "random", "length": "length only", "constant": "constant"}
 ALPHA = 0.05  # level of significance
 MAX_TEXT = 6000  # characters of a text on the page
-MAX_BARS = 40
+MAX_BARS, MAX_MISTAKES = 40, 10
 Report = Mapping[str, Any]
 
 
@@ -67,6 +67,19 @@ class EvaluationReport:
         """Every metric of the model."""
         return self.report["metrics"]
 
+    def mistakes(self) -> list[dict[str, Any]]:
+        """The most confident mistakes with their texts, as preference rows: what may be label noise."""
+        comparisons = {comparison.id: comparison for comparison in self.data.comparisons}
+        return [
+            {
+                **one,
+                "prompt": comparisons[one["id"]].prompt,
+                "chosen": comparisons[one["id"]].completions[one["better"]],
+                "rejected": comparisons[one["id"]].completions[one["worse"]],
+            }
+            for one in self.results.mistakes
+        ]
+
     def save(self, folder: str | os.PathLike) -> None:
         """Write all files of the run; `report.json` comes last, so where it is, the rest is."""
         folder = Path(folder)
@@ -74,6 +87,7 @@ class EvaluationReport:
         lines = score_lines(self.data.comparisons, self.scores)
         write_atomically(folder / "scores.jsonl", "".join(lines))
         write_atomically(folder / "items.json", json.dumps(self.results.items, ensure_ascii=False) + "\n")
+        write_atomically(folder / "mistakes.jsonl", "".join(json.dumps(one) + "\n" for one in self.mistakes()))
         write_atomically(folder / "model_card.md", model_card_section([self.report]))
         write_atomically(folder / "report.html", render_report(self))
         write_atomically(folder / "report.json", json.dumps(self.report, ensure_ascii=False, indent=1) + "\n")
@@ -92,9 +106,9 @@ METRICS = {
     "cross_fitted/nll": ("NLL of σ(Δ / temperature), on held-out folds", False),
     "calibration/brier": ("Brier score of σ(Δ)", False),
     "calibration/ece": ("calibration error ECE", False),
-    "length/length_controlled_accuracy": ("length-controlled accuracy", True),
-    "length/accuracy_chosen_longer": ("accuracy where the chosen is longer", True),
-    "length/accuracy_chosen_shorter": ("accuracy where the chosen is shorter", True),
+    "length/controlled_accuracy": ("length-controlled accuracy", True),
+    "length/accuracy_more": ("accuracy where the chosen is longer", True),
+    "length/accuracy_less": ("accuracy where the chosen is shorter", True),
     "length/spearman": ("Spearman(Δ reward, Δ length)", False),
     "ranking/kendall_tau_b": ("Kendall τ_b", False),
     "judge/consistency": ("pairs with the same winner in both orders", True),
@@ -164,6 +178,7 @@ def rows(report: Report) -> dict[str, Row]:
     for name, one in report["baselines"].items():
         found[f"baseline/{name}"] = Row(f"baseline: {BASELINE_NAMES[name]}", "baseline", one["score"], one["interval"])
     parts = {**metrics, "cross_fitted": (metrics["calibration"] or {}).get("cross_fitted")}
+    parts["length"] = (metrics["bias"] or {}).get("length")
     for key, (name, is_share) in METRICS.items():
         part, field = key.split("/")
         if one := parts.get(part):
@@ -284,6 +299,7 @@ def verdict(report: Report) -> str:
 def print_report(report: Report) -> None:
     """The numbers as a table on the terminal, then what to know about them."""
     number_table(report, run_title(report)).print()
+    bias_table(report).print()
     print(printable("\n".join([verdict(report), *remarks(report)])))
 
 
@@ -307,6 +323,7 @@ def render_report(report: EvaluationReport) -> str:
         _summary(content, found),
         Section("Plots", plots=_plots(report, found)),
         Section("Scores in detail", tables=[number_table(content), _pairs_table(content)]),
+        Section("What the reward follows beside the content", [], [(BIAS, "soft")], [bias_table(content)]),
         Section("The most confident mistakes", paragraphs=nothing, details=mistakes),
         Section("How it was measured", tables=[_provenance(content)]),
     ]
@@ -345,6 +362,7 @@ def _plots(report: EvaluationReport, found: Mapping[str, Row]) -> list[tuple[str
         plots += [
             (figures.margin_histogram(margins), "Margins Δ; pairs below zero are ranked wrong."),
             (figures.reliability_diagram(margins), "Is σ(Δ) a probability? 95 % intervals by bin."),
+            (_coverage_plot(metrics["coverage"]), "Accuracy on the pairs that the model is surest of."),
             (_length_plot(metrics["length"]), "Does length decide? If not, the line is flat."),
         ]
     bars = {
@@ -378,32 +396,60 @@ def _length_plot(length: Report) -> str:
     return figures.line_plot(means, accuracies, xlabel, "accuracy", intervals=intervals, references={"chance": 0.5})
 
 
+def _coverage_plot(coverage: Sequence[Report]) -> str:
+    shares, accuracies, intervals = ([one[key] for one in coverage] for key in ("coverage", "accuracy", "interval"))
+    xlabel = "share of the pairs, those of the largest |Δ|"
+    return figures.line_plot(shares, accuracies, xlabel, "accuracy", intervals=intervals)
+
+
 def bars_plot(bars: Sequence[tuple[str, float, Any]], label: str, caption: str, **options: Any) -> tuple[str, str]:
     """Bars of (name, value, interval), as many as can be read; `options` of [`figures.accuracy_bars`]."""
     more = f"; the first {MAX_BARS} of {len(bars)}, all are in the table" if len(bars) > MAX_BARS else ""
     return (figures.accuracy_bars(bars[:MAX_BARS], label, **options), f"{caption}{more}.")
 
 
+BIAS = (
+    "Accuracy on pairs whose completions have a feature equally (within a tenth), and where the chosen has more or "
+    "less of it; controlled is the mean of the latter two, which no preference for the feature can raise above 50. "
+    "Length is in characters; markdown counts marks; refusal is an English one at the start; repetition is the share "
+    "of runs of three words that stood there before."
+)
+
+
+def bias_table(report: Report) -> Table:
+    """How far the reward follows features of the text; one row per feature that tells something in these data."""
+    columns = ["feature", "accuracy where equal, %", "chosen has more", "chosen has less", "controlled"]
+    cells = []
+    for name, one in (report["metrics"]["bias"] or {}).items():
+        sides = [
+            f"{percent(one[f'accuracy_{side}'])} {bounds(one[f'accuracy_{side}_interval'])} ({one[f'num_{side}']:,})"
+            for side in ("equal", "more", "less")
+        ]
+        controlled = f"{percent(one['controlled_accuracy'])} {bounds(one['controlled_accuracy_interval'])}"
+        cells.append(
+            [name, *sides, controlled, f"{number(one['spearman'])} {bounds(one['spearman_interval'], number)}"]
+        )
+    return Table([*columns, "Spearman(Δ, difference)"], cells, title="Bias: 95 % intervals (pairs)")
+
+
 def _pairs_table(report: Report) -> Table:
-    columns = ["pairs, %", "tie ½", "95 % interval", "strict", "ties", "pairs"]
+    columns = ["pairs, %", "tie ½", "95 % interval", "strict", "ties", "pairs", "Δ mean", "Δ sd", "Δ median"]
     cells = [
         [name, percent(one["accuracy"]), bounds(one["interval"]), percent(one["accuracy_strict"])]
         + [percent(one["tie_rate"]), f"{one['num_pairs']:,}"]
+        + [number(one["margins"][key]) for key in ("mean", "std", "q50")]
         for name, one in [("all", report["metrics"]["pairwise"]), *report["metrics"]["subsets"].items()]
     ]
     return Table(columns, cells, ["official", *["subset"] * (len(cells) - 1)], "Pairs")
 
 
 def _mistakes(report: EvaluationReport) -> list[tuple[str, list]]:
-    comparisons = {comparison.id: comparison for comparison in report.data.comparisons}
     details = []
-    for one in report.results.mistakes:
-        comparison = comparisons[one["id"]]
-        better, worse = (_plain(comparison.completions[one[side]]) for side in ("better", "worse"))
+    for one in report.mistakes()[:MAX_MISTAKES]:
         texts = [
-            ("Prompt", _plain(comparison.prompt), ""),
-            (f"Preferred by people, r = {one['score_better']:.3f}", better, "chosen"),
-            (f"Preferred by the model, r = {one['score_worse']:.3f}", worse, "rejected"),
+            ("Prompt", _plain(one["prompt"]), ""),
+            (f"Preferred by people, r = {one['score_better']:.3f}", _plain(one["chosen"]), "chosen"),
+            (f"Preferred by the model, r = {one['score_worse']:.3f}", _plain(one["rejected"]), "rejected"),
         ]
         details.append((f"Δ = {one['margin']:.2f} · {one['subset'] or ''} · {one['id']}", texts))
     return details

@@ -23,10 +23,10 @@ import numpy as np
 import pandas as pd
 
 from ..data.comparison import Comparison, text_length
-from ..metrics.calibration import calibration, cross_fitted_calibration
+from ..metrics.calibration import accuracy_by_coverage, calibration, cross_fitted_calibration
 from ..metrics.preference import (
     accuracy_by_length_difference,
-    length_bias,
+    feature_bias,
     margin_distribution,
     pairwise_accuracy,
     pairwise_correctness,
@@ -36,8 +36,8 @@ from ..metrics.statistics import Bootstrap
 from ..scoring.functions import PairwiseReward, orders
 from .benchmarks import Benchmark, LoadedBenchmark
 from .benchmarks.base import Items, cluster_of, mark_unscored
+from .features import features_of
 
-NUM_MISTAKES = 10
 BASELINES = {  # scores that cost nothing: luck; what a judge gets who reads nothing; what ties are worth
     "random": lambda comparison, rng: rng.random(len(comparison.completions)),
     "length": lambda comparison, rng: np.array([float(text_length(text)) for text in comparison.completions]),
@@ -75,7 +75,12 @@ class Results:
 
 
 def measure(
-    data: LoadedBenchmark, scores: Sequence[np.ndarray], *, num_samples: int = 10_000, seed: int = 0
+    data: LoadedBenchmark,
+    scores: Sequence[np.ndarray],
+    *,
+    num_samples: int = 10_000,
+    seed: int = 0,
+    num_mistakes: int = 10,
 ) -> Results:
     """
     Every metric of the report.
@@ -85,6 +90,7 @@ def measure(
         scores (`Sequence[np.ndarray]`): for each comparison the rewards of its completions (K,), NaN = unscored.
         num_samples (`int`, *optional*, defaults to `10_000`): bootstrap samples.
         seed (`int`, *optional*, defaults to `0`): seed of bootstrap, folds and random baseline.
+        num_mistakes (`int`, *optional*, defaults to `10`): how many of the most confident mistakes are listed.
 
     Returns:
         [`Results`]
@@ -102,6 +108,8 @@ def measure(
 
     ```
     """
+    if num_mistakes < 0:
+        raise ValueError(f"num_mistakes={num_mistakes}, it must be 0 or more")
     if len(scores) != len(data.comparisons):
         raise ValueError(
             f"{len(scores)} arrays of scores for {len(data.comparisons)} comparisons; give one per comparison"
@@ -175,7 +183,7 @@ def measure(
         "credits": {name: values.tolist() for name, values in credits.items()},
     }
     margins = pairs["margin"].dropna().to_numpy()
-    return Results(counts, metrics, baselines, _mistakes(scored, pairs), margins, saved)
+    return Results(counts, metrics, baselines, _mistakes(scored, pairs, num_mistakes), margins, saved)
 
 
 def judge_metrics(
@@ -298,17 +306,18 @@ def _official(benchmark: Benchmark, present: set[str | None], items: Items, draw
 def _pairs(scored: Sequence[Scored]) -> pd.DataFrame:
     """
     Every pair: index of its comparison, of its better and its worse completion; margin (NaN = unscored), correct (1, ½
-    for a tie, 0; an unscored pair counts as wrong), difference in length, subset and cluster.
+    for a tie, 0; an unscored pair counts as wrong), subset and cluster; and `(feature, "better" | "worse")`.
     """
-    rows = []
+    rows, sides = [], []
     for index, (comparison, scores) in enumerate(scored):
-        lengths = [text_length(text) for text in comparison.completions]
-        subset, cluster = comparison.subset or "all", cluster_of(comparison)
+        features, subset, cluster = features_of(comparison), comparison.subset or "all", cluster_of(comparison)
+        sides = [(name, side) for name in features for side in ("better", "worse")]
         for i, j in comparison.pairs():
-            rows.append((index, i, j, scores[i] - scores[j], lengths[i] - lengths[j], subset, cluster))
+            of_text = [values[k] for values in features.values() for k in (i, j)]
+            rows.append((index, i, j, scores[i] - scores[j], *of_text, subset, cluster))
     if not rows:
         raise ValueError("no comparison has a preference, there is nothing to measure; check the ranks of the data")
-    kinds = {"comparison": int, "better": int, "worse": int, "margin": float, "length": float}
+    kinds = {"comparison": int, "better": int, "worse": int, "margin": float, **dict.fromkeys(sides, float)}
     # Texts stay Python's: pandas' strings cannot hold a lone surrogate.
     pairs = pd.DataFrame(rows, columns=[*kinds, "subset", "cluster"], dtype=object).astype(kinds)
     return pairs.assign(correct=pairwise_correctness(pairs["margin"].fillna(-1.0)))
@@ -322,30 +331,43 @@ def _by_subset(pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _accuracy(pairs: pd.DataFrame, draw: Bootstrap, name: Hashable) -> dict[str, Any]:
     margins = pairs["margin"].dropna()
+    distribution = margin_distribution(margins) if len(margins) else {}
     return {
         **pairwise_accuracy(pairs["margin"].fillna(-1.0)),
         "num_unscored_pairs": len(pairs) - len(margins),
         "interval": draw.estimate(name).share_interval(),
-        "mean_margin": float(margins.mean()) if len(margins) else None,
+        "margins": {key: distribution.get(key) for key in ("mean", "std", "q25", "q50", "q75", "share_negative")},
     }
 
 
 def _of_margins(pairs: pd.DataFrame, seed: int) -> dict[str, Any]:
-    """Spread, calibration and length over the scored pairs; None where there are none."""
-    pairs = pairs.dropna(subset="margin")
-    margins, lengths, clusters = (pairs[name].to_numpy() for name in ("margin", "length", "cluster"))
+    """Spread, calibration, and what the margins follow beside the content, over the scored pairs."""
+    pairs = pairs.dropna(subset=["margin"])
+    margins, clusters = pairs["margin"].to_numpy(), pairs["cluster"].to_numpy()
     if not len(margins):
-        return dict.fromkeys(("margins", "calibration", "length"))
+        return dict.fromkeys(("margins", "calibration", "coverage", "length", "bias"))
     fitted = cross_fitted_calibration(margins, clusters, seed=seed) if len(set(clusters)) > 1 else None
-    by_difference = accuracy_by_length_difference(margins, lengths)
+    names = dict.fromkeys(column[0] for column in pairs if isinstance(column, tuple))
+    features = {name: pairs[[(name, "better"), (name, "worse")]].to_numpy() for name in names}
+    bias = feature_bias(margins, features, clusters, seed=seed)
+    lengths = features["length"]
     return {
         "margins": margin_distribution(margins),
         "calibration": {**calibration(margins), "cross_fitted": fitted},
-        "length": {"unit": LENGTH_UNIT, **length_bias(margins, lengths), "by_difference": by_difference},
+        "coverage": accuracy_by_coverage(margins),
+        "length": {
+            "unit": LENGTH_UNIT,
+            "by_difference": accuracy_by_length_difference(margins, lengths[:, 0] - lengths[:, 1]),
+        },
+        # A feature that no pair differs in, or that all differ in the same way, such as the place of the chosen, tells
+        # nothing.
+        "bias": {
+            name: one for name, one in bias.items() if name == "length" or one["controlled_accuracy"] is not None
+        },
     }
 
 
-def _mistakes(scored: Sequence[Scored], pairs: pd.DataFrame) -> list[dict[str, Any]]:
+def _mistakes(scored: Sequence[Scored], pairs: pd.DataFrame, number: int) -> list[dict[str, Any]]:
     """The worst pair of each comparison, the largest margins first."""
     wrong = pairs[pairs["margin"] < 0].sort_values("margin", kind="stable").drop_duplicates("comparison")
     return [
@@ -359,7 +381,7 @@ def _mistakes(scored: Sequence[Scored], pairs: pd.DataFrame) -> list[dict[str, A
             "margin": margin,
         }
         for index, better, worse, margin in wrong[["comparison", "better", "worse", "margin"]]
-        .head(NUM_MISTAKES)
+        .head(number)
         .itertuples(index=False)
     ]
 

@@ -13,11 +13,13 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..data.comparison import Comparison
 from ..files import read_jsonl
+from ..metrics.preference import agreement
 
 
 def score_lines(comparisons: Sequence[Comparison], scores: Sequence[np.ndarray]) -> list[str]:
@@ -89,6 +91,46 @@ def read_scores(
             raise ValueError(f"{path} line {number}: {role} {index} of {key!r} is there twice; remove one")
         found[key][role, index] = math.nan if score is None else float(score)
     return [_scores_of(comparison, found.get(comparison.id, {}), path) for comparison in comparisons]
+
+
+def read_margins(path: str | os.PathLike) -> dict[tuple[str, int, int], float]:
+    """Margin of every pair of a best and another completion that is scored, by id and the indices of the two."""
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for _, line in read_jsonl(path):
+        if line["score"] is not None:
+            sides = found.setdefault(line["id"], {"chosen": [], "rejected": []})
+            sides[line["role"]].append((line["index"], line["score"]))
+    return {
+        (key, i, j): better - worse
+        for key, sides in found.items()
+        for i, better in sides["chosen"]
+        for j, worse in sides["rejected"]
+    }
+
+
+def compare_margins(a: Path, b: Path) -> dict[str, Any]:
+    """
+    Of two files of scores of the same data: [`agreement`], and `different`, the pairs that the two judge in opposite
+    ways, those first that both are sure of.
+    """
+    of_a, of_b = read_margins(a), read_margins(b)
+    keys = [key for key in of_a if key in of_b]
+    if not keys:
+        return {"spearman": None, "kappa": None, "num_different": 0, "num_pairs": 0, "different": []}
+    margins = np.array([[of_a[key], of_b[key]] for key in keys])
+    sure = np.abs(margins / (margins.std(axis=0) + 1e-300)).min(axis=1)
+    opposite = [i for i in np.argsort(-sure, kind="stable") if margins[i].prod() < 0]
+    different = [
+        {
+            "id": key,
+            "better": better,
+            "worse": worse,
+            "margin_a": of_a[key, better, worse],
+            "margin_b": of_b[key, better, worse],
+        }
+        for key, better, worse in (keys[i] for i in opposite)
+    ]
+    return {**agreement(*margins.T), "different": different}
 
 
 def _scores_of(comparison: Comparison, found: dict[tuple[str, int], float], path: Path) -> np.ndarray:

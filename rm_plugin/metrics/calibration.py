@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from .preference import pairwise_correctness
-from .statistics import finite_array, label_codes
+from .statistics import finite_array, label_codes, wilson_interval
 
 # A fitted temperature lies between these multiples of the root mean square margin. Without a wrong pair (or without
 # more right than wrong ones) the likelihood has no optimum; the bound keeps every number finite.
@@ -137,6 +137,38 @@ def expected_calibration_error(margins: ArrayLike, num_bins: int = 10) -> float:
     curve = reliability_curve(margins, num_bins)
     bins = zip(curve["counts"], curve["confidence"], curve["accuracy"], strict=True)
     return sum(n * abs(accuracy - confidence) for n, confidence, accuracy in bins if n) / sum(curve["counts"])
+
+
+def accuracy_by_coverage(margins: ArrayLike, num_points: int = 10) -> list[dict[str, Any]]:
+    """
+    Accuracy of the pairs that the model is surest of: what is gained where the others are left to people.
+
+    Args:
+        margins (array of shape `(n,)`):
+            Reward of the chosen minus reward of the rejected completion. A tie counts ½.
+        num_points (`int`, *optional*, defaults to `10`):
+            Number of thresholds on |Δ|, cut at its quantiles; fewer come out where many are equal.
+
+    Returns:
+        `list[dict]`, from few pairs to all: `threshold` (pairs with |Δ| at or above it), `coverage` (their share),
+        `accuracy`, `interval` (95 % Wilson, for independent pairs) and `num_pairs`.
+
+    Source: El-Yaniv & Wiener 2010 (the risk-coverage curve).
+
+    Example:
+    ```python
+    >>> [(point["coverage"], point["accuracy"]) for point in accuracy_by_coverage([3.0, 2.0, -1.0, 0.5], 2)]
+    [(0.5, 1.0), (1.0, 0.75)]
+
+    ```
+    """
+    sizes, correct = np.abs(finite_array(margins, "margins")), pairwise_correctness(margins)
+    table = []
+    for threshold in np.unique(np.quantile(sizes, np.arange(num_points) / num_points, method="higher"))[::-1]:
+        kept = correct[sizes >= threshold]
+        point = {"threshold": float(threshold), "coverage": len(kept) / len(sizes), "accuracy": float(kept.mean())}
+        table.append({**point, "interval": list(wilson_interval(kept.sum(), len(kept))), "num_pairs": len(kept)})
+    return table
 
 
 def fit_temperature(margins: ArrayLike) -> float:

@@ -18,15 +18,16 @@ imported when they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .ranking import spearman
-from .statistics import finite_array, wilson_interval
+from .ranking import spearman, spearman_terms
+from .statistics import Bootstrap, finite_array, label_codes, wilson_interval
 
+EQUAL = 0.1  # two values that differ by no more than this share of the larger are called equal
 QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
 
 
@@ -130,58 +131,94 @@ def margin_distribution(margins: ArrayLike) -> dict[str, Any]:
     }
 
 
-# --- length
+# --- features of the text
 
 
-def length_bias(margins: ArrayLike, length_differences: ArrayLike) -> dict[str, Any]:
+def feature_bias(
+    margins: ArrayLike,
+    features: Mapping[str, ArrayLike],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    num_samples: int = 2_000,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
     """
-    How far the reward follows the length of the completion.
+    How far the reward follows features of the text, such as its length, beside its content.
 
     Args:
         margins (array of shape `(n,)`):
-            Reward of the chosen minus reward of the rejected completion.
-        length_differences (array of shape `(n,)`):
-            Length of the chosen minus length of the rejected completion, in tokens or characters.
+            Reward of the chosen minus reward of the rejected completion. A tie counts ½.
+        features (`dict` of arrays of shape `(n, 2)`):
+            By name, the feature of the chosen and of the rejected completion.
+        clusters (sequence of length n or `None`, *optional*):
+            Prompt of each pair; `None`: each pair is its own.
+        num_samples (`int`, *optional*, defaults to `2_000`):
+            Bootstrap samples.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the draws.
 
     Returns:
-        `dict`:
-        - `spearman`: rank correlation of Δreward and Δlength over pairs; `None` where one of them is constant, or of
-          fewer than three pairs.
-        - `accuracy_chosen_longer`, `num_chosen_longer`, `accuracy_chosen_shorter`, `num_chosen_shorter`: accuracy (a
-          tie counts ½) on either side; `None` where a side is empty. Pairs of equal length are on neither.
-        - `length_controlled_accuracy`: mean of the two accuracies, which no preference for length can raise above ½;
-          `None` where a side is empty.
-        - `length_only_accuracy`: accuracy of the rule "the longer one wins" on these pairs, equal lengths counting ½;
-          the baseline to print beside the score. Where it is below ½, the opposite rule is the better baseline.
+        `dict`, for each feature a `dict` of numbers with their 95 % intervals (`NAME_interval`), `None` where a side
+        is empty or a value constant:
+        - `accuracy_equal`: accuracy on the pairs whose two completions have the feature equally, within a tenth of the
+          larger; `accuracy_more` and `accuracy_less`: on those whose chosen has more or less of it. `num_equal`,
+          `num_more`, `num_less` count them.
+        - `controlled_accuracy`: mean of `accuracy_more` and `accuracy_less`, which no preference for the feature can
+          raise above ½.
+        - `spearman`: rank correlation of Δ with the feature's difference.
 
     Raises:
-        `ValueError`: If there are no pairs, the lengths of the arrays differ, or a value is not finite.
+        `ValueError`: If there are no pairs, shapes differ, or a value is not finite.
 
     Source: definitions of this project (rewardbench issues 267 and 268 ask for them); Spearman 1904.
 
     Example:
     ```python
-    >>> bias = length_bias(margins=[1.0, 2.0, 3.0, -1.0], length_differences=[10, 20, 30, -5])
-    >>> bias["spearman"], bias["length_controlled_accuracy"], bias["length_only_accuracy"]
-    (1.0, 0.5, 0.75)
+    >>> lengths = [(20, 10), (30, 10), (40, 10), (5, 10)]
+    >>> bias = feature_bias([1.0, 2.0, 3.0, -1.0], {"length": lengths})["length"]
+    >>> bias["spearman"], bias["accuracy_more"], bias["accuracy_less"], bias["controlled_accuracy"]
+    (1.0, 1.0, 0.0, 0.5)
 
     ```
     """
-    margins, lengths = _margins_and_lengths(margins, length_differences)
     correct = pairwise_correctness(margins)
-    longer, shorter = lengths > 0, lengths < 0
-    accuracy_longer = float(correct[longer].mean()) if longer.any() else None
-    accuracy_shorter = float(correct[shorter].mean()) if shorter.any() else None
-    both = accuracy_longer is not None and accuracy_shorter is not None
-    return {
-        "spearman": spearman(margins, lengths),
-        "accuracy_chosen_longer": accuracy_longer,
-        "num_chosen_longer": int(longer.sum()),
-        "accuracy_chosen_shorter": accuracy_shorter,
-        "num_chosen_shorter": int(shorter.sum()),
-        "length_controlled_accuracy": (accuracy_longer + accuracy_shorter) / 2 if both else None,
-        "length_only_accuracy": float(np.mean((np.sign(lengths) + 1) / 2)),
-    }
+    codes = np.arange(len(correct)) if clusters is None else label_codes(clusters, len(correct), "clusters")[0]
+    columns: dict[Hashable, tuple[np.ndarray, np.ndarray]] = {("", "all"): (correct, codes)}
+    for name, values in features.items():
+        values = np.asarray(values, dtype=np.float64)
+        if values.shape != (len(correct), 2):
+            raise ValueError(f"{len(correct)} margins and {name} of shape {values.shape}; give two values per pair")
+        difference = values[:, 0] - values[:, 1]
+        equal = np.abs(difference) <= EQUAL * np.abs(values).max(axis=1)
+        for part, inside in (("equal", equal), ("more", difference > 0), ("less", difference < 0)):
+            columns[name, part] = correct[inside], codes[inside]
+        columns[name, "spearman"] = spearman_terms(margins, difference), codes
+    columns = {key: column for key, column in columns.items() if column[0] is not None and len(column[0])}
+
+    def controlled(means: dict[Hashable, Any]) -> dict[Hashable, Any]:
+        sides = {name: [means.get((name, side)) for side in ("more", "less")] for name in features}
+        return {(name, "controlled"): (a + b) / 2 for name, (a, b) in sides.items() if a is not None and b is not None}
+
+    draw = Bootstrap(
+        np.concatenate([values for values, _ in columns.values()]),
+        controlled,
+        clusters=np.concatenate([clusters for _, clusters in columns.values()]).tolist(),
+        subsets=[key for key, (values, _) in columns.items() for _ in values],
+        num_samples=num_samples,
+        seed=seed,
+    )
+    parts = {"equal": "accuracy_equal", "more": "accuracy_more", "less": "accuracy_less"}
+    parts |= {"controlled": "controlled_accuracy", "spearman": "spearman"}
+    found: dict[str, dict[str, Any]] = {}
+    for name in features:
+        counts = {f"num_{part}": len(columns.get((name, part), ((),))[0]) for part in ("equal", "more", "less")}
+        found[name] = {}
+        for part, title in parts.items():
+            estimate = draw.estimate((name, part)) if (name, part) in draw.samples else None
+            interval = estimate and (estimate.interval() if part == "spearman" else estimate.share_interval())
+            found[name] |= {title: estimate and estimate.value, f"{title}_interval": interval}
+        found[name] |= counts
+    return found
 
 
 def accuracy_by_length_difference(
@@ -210,7 +247,7 @@ def accuracy_by_length_difference(
 
     ```
     """
-    margins, lengths = _margins_and_lengths(margins, length_differences)
+    margins, lengths = _same_pairs(margins, length_differences, "length differences")
     correct = pairwise_correctness(margins)
     cuts = np.unique(np.quantile(lengths, np.arange(1, num_bins) / num_bins))
     bins = np.searchsorted(cuts, lengths, side="left")
@@ -228,6 +265,44 @@ def accuracy_by_length_difference(
             }
         )
     return table
+
+
+# --- two judges
+
+
+def agreement(margins_a: ArrayLike, margins_b: ArrayLike) -> dict[str, Any]:
+    """
+    How far two judges agree on the same pairs, whoever is right.
+
+    Args:
+        margins_a (array of shape `(n,)`), margins_b (array of shape `(n,)`):
+            Reward of the chosen minus reward of the rejected completion, by each judge.
+
+    Returns:
+        `dict`: `spearman` (rank correlation of the margins), `kappa` (Cohen's κ of which completion is preferred, a
+        tie being a third verdict), both `None` where undefined; `num_different` (pairs judged in opposite ways),
+        `num_pairs`.
+
+    Source: Cohen 1960: (agreement − chance) / (1 − chance).
+
+    Example:
+    ```python
+    >>> agreement([1.0, 2.0, -1.0, -2.0], [1.0, 2.0, -1.0, 3.0])["kappa"]
+    0.5
+
+    ```
+    """
+    a, b = _same_pairs(margins_a, margins_b, "margins of the other judge")
+    signs = np.array([-1.0, 0.0, 1.0])[:, None]
+    verdicts_a, verdicts_b = np.sign(a) == signs, np.sign(b) == signs  # (3, n)
+    observed = float(np.mean((verdicts_a & verdicts_b).any(axis=0)))
+    chance = float(verdicts_a.mean(axis=1) @ verdicts_b.mean(axis=1))
+    return {
+        "spearman": spearman(a, b),
+        "kappa": (observed - chance) / (1 - chance) if chance < 1 else None,
+        "num_different": int(np.sum(np.sign(a) * np.sign(b) < 0)),
+        "num_pairs": len(a),
+    }
 
 
 # --- evaluate.Metric classes
@@ -302,11 +377,11 @@ Args:
 # --- helpers
 
 
-def _margins_and_lengths(margins: ArrayLike, length_differences: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    margins, lengths = finite_array(margins, "margins"), finite_array(length_differences, "length_differences")
-    if lengths.shape != margins.shape:
-        raise ValueError(f"{len(margins)} margins and {len(lengths)} length differences, each pair has one of both")
-    return margins, lengths
+def _same_pairs(margins: ArrayLike, others: ArrayLike, what: str) -> tuple[np.ndarray, np.ndarray]:
+    margins, others = finite_array(margins, "margins"), finite_array(others, what)
+    if others.shape != margins.shape:
+        raise ValueError(f"{len(margins)} margins and {len(others)} {what}, each pair has one of both")
+    return margins, others
 
 
 def _round_edges(low: float, high: float) -> np.ndarray:

@@ -44,6 +44,47 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float | None:
     return float(spearmanr(a, b).statistic)
 
 
+def spearman_terms(a: ArrayLike, b: ArrayLike) -> np.ndarray | None:
+    """
+    One term per item, whose mean is Spearman's rank correlation and whose spread says how sure it is.
+
+    A correlation of ranks is no mean of items, since every item moves the ranks of the others. A term is the
+    correlation plus the item's influence on it, so that a bootstrap may draw the terms instead of ranking again.
+
+    Args:
+        a (array of shape `(n,)`), b (array of shape `(n,)`): values that belong together.
+
+    Returns:
+        `np.ndarray` (n,), or `None` where `spearman` is not defined.
+
+    Source: Croux & Dehon 2010 (influence function of Spearman's correlation), with mean ranks for equal values.
+
+    Example:
+    ```python
+    >>> a, b = [1.0, 2.0, 3.0, 9.0], [2.0, 8.0, 4.0, 16.0]
+    >>> round(float(spearman_terms(a, b).mean()), 6), round(spearman(a, b), 6)
+    (0.8, 0.8)
+
+    ```
+    """
+    a, b = finite_array(a, "a"), finite_array(b, "b")
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    # u = F(a) − ½ and v = G(b) − ½, where F counts equal values half; mean_above(x, w) is the mean over all items j of
+    # w_j where x_j is above x_i (half where equal): what item i adds to the F of the others.
+    u, v = (_mean_above(-x, np.ones(len(x))) - 0.5 for x in (a, b))
+    cov, var_u, var_v = np.mean(u * v), np.mean(u**2), np.mean(v**2)
+    of_cov = u * v + _mean_above(a, v) + _mean_above(b, u) - 3 * cov
+    of_u, of_v = (w**2 + 2 * _mean_above(x, w) - 3 * var for x, w, var in ((a, u, var_u), (b, v, var_v)))
+    return (cov + of_cov - cov / 2 * (of_u / var_u + of_v / var_v)) / math.sqrt(var_u * var_v)
+
+
+def _mean_above(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    _, positions = np.unique(x, return_inverse=True)
+    sums = np.bincount(positions, weights=weights)
+    return ((sums.sum() - np.cumsum(sums) + sums / 2) / len(x))[positions]
+
+
 def kendall_tau_b(scores: ArrayLike, ranks: ArrayLike) -> float | None:
     """
     Kendall's τ_b of the scores of one ranked list against its ranks: 1 for the same order, −1 for the reverse.

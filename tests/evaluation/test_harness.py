@@ -395,6 +395,25 @@ def test_index_counts_completions_or_those_of_a_role(tmp_path):
         ]
 
 
+def test_the_most_confident_mistakes_are_a_file_of_preference_rows(tmp_path, monkeypatch):
+    (tmp_path / "judge_of_length.py").write_text(
+        "def judge(prompts, completions):\n    return map(len, completions)\n"
+    )
+    rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "b" * (2 + n), "id": f"i{n}"} for n in range(30)]
+    write_lines(tmp_path / "pairs.jsonl", rows)
+    monkeypatch.chdir(tmp_path)
+    words = ["judge_of_length:judge", "--data", "pairs.jsonl", "--output", "run"]
+    assert main(["evaluate", *words, "--mistakes", "15"]) == 0
+    mistakes = [json.loads(line) for line in (tmp_path / "run" / "mistakes.jsonl").read_text().splitlines()]
+    assert [one["id"] for one in mistakes] == [f"i{n}" for n in range(29, 14, -1)]
+    assert mistakes[0] == {
+        **{"id": "i29", "subset": None, "better": 0, "worse": 1, "score_better": 1.0, "score_worse": 31.0},
+        **{"margin": -30.0, "prompt": "q29", "chosen": "a", "rejected": "b" * 31},
+    }
+    assert len(load_benchmark("preference", tmp_path / "run" / "mistakes.jsonl").comparisons) == 15
+    assert len(json.loads((tmp_path / "run" / "report.json").read_text())["mistakes"]) == 10
+
+
 # --- what counts
 
 

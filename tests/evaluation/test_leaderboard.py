@@ -437,3 +437,24 @@ def test_a_run_with_many_unscored_comparisons_is_not_tested_against_others(tmp_p
     assert main(["compare", str(tmp_path / "whole"), str(tmp_path / "many")]) == 0
     out = capsys.readouterr().out
     assert "differ by 30.0 points, too many comparisons without a score for a test (p = –" in out
+
+
+def test_compare_says_how_far_two_judges_agree_and_which_pairs_they_judge_differently(tmp_path, capsys):
+    rows = [{"prompt": f"q{n}", "chosen": f"right {n}", "rejected": f"wrong {n}", "id": f"i{n}"} for n in range(20)]
+    for name, wrong in (("a", {3, 4}), ("b", {4, 5, 6})):
+
+        def scores(prompts, completions, wrong=wrong):
+            numbers = [int(text.split()[1]) for text in completions]
+            right = ["right" in text for text in completions]
+            return [(1 + n) * ((r == (n not in wrong)) - 0.5) for n, r in zip(numbers, right, strict=True)]
+
+        evaluate(scores, source=rows, output=tmp_path / name, name=name, num_samples=100)
+    (result,) = compare_runs(tmp_path / "a", tmp_path / "b", num_samples=100)
+    found = result["agreement"]
+    assert (found["num_pairs"], found["num_different"]) == (20, 3)
+    assert found["kappa"] == pytest.approx((0.85 - (0.9 * 0.85 + 0.1 * 0.15)) / (1 - (0.9 * 0.85 + 0.1 * 0.15)))
+    assert [one["id"] for one in found["different"]] == ["i6", "i5", "i3"]  # those first that both are sure of
+    assert found["different"][0] == {"id": "i6", "better": 0, "worse": 1, "margin_a": 7.0, "margin_b": -7.0}
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    out = capsys.readouterr().out
+    assert "Cohen's κ 0.318; 3 of 20 pairs are judged in opposite ways." in out and "i6: 0 over 1" in out

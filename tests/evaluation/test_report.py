@@ -217,6 +217,7 @@ def test_the_page_shows_everything_that_a_reader_needs(report):
             "Histogram of",
             "share right over confidence",
             "accuracy over chosen longer by",
+            "the model is surest of",
             "Pairwise accuracy by subset",
         ),
         *("calibration error ECE", "Spearman", "The most confident mistakes"),
@@ -375,6 +376,14 @@ def test_names_are_not_cut_in_a_narrow_terminal(monkeypatch, capsys):
         re.sub(r"[^\w/]", "", line.split("│")[1]) for line in capsys.readouterr().out.splitlines() if "│" in line
     )
     assert all(name in out for name in names)
+
+
+def test_the_bias_of_the_report_stands_on_the_page_and_on_the_terminal(small, capsys):
+    print_report(small.report)
+    length = small.metrics["bias"]["length"]
+    for text in (capsys.readouterr().out, render_report(small)):
+        assert "Spearman(Δ, difference)" in text and f"({length['num_more']})" in text
+    assert "which no preference for the feature can raise above 50" in render_report(small)
 
 
 # --- in a real browser

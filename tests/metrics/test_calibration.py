@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rm_plugin.metrics.calibration import (
+    accuracy_by_coverage,
     brier_score,
     calibration,
     cross_fitted_calibration,
@@ -167,3 +168,11 @@ def test_a_temperature_at_the_search_bound_is_no_number():
     assert calibration([2.0, 1.0, 0.0])["temperature_note"] == "no pair is wrong"
     fitted = calibration([4.0, 4.0, 4.0, -4.0])
     assert fitted["temperature"] == pytest.approx(4 / math.log(3)) and fitted["temperature_note"] is None
+
+
+def test_accuracy_by_coverage_has_hand_worked_values():
+    points = accuracy_by_coverage([4.0, -3.0, 2.0, -1.0, 0.0], num_points=5)
+    assert [point["threshold"] for point in points] == [4.0, 3.0, 2.0, 1.0, 0.0]
+    assert [point["coverage"] for point in points] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert [point["accuracy"] for point in points] == pytest.approx([1.0, 1 / 2, 2 / 3, 1 / 2, 1 / 2])  # a tie is ½
+    assert [point["num_pairs"] for point in accuracy_by_coverage([1.0, 1.0, -1.0])] == [3]  # equally sure of all

@@ -10,11 +10,13 @@ import pytest
 
 from rm_plugin.metrics import preference as metrics
 from rm_plugin.metrics.preference import (
-    length_bias,
+    agreement,
+    feature_bias,
     margin_distribution,
     pairwise_accuracy,
     pairwise_correctness,
 )
+from rm_plugin.metrics.ranking import spearman, spearman_terms
 
 # --- accuracy and margins
 
@@ -91,33 +93,129 @@ def test_torch_tensors_of_any_dtype_are_taken():
     assert pairwise_accuracy(margins)["accuracy"] == 2 / 3
 
 
-# --- length
+# --- features of the text
+
+
+def of_differences(margins, differences, **options):
+    features = np.stack([np.asarray(differences, dtype=float), np.zeros(len(differences))], axis=1)
+    return feature_bias(margins, {"length": features}, **options)["length"]
 
 
 def test_a_reward_that_is_the_length_has_length_controlled_accuracy_one_half():
     lengths = np.array([30, 10, 20, -5, 0])
-    result = length_bias(lengths / 10, lengths)
+    result = of_differences(lengths / 10, lengths)
+    intervals = {key: result.pop(key) for key in list(result) if key.endswith("_interval")}
     assert result == {
         "spearman": pytest.approx(1.0),
-        "accuracy_chosen_longer": 1.0,
-        "num_chosen_longer": 3,
-        "accuracy_chosen_shorter": 0.0,
-        "num_chosen_shorter": 1,
-        "length_controlled_accuracy": 0.5,
-        "length_only_accuracy": 0.7,  # 3 right, 1 wrong, 1 tie
+        "accuracy_more": 1.0,
+        "num_more": 3,
+        "accuracy_less": 0.0,
+        "num_less": 1,
+        "accuracy_equal": 0.5,  # a tie
+        "num_equal": 1,
+        "controlled_accuracy": 0.5,
     }
+    assert intervals.keys() == {f"{key}_interval" for key in result if not key.startswith("num_")}
 
 
-def test_length_controlled_accuracy_is_the_mean_of_both_sides():
+def test_controlled_accuracy_is_the_mean_of_both_sides():
     # chosen longer: 2 of 3 right; chosen shorter: a tie and a right one, 3/4
-    result = length_bias([1.0, 1.0, -1.0, 0.0, 2.0], [5, 5, 5, -5, -5])
-    assert result["length_controlled_accuracy"] == pytest.approx((2 / 3 + 3 / 4) / 2)
+    result = of_differences([1.0, 1.0, -1.0, 0.0, 2.0], [5, 5, 5, -5, -5])
+    assert result["controlled_accuracy"] == pytest.approx((2 / 3 + 3 / 4) / 2)
 
 
-def test_what_length_bias_cannot_say_is_none():
-    result = length_bias([1.0, 2.0], [5, 5])
-    assert result["spearman"] is None
-    assert result["accuracy_chosen_shorter"] is None and result["length_controlled_accuracy"] is None
+def test_what_a_feature_cannot_say_is_none():
+    result = of_differences([1.0, 2.0], [5, 5])
+    assert result["spearman"] is None and result["spearman_interval"] is None
+    assert result["accuracy_less"] is None and result["controlled_accuracy"] is None and result["num_less"] == 0
+
+
+def test_two_values_within_a_tenth_of_the_larger_are_equal():
+    features = [(100, 91), (100, 89), (0, 0), (0, 1), (-10, -9)]
+    assert feature_bias([1.0] * 5, {"f": features})["f"]["num_equal"] == 3
+
+
+def test_features_and_margins_of_other_lengths_are_refused():
+    with pytest.raises(ValueError, match=r"3 margins and markdown of shape \(2, 2\); give two values per pair"):
+        feature_bias([1.0, 2.0, 3.0], {"markdown": [(1, 2), (3, 4)]})
+
+
+def planted(rng, kind, num_prompts):
+    """
+    Margins of a judge with a known bias, the feature of both completions, and prompts: two pairs each that share a
+    part, a quality that is right more often than not, and what the feature adds.
+    """
+    shape = (2 * num_prompts, 2)
+    if kind == "length":
+        features, size = np.round(np.exp(rng.normal(6.0, 0.6, shape))), 1 / 300
+    elif kind == "style":
+        features, size = rng.poisson(3.0, shape).astype(float), 0.25
+    else:  # position: one of the two is listed first
+        first = rng.integers(0, 2, len(np.zeros(shape)))
+        features, size = np.stack([first, 1 - first], axis=1).astype(float), 0.6
+    quality = 0.5 + np.repeat(0.5 * rng.normal(size=num_prompts), 2) + rng.normal(size=2 * num_prompts)
+    return quality + size * (features[:, 0] - features[:, 1]), features, np.repeat(np.arange(num_prompts), 2)
+
+
+NUMBERS = ("spearman", "controlled_accuracy", "accuracy_more", "accuracy_less", "accuracy_equal")
+
+
+def shares_that_hold(kind, num_sets, num_prompts, num_samples):
+    """Of each number of a bias, how often its 95 % interval holds the value that the judge has in truth."""
+    rng = np.random.default_rng(11)
+    margins, features, _ = planted(rng, kind, 100_000)
+    truth = feature_bias(margins, {kind: features}, num_samples=1)[kind]
+    held = dict.fromkeys((name for name in NUMBERS if truth[name] is not None), 0)
+    for trial in range(num_sets):
+        margins, features, clusters = planted(rng, kind, num_prompts)
+        found = feature_bias(margins, {kind: features}, clusters.tolist(), num_samples=num_samples, seed=trial)[kind]
+        for name in held:
+            low, high = found[f"{name}_interval"]
+            held[name] += low <= truth[name] <= high
+    return {name: count / num_sets for name, count in held.items()}
+
+
+@pytest.mark.parametrize("kind", ["length", "style", "position"])
+def test_intervals_hold_the_size_of_a_planted_bias(kind):
+    shares = shares_that_hold(kind, num_sets=60, num_prompts=100, num_samples=300)
+    assert {"spearman", "controlled_accuracy"} <= shares.keys()
+    assert all(share >= 0.85 for share in shares.values()), shares  # of 0.95; its standard error is 2.8 points
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["length", "style", "position"])
+def test_over_2000_score_sets_intervals_hold_the_planted_bias_in_93_to_97_percent(kind):
+    shares = shares_that_hold(kind, num_sets=2000, num_prompts=300, num_samples=1000)
+    print(kind, shares)
+    assert all(0.935 <= share <= 0.965 for share in shares.values()), shares
+
+
+def test_the_terms_of_spearman_have_its_value_and_its_spread():
+    rng = np.random.default_rng(0)
+    for rounded in (False, True):
+        a = rng.normal(size=400)
+        b = 0.6 * a + rng.normal(size=400)
+        a, b = (np.round(a), np.round(2 * b)) if rounded else (a, b)
+        terms = spearman_terms(a, b)
+        assert terms.mean() == pytest.approx(spearman(a, b))
+        again = [spearman(a[draw], b[draw]) for draw in rng.integers(400, size=(400, 400))]
+        assert terms.std() / 20 == pytest.approx(np.std(again), rel=0.12)  # 400 draws: 3.5 %
+
+
+# --- two judges
+
+
+def test_agreement_has_hand_worked_values():
+    # verdicts agree on 6 of 8; a prefers the chosen in 5, b in 5, each ties once: chance (25 + 4 + 1) / 64
+    a = [3.0, 2.0, 1.0, 0.5, 0.1, 0.0, -1.0, -2.0]
+    b = [2.0, 3.0, 0.5, 0.2, -0.1, 0.0, 1.0, -3.0]
+    found = agreement(a, b)
+    assert found["kappa"] == pytest.approx((6 / 8 - 30 / 64) / (1 - 30 / 64))
+    assert (found["num_different"], found["num_pairs"]) == (2, 8)
+    assert found["spearman"] == pytest.approx(spearman(a, b))
+    assert agreement([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])["kappa"] is None  # nothing but agreement by chance
+    with pytest.raises(ValueError, match="2 margins and 1 margins of the other judge"):
+        agreement([1.0, 2.0], [1.0])
 
 
 # --- evaluate.Metric classes
