@@ -22,11 +22,12 @@ from ..messages import check_choice, explained, located, nearest, one_line
 
 if TYPE_CHECKING:
     from ..data.comparison import Comparison
-    from ..scoring.scorer import RewardScorer
+    from ..scoring.base import Scorer
 
 MODEL_HELP = "reward model: folder or hub id, adapters included"
+SCORED_HELP = f"{MODEL_HELP}; or the URL of a server of one, with --tokenizer"
 DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
-MODEL_OPTIONS = ("dtype", "load_in_4bit", "revision")
+MODEL_OPTIONS = ("dtype", "load_in_4bit", "revision", "tokenizer")
 SCORER_OPTIONS = ("max_length", "max_num_batched_tokens", "truncation_mode", "control_tokens")
 
 # What is true after Ctrl-C, of each command.
@@ -116,7 +117,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _score_options(add) -> None:
-    add("model", metavar="MODEL", help=MODEL_HELP)
+    add("model", metavar="MODEL", help=SCORED_HELP)
     rows = '{"prompt", "completion"} or {"prompt", "completions": […]}'
     add("--input", required=True, metavar="FILE", help=f"lines {rows}")
     _columns_option(add)
@@ -171,7 +172,7 @@ def _comparison(line: dict[str, Any], where: str, columns: dict[str, str]) -> Co
 
 def _best_of_n_options(add) -> None:
     add("policy", metavar="POLICY", nargs="?", help="language model: folder or hub id; not with --candidates")
-    add("--reward-model", required=True, metavar="MODEL", help="reward model: folder or hub id")
+    add("--reward-model", required=True, metavar="MODEL", help=SCORED_HELP)
     add("--prompts", metavar="FILE", help='file or data set with a column "prompt", and perhaps "answer"')
     add(
         "--candidates",
@@ -186,6 +187,7 @@ def _best_of_n_options(add) -> None:
     add("--to-sft", metavar="FILE", help="the winners, for SFT")
     add("--summary", metavar="FILE", help="best-of-n curve and counts as JSON")
     add("--gold-model", metavar="MODEL", help="a better reward model, for true gain and regret")
+    add("--gold-tokenizer", metavar="DIR", help="as --tokenizer, where the gold model is the URL of a server")
     add("--max-new-tokens", type=int, help="most tokens of a completion (the policy's setting, else 256)")
     add("--temperature", type=float, help="of the samples (the policy's setting if absent)")
     add("--top-p", type=float, help="of the samples (the policy's setting if absent)")
@@ -212,7 +214,9 @@ def _best_of_n(args: argparse.Namespace) -> None:
     processes = Processes.current()  # before the models: it says which accelerator is this process's
     scorer_options = _given(args, MODEL_OPTIONS + SCORER_OPTIONS)
     scorer = load_scorer(args.reward_model, **scorer_options)
-    scorer_options.pop("revision", None)  # of the reward model
+    for name in ("revision", "tokenizer"):  # of the reward model
+        scorer_options.pop(name, None)
+    scorer_options |= {} if args.gold_tokenizer is None else {"tokenizer": args.gold_tokenizer}
     sampler = BestOfNSampler(
         args.policy,
         scorer=scorer,
@@ -251,7 +255,7 @@ def _ppo(args: argparse.Namespace) -> None:
 
 
 def _evaluate_options(add) -> None:
-    add("model", nargs="?", metavar="MODEL", help=f"{MODEL_HELP}; or module:callable")
+    add("model", nargs="?", metavar="MODEL", help=f"{SCORED_HELP}; or module:callable")
     help = "see rm-plugin benchmarks, or module:NAME of yours (docs/benchmarks.md); may be repeated"
     add("--benchmark", action="append", default=[], metavar="NAME", help=help)
     add("--suite", metavar="NAME", help="several benchmarks, and the row that papers print of them: skywork")
@@ -436,10 +440,24 @@ def _export_options(add) -> None:
     add("out", metavar="OUT", help="folder to write")
     add("--dtype", choices=DTYPES[1:], help="dtype of the weights; unchanged if absent")
     add("--revision", help="commit or branch on the hub")
+    add("--check", metavar="URL", help="ask a server of OUT for this model's scores, and say what it does wrong")
 
 
 def _export(args: argparse.Namespace) -> None:
     """write a merged standard checkpoint that transformers, vLLM and SGLang load"""
+    from ..data.reference import read_reference
+
+    if not (args.check and read_reference(args.out)):  # which a server may serve by now
+        _write_export(args)
+    if args.check:
+        from ..scoring.remote import RemoteRewardScorer
+
+        if faults := RemoteRewardScorer(args.check, args.out).faults():
+            raise ValueError(f"{args.check}: {faults[0][0]}")
+        print(f"{args.check} gives the scores of {args.out}")
+
+
+def _write_export(args: argparse.Namespace) -> None:
     import torch
 
     from ..model.checkpoint import load_tokenizer
@@ -481,6 +499,7 @@ def _scorer_options(add, truncation_mode: str = "error") -> None:
     add("--dtype", choices=DTYPES, help="dtype of the weights (default auto: as saved)")
     add("--load-in-4bit", action="store_true", default=None, help="load the backbone in NF4")
     add("--revision", help="commit or branch on the hub")
+    add("--tokenizer", metavar="DIR", help="where MODEL is the URL of a server, the folder of the model")
     add("--max-length", type=int, help="most tokens of a text; the model's context if absent")
     add("--max-num-batched-tokens", type=int, help="token budget of one call of the model (default 16384)")
     over = f"for texts over max-length: error, drop (score null) or keep_end (default {truncation_mode})"
@@ -501,16 +520,17 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def load_scorer(model: str, **options: Any) -> RewardScorer:
+def load_scorer(model: str, tokenizer: str | None = None, **options: Any) -> Scorer:
     """A scorer with the options of a command; a dtype is by default that of the weights."""
-    from ..scoring.scorer import RewardScorer
+    from ..scoring.remote import is_url
+    from ..scoring.rewards import load_scorer
 
-    if options.pop("load_in_4bit", False):
-        from ..model.adapters import nf4_config
-
-        options["quantization_config"] = nf4_config()
+    if is_url(model) and tokenizer is None:
+        raise ValueError(f"--tokenizer DIR is missing, the folder of the model that {model} serves")
+    if tokenizer is not None and not is_url(model):
+        raise ValueError(f"--tokenizer is for the URL of a server, {model} has its own; leave it out")
     with explained(f"{model} cannot be loaded"):
-        return RewardScorer(model, **{"dtype": "auto", **options})
+        return load_scorer(model, processing_class=tokenizer, **options)
 
 
 def _refuse_equal_paths(args: argparse.Namespace, outputs: Iterable[str], inputs: Iterable[str] = ()) -> None:

@@ -33,7 +33,7 @@ from ..evaluation.report import EvaluationReport
 from ..files import write_atomically
 from ..metrics.statistics import Bootstrap, wilson_interval
 from ..model.modeling import RewardModel
-from ..scoring.base import own_tokens
+from ..scoring.base import Scorer, own_tokens
 from ..scoring.scorer import RewardScorer
 from .best_of_n import BestOfNSampler
 from .monitoring import HackingWatch, Sample, ScoreWindow, append_samples, log_table, merge, window_metrics
@@ -105,7 +105,7 @@ class RewardScoringCallback(TrainerCallback):
         if eval_steps < 1:
             raise ValueError(f"eval_steps={eval_steps}, it must be at least 1")
         self.reward = reward.get_base_model() if hasattr(reward, "get_base_model") else reward
-        if not isinstance(self.reward, (RewardScorer, PPORewardModel, RewardModel)):
+        if not isinstance(self.reward, (Scorer, PPORewardModel, RewardModel)):
             raise ValueError(
                 f"a {type(reward).__name__} cannot be listened to; give the RewardScorer, the module of "
                 "as_ppo_reward_model or the RewardModel that the trainer was given"

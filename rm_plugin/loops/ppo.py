@@ -36,6 +36,7 @@ from ..data.comparison import Text, template_arguments
 from ..data.encoding import num_embeddings, prompt_ids
 from ..data.templates import template_hash, trim_template_tail
 from ..model.modeling import RewardModel
+from ..scoring.base import Scorer
 from ..scoring.scorer import RewardScorer
 from .generation import completion_text
 
@@ -55,7 +56,7 @@ def require_ppo() -> None:
 
 
 def as_ppo_reward_model(
-    scorer: RewardScorer | list[RewardScorer],
+    scorer: Scorer | list[Scorer],
     policy_tokenizer: PreTrainedTokenizerBase,
     prompts: Iterable[dict[str, Any]] | Iterable[Text],
     *,
@@ -95,7 +96,7 @@ def as_ppo_reward_model(
     require_ppo()
     scorers = scorer if isinstance(scorer, (list, tuple)) else [scorer]
     for one in scorers:
-        if not isinstance(one, RewardScorer):
+        if not isinstance(one, Scorer):
             raise ValueError(f"{type(one).__name__} is no RewardScorer; wrap it: RewardScorer(model, tokenizer)")
         if one.truncation_mode == "drop":
             raise ValueError(
@@ -121,18 +122,17 @@ class PPORewardModel(nn.Module):
 
     base_model_prefix = "rewards"  # TRL takes the attribute of this name for the backbone
 
-    def __init__(
-        self, scorers: list[RewardScorer], weights: list[float], reader: PromptReader, reward_clip: float | None
-    ):
+    def __init__(self, scorers: list[Scorer], weights: list[float], reader: PromptReader, reward_clip: float | None):
         super().__init__()
-        self.models = nn.ModuleList([scorer.model for scorer in scorers])  # `.to(device)` finds them here
+        local = [scorer.model for scorer in scorers if isinstance(scorer, RewardScorer)]
+        self.models = nn.ModuleList(local)  # `.to(device)` finds them here
         self.score = nn.Identity()
         self.scorers = scorers
         self.weights = weights
         self.reader = reader
         self.reward_clip = reward_clip
         self.listeners: list[Callable[..., None]] = []
-        self.config = scorers[0].model.config
+        self.config = scorers[0].config
         self.eval()
 
     def rewards(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **positions_and_flags) -> BaseModelOutput:

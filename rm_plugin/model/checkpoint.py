@@ -18,6 +18,8 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
@@ -29,6 +31,7 @@ from transformers.utils.hub import extract_commit_hash
 
 from ..data.sources import HUB_ID
 from ..data.templates import template_hash, trim_template_tail
+from ..files import LFS_POINTER
 from .config import RewardModelConfig, sequence_classifier
 
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
@@ -69,6 +72,7 @@ def find_model(name: str, kwargs: dict) -> str:
     on_hub, cause = HUB_ID.fullmatch(name) and not Path(name).exists(), None
     if not on_hub and not Path(name).is_dir():
         raise ValueError(f"{name} is no such folder; name a model's folder or a hub id")
+    check_no_pointers(Path(name, kwargs.get("subfolder") or ""))
     try:
         if file := find_file(name, MODEL_FILES[0], kwargs) or find_file(name, MODEL_FILES[1], kwargs):
             return file
@@ -78,6 +82,14 @@ def find_model(name: str, kwargs: dict) -> str:
     if on_hub:
         reason = "is no folder here, and the hub has no such model or cannot be asked"
     raise ValueError(f"{name} {reason}; name a model's folder or a hub id") from cause
+
+
+def check_no_pointers(folder: Path) -> None:
+    """Raise where a file of a model is what git leaves without Git-LFS."""
+    for path in sorted(one for one in folder.glob("*") if one.suffix in (".safetensors", ".bin", ".json", ".model")):
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise ValueError(f"{path} is a Git-LFS pointer, not the file itself; run git lfs pull in {folder}")
 
 
 def is_adapter(name: str, kwargs: dict) -> bool:
@@ -108,7 +120,7 @@ def load_tokenizer(model: Any, config: PreTrainedConfig, **kwargs) -> PreTrained
     Args:
         model (`str` or `PreTrainedModel`): folder or hub id, or a model in memory.
         config (`PreTrainedConfig`): the model's; it names where a model in memory, or an adapter's base, came from.
-        kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `trust_remote_code`.
+        kwargs: `HUB_ARGUMENTS`, `trust_remote_code`.
 
     Raises:
         ValueError: the model was trained with another chat template or special tokens than what is found.
@@ -118,7 +130,10 @@ def load_tokenizer(model: Any, config: PreTrainedConfig, **kwargs) -> PreTrained
         source = model  # an adapter: most have a tokenizer of their own
     if not source:
         raise ValueError("the model does not say where its tokenizer is; give processing_class")
-    if source != model:  # `revision` is that of the adapter
+    if source == model and kwargs.get("subfolder") and find_file(model, "tokenizer_config.json", kwargs) is None:
+        del kwargs["subfolder"]  # one for all subfolders
+    if source != model:  # `revision` and `subfolder` are those of the adapter
+        kwargs["subfolder"] = None
         kwargs["revision"] = config.base_revision if getattr(config, "base_model", None) == source else None
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
     # The config is at hand; an adapter's repository has none.
@@ -214,6 +229,21 @@ def is_other_classifier(config: PreTrainedConfig) -> bool:
     return (config.architectures or [""])[0].endswith(CLASSIFIER) and sequence_classifier(config) is None
 
 
+def other_class(path: str, kwargs: dict) -> type | None:
+    """The Auto class of a checkpoint that is no `RewardModel`: an encoder's, or one whose code lies beside it."""
+    raw, _ = PreTrainedConfig.get_config_dict(path, **hub_arguments(kwargs))
+    auto_map = raw.get("auto_map") or {}
+    own = [one for one in (AutoModelForSequenceClassification, AutoModel) if one.__name__ in auto_map]
+    if own and kwargs.get("trust_remote_code"):
+        return own[0]
+    if own and not hasattr(transformers, (raw.get("architectures") or [""])[0]):
+        raise ValueError(
+            f"{path}: its class {auto_map[own[0].__name__]} is code in its repository, which is not run unasked; read "
+            "it, then give trust_remote_code=True"
+        )
+    return AutoModelForSequenceClassification if is_other_classifier(load_config(path, kwargs)[0]) else None
+
+
 def check_headless_decoder(path: str, name: str, config: PreTrainedConfig, has_head: bool) -> None:
     """Raise unless a fresh head may be put on a model: it has none, and it is a decoder."""
     if has_head:
@@ -252,8 +282,7 @@ def check_all_is_read(path: str, config: PreTrainedConfig, unexpected: set[str])
         with torch.device("meta"), no_init_weights():
             own = own_class(copy.deepcopy(config))
         ignored = "|".join(own._keys_to_ignore_on_load_unexpected or ()) or "$^"
-        names = {re.sub(rf"^{own.base_model_prefix}\.", "", name) for name in own.state_dict()}  # older files lack it
-        unexpected = {name for name in unexpected - own.state_dict().keys() - names if not re.search(ignored, name)}
+        unexpected = {name for name in unexpected - own.state_dict().keys() if not re.search(ignored, name)}
     if unexpected:
         raise ValueError(
             f"{path} holds weights that nothing reads ({first_names(unexpected)}), so its scores would not be those "

@@ -28,18 +28,16 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.utils import can_return_tuple
 
 from ..data.encoding import ensure_pad_token
+from ..data.reference import write_reference
 from ..messages import check_choice
 from . import adapters, checkpoint
 from .attention import IMPLEMENTATION, SharedPrefixLayout
 from .cards import export_card, inherited
-from .config import RewardModelConfig, sequence_classifier, text_config
+from .config import RewardModelConfig, sequence_classifier
 from .first_use import best_form
 from .packing import Call
 
 logger = logging.getLogger(__name__)
-
-# Where a checkpoint that also sees or hears has the weights that read text, and where its part alone has them.
-TEXT_TOWER = {r"^language_model\.": "", r"^model\.language_model\.": "model."}
 
 
 class RewardHead(nn.Linear):
@@ -82,12 +80,6 @@ def head_in_use(head: nn.Module) -> nn.Module:
         return head
     active = [name for name in head.active_adapters if name in head.modules_to_save]
     return head.original_module if head.disable_adapters or not active else head.modules_to_save[active[0]]
-
-
-def text_tower(model: PreTrainedModel) -> PreTrainedModel:
-    """The backbone of a model with a head; of one that also sees or hears, the part that reads text."""
-    backbone = getattr(model, model.base_model_prefix, model)
-    return backbone if text_config(model.config) is model.config else backbone.get_decoder()
 
 
 class RewardModel(PreTrainedModel):
@@ -138,16 +130,6 @@ class RewardModel(PreTrainedModel):
     def model(self) -> PreTrainedModel:
         """The backbone, whatever its architecture calls it."""
         return super().__getattr__(self.base_model_prefix)
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs go: of weights that lie on disk or elsewhere, the device that computes with them."""
-        device = super().device
-        if device.type == "meta":
-            hooks = (getattr(module, "_hf_hook", None) for module in self.modules())
-            known = (getattr(hook, "execution_device", None) for hook in hooks)
-            device = next((torch.device(found) for found in known if found is not None), device)
-        return device
 
     # --------------------------------------------------------------------------------------------------------- forward
 
@@ -305,7 +287,8 @@ class RewardModel(PreTrainedModel):
                 raise ValueError(f"{', '.join(kwargs)} cannot be applied to a model in memory; give its id or folder")
             has_head = isinstance(model, cls) or type(model).__name__.endswith("ForSequenceClassification")
             checkpoint.check_headless_decoder("the model", type(model).__name__, model.config, has_head)
-            made = cls.around(text_tower(model), RewardModelConfig.from_backbone_config(model.config))
+            backbone = getattr(model, model.base_model_prefix, model)
+            made = cls.around(backbone, RewardModelConfig.from_backbone_config(model.config))
             made.has_fresh_head = True
             return made
         path = os.fspath(model)
@@ -375,8 +358,7 @@ class RewardModel(PreTrainedModel):
         loading = logging.getLogger("transformers.modeling_utils")
         loading.addFilter(_only_errors)  # its report of the weights; what matters of it is an error here
         try:
-            mapping = {rf"^({names})\.": "score.", **TEXT_TOWER}
-            model, info = super().from_pretrained(path, key_mapping=mapping, **kwargs)
+            model, info = super().from_pretrained(path, key_mapping={rf"^({names})\.": "score."}, **kwargs)
         finally:
             loading.removeFilter(_only_errors)
         set_otherwise = {"score.weight", "score.bias"} if head is None or head.file is not None else set()
@@ -427,7 +409,7 @@ class RewardModel(PreTrainedModel):
                 f"{type(model).__name__} has no linear head named `score` without bias, a RewardModel has; "
                 "RewardScorer takes such classifiers as they are"
             )
-        backbone = text_tower(model)
+        backbone = getattr(model, model.base_model_prefix)
         adapters.copy_quantization(model, backbone)
         config = RewardModelConfig.from_backbone_config(model.config, has_trained_head=True)
         return cls.around(backbone, config, head)
@@ -533,7 +515,8 @@ class RewardModel(PreTrainedModel):
         self, save_directory: str | os.PathLike, processing_class: Any, dtype: torch.dtype | None = None
     ) -> RewardModel:
         """
-        Write a merged standard checkpoint with its tokenizer and a README that says how other tools load it.
+        Write a merged standard checkpoint with its tokenizer, a README that says how other tools load it, and the
+        scores of eight texts by which [`RemoteRewardScorer`] knows whether a server gives this model's scores.
 
         Args:
             save_directory (`str` or `os.PathLike`): the folder.
@@ -573,12 +556,14 @@ class RewardModel(PreTrainedModel):
             trailing_pad_id=model.config.trailing_pad_id,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
+        write_reference(folder, model, processing_class)
         return model
 
 
 def load_any(name: str, **kwargs) -> PreTrainedModel:
     """
-    The reward model of a name, also an encoder's classifier, which is no `RewardModel`; on the machine's accelerator.
+    The reward model of a name, on the machine's accelerator: a `RewardModel`, or what is none, an encoder's classifier
+    or, with `trust_remote_code`, a class that lies in its repository.
 
     Args:
         name (`str`): folder or hub id of a full checkpoint or an adapter.
@@ -590,13 +575,12 @@ def load_any(name: str, **kwargs) -> PreTrainedModel:
     """
     if kwargs.pop("load_in_4bit", False):
         kwargs["quantization_config"] = adapters.nf4_config()
-    if checkpoint.is_adapter(name, kwargs) or not checkpoint.is_other_classifier(
-        checkpoint.load_config(name, kwargs)[0]
-    ):
+    other_class = None if checkpoint.is_adapter(name, kwargs) else checkpoint.other_class(name, kwargs)
+    if other_class is None:
         model = RewardModel.from_pretrained(name, **kwargs)
     else:  # its weights say how many labels it has, not its config
         kwargs = {"num_labels": 1, **kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, info = AutoModelForSequenceClassification.from_pretrained(name, **kwargs)
+        model, info = other_class.from_pretrained(name, **kwargs)
         checkpoint.check_nothing_is_missing(name, info)
         checkpoint.check_all_is_read(name, model.config, info["unexpected_keys"])
     if torch.accelerator.is_available() and "device_map" not in kwargs and not adapters.is_quantized(model):

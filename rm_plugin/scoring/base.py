@@ -17,8 +17,10 @@ import math
 import os
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -73,16 +75,13 @@ class Reward:
     def score_comparisons(self, comparisons: list[Comparison]) -> list[np.ndarray]:
         """Rewards of all completions: one float32 array (K,) per comparison, NaN where there is no score."""
         values: dict[Member, float] = {}
-        with lock_of(self):
-            plan = self.plan(comparisons)
-            tokens = [call.tokens or 0 for call in plan]
-            with tqdm(
-                total=sum(tokens), unit="tok", unit_scale=True, desc="scoring", disable=not self.progress
-            ) as bar:
-                for call, scores in self.run_all(plan):
-                    for members, score in zip(call.members, scores.tolist(), strict=True):
-                        values |= dict.fromkeys(members, score)
-                    bar.update(call.tokens or 0)
+        plan = self.plan(comparisons)
+        total = sum(call.tokens or 0 for call in plan)
+        with tqdm(total=total, unit="tok", unit_scale=True, desc="scoring", disable=not self.progress) as bar:
+            for call, scores in self.run_all(plan):
+                for members, score in zip(call.members, scores.tolist(), strict=True):
+                    values |= dict.fromkeys(members, score)
+                bar.update(call.tokens or 0)
         return [scores.astype(np.float32) for scores in self.scores_of(comparisons, values)]
 
     def run_all(self, calls: Sequence[Any]) -> Iterator[tuple[Any, np.ndarray]]:
@@ -146,6 +145,7 @@ class Scorer(Reward):
     progress: bool = False
     name: str | None = None
 
+    _made_from = None  # arguments besides the options, where another process can make it from them
     pairs = False  # whether question and answer are encoded as two texts
     rope_switch = None  # a length: texts shorter and longer than it must not share a call
 
@@ -176,12 +176,28 @@ class Scorer(Reward):
             )
         self.reasoning = self.reasoning or getattr(config, "reasoning", None) or "keep"
         self.max_length = self.max_length or longest_text
-        self.__name__ = self.name or Path(source).name  # TRL logs a reward function under its name
         self.name = self.name or source
+
+    @property
+    def __name__(self) -> str:
+        """What TRL logs a reward function under."""
+        return Path(self.name).name
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or what is unpickled elsewhere, has listeners of its own."""
         return {**self.__dict__, "listeners": []}
+
+    def __copy__(self) -> Scorer:
+        """The same model, with options, counts and listeners of its own."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__getstate__())
+        return other
+
+    def __reduce_ex__(self, protocol):
+        """Pickled as name and options where it was made from a name: another process loads its own."""
+        if self._made_from is None:
+            return super().__reduce_ex__(protocol)
+        return partial(type(self), **self._made_from, **{option: getattr(self, option) for option in OPTIONS}), ()
 
     # --- what users call
 
@@ -269,17 +285,15 @@ class Scorer(Reward):
         """
         trainer = getattr(log_metric, "__self__", None)  # TRL hands over its trainer's method
         columns = self._template_columns(prompts, kwargs, trainer)
-        with lock_of(self):  # the counts are those of this call
-            num_nonfinite, num_control_tokens = self.num_nonfinite, self.num_control_tokens
-            scores = self._score(prompts, completions, completion_ids, trainer, allow_empty=True, **columns)
-            num_nonfinite = self.num_nonfinite - num_nonfinite
-            num_control_tokens = self.num_control_tokens - num_control_tokens
+        before = Counter(_THREAD.counts)
+        scores = self._score(prompts, completions, completion_ids, trainer, allow_empty=True, **columns)
+        counts = _THREAD.counts - before  # of this call, whatever other threads score meanwhile
         if log_metric is not None and len(scores):
             shares = {
                 "empty": np.mean([_is_empty(text) for text in completions]),
                 "over_max_length": np.isnan(scores).mean(),
-                "nonfinite": num_nonfinite / len(scores),
-                "control_tokens": num_control_tokens / len(scores),
+                "nonfinite": counts["num_nonfinite"] / len(scores),
+                "control_tokens": counts["num_control_tokens"] / len(scores),
             }
             ends = _policy_end_tokens(trainer)
             if completion_ids is not None and ends:
@@ -360,21 +374,23 @@ class Scorer(Reward):
         cut off can resume where it stopped.
         """
         shares_prefix, switch = self.shares_prefix(), self.rope_switch or math.inf
-        members: dict[tuple[int, ...], list[Member]] = {}  # ids ► whose text they are
+        members: dict[tuple[int, ...], list[Member]] = {}  # by text: whose it is
         by_prompt: dict[Any, list[list[int]]] = {}
         for c, comparison in enumerate(comparisons):
             group = self._encode(comparison, c)
-            self.num_control_tokens += group.num_control_tokens
+            self._count("num_control_tokens", group.num_control_tokens)
             prompt = json.dumps([comparison.prompt, comparison.template_arguments], sort_keys=True, default=str)
             for k, ids in zip(group.kept, group.input_ids, strict=True):
-                text = tuple(ids)
+                text = self._key(ids)
                 if text not in members:  # where nothing is shared, each text stands alone, among those of its length
                     by_prompt.setdefault((prompt if shares_prefix else text, len(ids) > switch), []).append(ids)
                 members.setdefault(text, []).append((c, k))
         groups = [group for sequences in by_prompt.values() for group in self._split_group(sequences)]
         groups.sort(key=lambda group: -max(map(len, group.input_ids)))
         return [
-            ScoringBatch([groups[i] for i in call], [members[tuple(ids)] for i in call for ids in groups[i].input_ids])
+            ScoringBatch(
+                [groups[i] for i in call], [members[self._key(ids)] for i in call for ids in groups[i].input_ids]
+            )
             for call in self._calls(groups)
         ]
 
@@ -410,6 +426,10 @@ class Scorer(Reward):
             raise ValueError(f"{comparison.id or f'comparison {index}'}: {cause}") from error
         return without_trailing_pads(group, getattr(self.config, "trailing_pad_id", None))
 
+    def _key(self, ids: list[int]) -> tuple[int, ...]:
+        """What two texts have in common that have one score."""
+        return (getattr(ids, "start", 0), *ids)
+
     def _split_group(self, sequences: list[list[int]]) -> list[EncodedGroup]:
         """A group as it is, or cut where one call could not hold it; each part then computes the prefix."""
         sequences = sorted(sequences, key=len, reverse=True)
@@ -420,7 +440,7 @@ class Scorer(Reward):
     def _refuse_nonfinite(self, batch: ScoringBatch, scores: np.ndarray) -> None:
         """Count the scores that are not finite, or save their texts and stop."""
         bad = {i: batch.texts[i] for i in np.flatnonzero(~np.isfinite(scores))}
-        self.num_nonfinite += len(bad)
+        self._count("num_nonfinite", len(bad))
         if self.on_nonfinite == "zero":
             logger.warning("%s: %d of %d scores are not finite, 0 is given", self.__name__, len(bad), len(scores))
             return
@@ -434,6 +454,12 @@ class Scorer(Reward):
             f"{decode(lines[0]['input_ids'][-24:])!r}, all saved in {path}; load the model in float32 or bfloat16, or "
             "set on_nonfinite='zero'"
         )
+
+    def _count(self, name: str, number: int) -> None:
+        """Add to a count of this scorer, and to that of this thread."""
+        with lock_of(self):
+            setattr(self, name, getattr(self, name) + number)
+        _THREAD.counts[name] += number
 
     # --- what it is
 
@@ -485,6 +511,15 @@ def digest(content: bytes) -> str:
 
 # --- threads
 
+
+class _Thread(threading.local):
+    """What this thread counted, in all scorers."""
+
+    def __init__(self):
+        self.counts = Counter()
+
+
+_THREAD = _Thread()
 _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 if hasattr(os, "register_at_fork"):  # a lock that another thread held would be held for ever in the child
     os.register_at_fork(after_in_child=_LOCKS.clear)

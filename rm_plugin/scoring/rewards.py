@@ -16,15 +16,13 @@ from __future__ import annotations
 import copy
 import os
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..data.comparison import Text
 from ..messages import check_choice
-from .base import Reward
+from .base import Reward, Scorer
 from .functions import FunctionReward, function_reward, import_function, is_dotted_path
-
-if TYPE_CHECKING:
-    from .scorer import RewardScorer
+from .remote import RemoteRewardScorer, is_url
 
 
 def as_reward(given: Any, name: str | None = None, *, evaluating: bool = False, **scorer_kwargs) -> Reward:
@@ -33,7 +31,8 @@ def as_reward(given: Any, name: str | None = None, *, evaluating: bool = False, 
 
     Args:
         given (`str`, `os.PathLike`, [`Reward`] such as a [`RewardScorer`], model in memory or `Callable`):
-            Anything [`RewardScorer`] takes; `"module:callable"`; or a function `(prompts, completions) -> scores`.
+            Anything [`RewardScorer`] takes; the URL of a served model, with its `processing_class`;
+            `"module:callable"`; or a function `(prompts, completions) -> scores`.
         name (`str`, *optional*): what reports call it; needed to resume a function that no dotted path leads to.
         evaluating (`bool`, *optional*, defaults to `False`):
             With an evaluation's settings: control tokens are parsed, as in training, and texts over the length limit
@@ -45,10 +44,8 @@ def as_reward(given: Any, name: str | None = None, *, evaluating: bool = False, 
     """
     dotted = given if is_dotted_path(given) else None
     if dotted is None and (isinstance(given, (str, os.PathLike)) or hasattr(given, "parameters")):
-        from .scorer import RewardScorer
-
         options = {**({"control_tokens": "parse"} if evaluating else {}), **scorer_kwargs}
-        reward = RewardScorer(given, name=name, **options)
+        reward = load_scorer(given, name=name, **options)
     elif scorer_kwargs:
         what = (
             "a scorer; give it to RewardScorer" if isinstance(given, Reward) else f"the function {given}; leave it out"
@@ -71,6 +68,23 @@ def as_reward(given: Any, name: str | None = None, *, evaluating: bool = False, 
     return reward
 
 
+def load_scorer(model: Any, **options) -> Scorer:
+    """
+    The scorer of a model, or of one that a server at a URL runs.
+
+    Args:
+        model (`str`, `os.PathLike` or a model in memory): what [`RewardScorer`] takes, or `http://…`.
+        options: as for [`RewardScorer`], or for [`RemoteRewardScorer`]; `dtype="auto"` has no meaning there.
+    """
+    if not is_url(model):
+        from .scorer import RewardScorer
+
+        return RewardScorer(model, **options)
+    if options.get("dtype") == "auto":
+        del options["dtype"]
+    return RemoteRewardScorer(model, options.pop("processing_class", None), **options)
+
+
 # --- the environment
 
 PREFIX = "RM_PLUGIN_REWARD_"
@@ -80,9 +94,12 @@ def _flag(word: str) -> bool:
     return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[word.lower()]
 
 
-# What follows the prefix ► how its value is read. MODEL is needed, the others are RewardScorer's options.
+NAMES = {"TOKENIZER": "processing_class"}
+# What follows the prefix ► how its value is read. MODEL is needed, of a server also TOKENIZER; the others are options.
 VARIABLES = {
     "MODEL": str,
+    "TOKENIZER": str,
+    "API_KEY": str,
     "REVISION": str,
     "DTYPE": str,
     "LOAD_IN_4BIT": _flag,
@@ -115,11 +132,9 @@ def reward_from_env(prompts: list[Text], completions: list[Text], **kwargs) -> l
 
 
 @cache
-def scorer_from_env() -> RewardScorer:
-    """The [`RewardScorer`] that the environment describes; made once per process."""
-    from .scorer import RewardScorer
-
-    return RewardScorer(**read_environment(os.environ))
+def scorer_from_env() -> Scorer:
+    """The scorer that the environment describes; made once per process."""
+    return load_scorer(**read_environment(os.environ))
 
 
 def read_environment(environment: dict[str, str]) -> dict[str, Any]:
@@ -135,10 +150,11 @@ def read_environment(environment: dict[str, str]) -> dict[str, Any]:
         name, value = variable.removeprefix(PREFIX), environment[variable]
         check_choice("variable", variable, [PREFIX + known for known in VARIABLES])
         try:
-            options[name.lower()] = VARIABLES[name](value)
+            options[NAMES.get(name, name.lower())] = VARIABLES[name](value)
         except (ValueError, KeyError):
             kind = "a whole number" if VARIABLES[name] is int else "1 or 0"
             raise ValueError(f"{variable}={value!r}, it needs {kind}") from None
     if not options.get("model"):
-        raise ValueError(f"{PREFIX}MODEL is unset; export {PREFIX}MODEL=<folder or hub id of the reward model>")
+        raise ValueError(f"{PREFIX}MODEL is unset; export {PREFIX}MODEL=<folder, hub id or URL of the reward model>")
+    options.pop("api_key", None)  # which RemoteRewardScorer reads itself
     return options

@@ -16,19 +16,20 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.encoding import EncodedGroup
 from ..messages import check_choice
 from ..model.adapters import check_peft_method
-from ..model.checkpoint import hub_arguments, load_tokenizer
+from ..model.checkpoint import HUB_ARGUMENTS, load_tokenizer
 from ..model.config import sequence_classifier
-from ..model.modeling import RewardModel, head_in_use, load_any, text_tower
-from ..model.packing import collate, split_by_tokens
+from ..model.modeling import RewardModel, head_in_use, load_any
+from ..model.packing import collate, pad, split_by_tokens
 from .base import OPTIONS, Scorer, ScoringBatch, lock_of
 
 NOT_IN_DIGEST = {  # fields of a config that change no score, or that stand in a report by themselves
@@ -48,8 +49,8 @@ class RewardScorer(Scorer):
     Args:
         model (`str`, `os.PathLike`, [`RewardModel`], `PeftModel` or one-label `*ForSequenceClassification`):
             The reward model: a folder or hub id (full checkpoint or adapter), or a model in memory.
-        processing_class (`PreTrainedTokenizerBase`, *optional*):
-            The reward model's own tokenizer; loaded with the model if absent.
+        processing_class (`PreTrainedTokenizerBase` or `str`, *optional*):
+            The reward model's own tokenizer, or its folder; loaded with the model if absent.
         max_length (`int`, *optional*): most tokens of prompt + completion; the model's context length if absent.
         max_num_batched_tokens (`int`, *optional*, defaults to `16384`): token budget of one call, which bounds memory.
         truncation_mode (`str`, *optional*, defaults to `"error"`):
@@ -68,7 +69,8 @@ class RewardScorer(Scorer):
         shared_prefix (`str`, *optional*, defaults to `"auto"`): `"auto"`, or `"off"` to pad.
         progress (`bool`, *optional*, defaults to `False`): show a progress bar.
         name (`str`, *optional*): what reports and TRL's logs call it; that of its folder or hub id if absent.
-        model_kwargs: for a model given by name: `dtype`, `load_in_4bit`, `device_map`, `revision`, …
+        model_kwargs: for a model given by name: `dtype`, `load_in_4bit`, `device_map`, `revision`, `subfolder`, …;
+            `trust_remote_code=True` runs a class of its repository that returns one logit per text.
 
     Example:
 
@@ -77,12 +79,6 @@ class RewardScorer(Scorer):
     scorer.score(["Which country owns Antarctica?"], ["None: the Antarctic Treaty System governs it."])
     scorer.rank("Which country owns Antarctica?", ["Sweden.", "None: the Antarctic Treaty System governs it."])
     GRPOTrainer(model, reward_funcs=scorer, ...)
-    ```
-
-    A model of 70B on one GPU, what does not fit in memory and on disk:
-
-    ```python
-    RewardScorer("a-70b-reward-model", dtype="bfloat16", device_map="auto", offload_folder="offload")
     ```
     """
 
@@ -97,23 +93,29 @@ class RewardScorer(Scorer):
         super().__init__(**{name: options.pop(name) for name in OPTIONS if name in options})
         check_choice("shared_prefix", shared_prefix, ("auto", "off"))
         self.shared_prefix = shared_prefix
-        named = isinstance(model, (str, os.PathLike))
-        hub = hub_arguments(options)
-        if named:
-            self._given = load_any(os.fspath(model), **options)
+        self.model: PreTrainedModel | None = None
+        self._given, source = model, None
+        if isinstance(model, (str, os.PathLike)):
+            source = os.fspath(model)
+            folder = str(Path(source).resolve()) if Path(source).is_dir() else source  # elsewhere, too
+            known = {"model": folder, "processing_class": processing_class, "shared_prefix": shared_prefix}
+            self._made_from = {**known, **options}
+            self._given = load_any(source, **options)
         elif options:
             raise ValueError(f"{', '.join(options)} cannot be applied to a model in memory; give its folder")
-        else:
-            self._given = model
-        self.model: PreTrainedModel | None = None
         config = self._follow().config
-        source = os.fspath(model) if named else getattr(config, "_name_or_path", "") or type(self.model).__name__
-        if processing_class is None:
-            processing_class = load_tokenizer(source if named else self.model, config, **hub)
+        if isinstance(processing_class, (str, os.PathLike)):
+            processing_class = AutoTokenizer.from_pretrained(processing_class)
+        elif processing_class is None:
+            where = {name: options[name] for name in (*HUB_ARGUMENTS, "trust_remote_code") if name in options}
+            processing_class = load_tokenizer(source or self.model, config, **where)
         else:
             processing_class = copy.deepcopy(processing_class)  # other threads may use theirs
+        source = source or getattr(config, "_name_or_path", "") or type(self.model).__name__
         self._begin(source, processing_class, self._longest_text(processing_class))
         self.shares_prefix()  # a model that cannot is said to be so at once
+        if _is_remote_code(self.model):  # so is one that gives something else than one logit
+            self._compute(ScoringBatch([EncodedGroup([self.processing_class("a")["input_ids"]])], [[]]))
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -128,12 +130,14 @@ class RewardScorer(Scorer):
     @property
     def pairs(self) -> bool:
         """An encoder reads question and answer as two texts."""
+        if _is_remote_code(self.model):
+            return self.processing_class.sep_token is not None
         return not isinstance(self.model, RewardModel)
 
     @property
     def rope_switch(self) -> int | None:
         """See [`RewardModel.rope_switch`]."""
-        return None if self.pairs else self.model.rope_switch
+        return self.model.rope_switch if isinstance(self.model, RewardModel) else None
 
     def form(self) -> str:
         """One of [`rm_plugin.model.packing.FORMS`], in which completions are computed with the model as it is now."""
@@ -155,16 +159,30 @@ class RewardScorer(Scorer):
         model = self._follow()
         device = model.device
         with in_eval_mode(model), torch.autocast(device.type, enabled=False):
-            if isinstance(model, RewardModel):
-                inputs = collate(batch.groups, self.form())
-            else:
-                rows = [{"input_ids": ids} for ids in batch.texts]
-                if "token_type_ids" in self.processing_class.model_input_names:
-                    separator = self.processing_class.sep_token_id
-                    rows = [{**row, "token_type_ids": _type_ids(row["input_ids"], separator)} for row in rows]
-                inputs = self.processing_class.pad(rows, return_tensors="pt")
-            inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
-            return model(**inputs).logits[:, 0].float().cpu().numpy()
+            scores = []
+            for inputs in self._inputs(batch):
+                inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+                logits = getattr(model(**inputs), "logits", None)
+                if logits is None or logits.ndim != 2 or logits.shape[1] != 1:
+                    given = "no logits" if logits is None else f"logits of shape {tuple(logits.shape)}"
+                    raise ValueError(
+                        f"{type(model).__name__} gives {given}, a reward model (N, 1) for N texts; write a function "
+                        "around it, and give module:function where a model's name is taken"
+                    )
+                scores.append(logits[:, 0].float().cpu().numpy())
+        return np.concatenate(scores)
+
+    def _inputs(self, batch: ScoringBatch) -> list[dict[str, Any]]:
+        """Arguments of the model's calls: one, but for code of a repository, of which nobody knows how it pools."""
+        if isinstance(self.model, RewardModel):
+            return [collate(batch.groups, self.form())]
+        if _is_remote_code(self.model):
+            return [pad([ids]) for ids in batch.texts]
+        rows = [{"input_ids": ids} for ids in batch.texts]
+        if "token_type_ids" in self.processing_class.model_input_names:
+            separator = self.processing_class.sep_token_id
+            rows = [{**row, "token_type_ids": _type_ids(row["input_ids"], separator)} for row in rows]
+        return [self.processing_class.pad(rows, return_tensors="pt")]
 
     def _follow(self) -> PreTrainedModel:
         """The reward model with the adapter and the head that the model given has now."""
@@ -174,11 +192,11 @@ class RewardScorer(Scorer):
             given = given.get_base_model()
         if given.config.num_labels != 1:
             raise ValueError(f"num_labels={given.config.num_labels}, a reward model has 1; load with num_labels=1")
-        if isinstance(given, RewardModel) or sequence_classifier(given.config) is None:
+        if isinstance(given, RewardModel) or sequence_classifier(given.config) is None or _is_remote_code(given):
             self.model = given
             return given
         head = head_in_use(getattr(given, "score", None))
-        known = self.model is not None and self.model.model is text_tower(given)
+        known = self.model is not None and self.model.model is getattr(given, given.base_model_prefix)
         if known and isinstance(head, torch.nn.Linear) and head.bias is None:
             self.model.score.share(head)  # which may be another, or a 16-bit one whose copy is old
         else:
@@ -189,8 +207,9 @@ class RewardScorer(Scorer):
         """The model's context length."""
         config = getattr(self.config, "backbone_config", self.config).get_text_config()
         length = getattr(config, "max_position_embeddings", None)
-        # RoBERTa has positions of no token.
-        return min(length or math.inf, tokenizer.model_max_length) if self.pairs else length
+        if isinstance(self.model, RewardModel):
+            return length
+        return min(length or math.inf, tokenizer.model_max_length)  # RoBERTa has positions of no token
 
     def _about_model(self) -> dict[str, Any]:
         model, config = self.model, self.config
@@ -207,6 +226,11 @@ class RewardScorer(Scorer):
             "dtype": str(model.dtype).removeprefix("torch."),
             "quantization": json.loads(json.dumps(quantization, default=str)) or None,
         }
+
+
+def _is_remote_code(model: PreTrainedModel) -> bool:
+    """Whether its class came with its repository."""
+    return type(model).__module__.startswith("transformers_modules.")
 
 
 @contextlib.contextmanager
@@ -238,9 +262,6 @@ def weights_digest(model: Any) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         if not hasattr(tensor, "reshape"):
             continue
-        if tensor.is_meta:  # it lies on disk
-            module, _, own_name = name.rpartition(".")
-            tensor = model.get_submodule(module)._hf_hook.weights_map[own_name]
         flat = tensor.detach().reshape(-1)
         flat = flat[:: max(1, flat.numel() // 4096)]
         if flat.is_floating_point():

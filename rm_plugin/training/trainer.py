@@ -29,6 +29,7 @@ The methods of upstream that it overrides, those with an underscore because noth
     _load_from_checkpoint            names and extras of our format; goes when transformers loads by `from_pretrained`
     _load_best_model                 the same
     _save                            the model's card beside its weights; stays
+    save_model                       of the final save, the scores by which a server is checked; stays
     create_model_card                our card; stays
 
 Shapes: `N` completions of a micro-batch, `M` pairs, `G` groups.
@@ -60,6 +61,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify
 from trl import RewardConfig, RewardTrainer
 
 from ..data.encoding import ensure_pad_token
+from ..data.reference import write_reference
 from ..data.sources import HUB_ID, hub_ids, load_rows
 from ..data.templates import template_hash, trim_template_tail
 from ..metrics.statistics import wilson_interval
@@ -599,6 +601,14 @@ class PairwiseRewardTrainer(RewardTrainer):
             side = folder / SIDE_FILE
             if self.args.push_to_hub and side.exists():  # not among the files that transformers takes from checkpoints
                 Path(self.args.output_dir, SIDE_FILE).write_bytes(side.read_bytes())
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; at the end, which is any call but that of a checkpoint, with its reference scores."""
+        super().save_model(output_dir, _internal_call)
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # one process alone could not compute
+        if not _internal_call and self.args.should_save and not sharded:
+            model = self.accelerator.unwrap_model(self.model)
+            write_reference(output_dir or self.args.output_dir, model, self.processing_class)
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
         """Write README.md into the output folder: how to load and score, and the metrics measured."""

@@ -304,8 +304,10 @@ def test_exported_model_and_tokenizer_score_texts_the_same_in_plain_transformers
 
 def test_export_says_how_others_load_it(saved):
     readme = Path(saved["export"].path, "README.md").read_text(encoding="utf-8")
-    assert "use_activation=False" in readme
-    assert "sglang" in readme
+    assert '"use_activation": false' in readme and "--runner pooling" in readme
+    assert "LLM(" not in readme, "only requests that were measured"
+    assert 'RemoteRewardScorer("http://localhost:8000"' in readme
+    assert "SGLang" in readme and "not measured" in readme
     assert "apply_chat_template" in readme
     assert "keeps pipelines and servers from a sigmoid" in readme
 

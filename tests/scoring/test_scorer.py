@@ -553,6 +553,93 @@ def test_folder_without_a_model_and_unknown_hub_id_are_told_apart(tmp_path):
         RewardScorer("no-such-org/no-such-model", local_files_only=True)
 
 
+def test_a_git_lfs_pointer_is_named_as_one(tmp_path):
+    scorer().model.save_pretrained(tmp_path)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    (tmp_path / "model.safetensors").write_text(pointer)
+    with pytest.raises(
+        ValueError, match="model.safetensors is a Git-LFS pointer, not the file itself; run git lfs pull"
+    ):
+        RewardScorer(tmp_path)
+
+
+@pytest.mark.parametrize("tokenizer_in", ["root", "sub"])
+@pytest.mark.parametrize("kind", ["full", "adapter", "bert"])
+def test_a_model_in_a_subfolder_is_that_model(tmp_path, kind, tokenizer_in):
+    model, tokenizer = tiny_reward_model(), tiny_tokenizer("chatml")
+    folder = tmp_path / "root" / "sub"
+    if kind == "bert":
+        model = AutoModelForSequenceClassification.from_config(tiny_config("bert", num_labels=1)).eval()
+    if kind == "adapter":
+        model.save_pretrained(tmp_path / "base")
+        config = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"], init_lora_weights=False)
+        model = get_peft_model(RewardModel.from_pretrained(tmp_path / "base"), config).eval()
+        save_adapter(model, folder)
+        tokenizer.save_pretrained(tmp_path / "base")
+    else:
+        model.save_pretrained(folder)
+    if kind != "adapter" or tokenizer_in == "sub":
+        tokenizer.save_pretrained(folder if tokenizer_in == "sub" else folder.parent)
+    named = RewardScorer(tmp_path / "root", subfolder="sub")
+    assert_equal(named.score(*texts(4)), RewardScorer(model, tokenizer).score(*texts(4)))
+
+
+CUSTOM_CODE = """
+import torch
+from transformers import LlamaModel, LlamaPreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+class GatedRewardModel(LlamaPreTrainedModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = LlamaModel(config)
+        self.gate = torch.nn.Linear(config.hidden_size, 4)
+        self.out = torch.nn.Linear(4, NUM_LOGITS)
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask=None, **kwargs):
+        hidden = self.model(input_ids, attention_mask=attention_mask).last_hidden_state[:, -1]  # no pads, please
+        return SequenceClassifierOutput(logits=self.out(torch.tanh(self.gate(hidden))))
+"""
+
+
+def custom_model(folder, num_logits, auto_class="AutoModelForSequenceClassification"):
+    """A checkpoint whose class lies in its folder, with the scores of its own forward."""
+    from transformers import dynamic_module_utils
+
+    folder.mkdir()
+    (folder / "modeling_gated.py").write_text(CUSTOM_CODE.replace("NUM_LOGITS", str(num_logits)))
+    made = dynamic_module_utils.get_class_from_dynamic_module("modeling_gated.GatedRewardModel", folder)
+    torch.manual_seed(0)
+    model = made(tiny_config("llama", num_labels=num_logits)).eval()
+    model.config.auto_map = {auto_class: "modeling_gated.GatedRewardModel"}
+    model.save_pretrained(folder)
+    tiny_tokenizer("chatml").save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("auto_class", ["AutoModelForSequenceClassification", "AutoModel"])
+def test_a_class_in_the_repository_scores_where_its_code_is_trusted(tmp_path, auto_class):
+    model = custom_model(tmp_path / f"gated_{auto_class}", 1, auto_class)
+    with pytest.raises(
+        ValueError, match="modeling_gated.GatedRewardModel is code in its repository, .*trust_remote_code"
+    ):
+        RewardScorer(tmp_path / f"gated_{auto_class}")
+    one = RewardScorer(tmp_path / f"gated_{auto_class}", trust_remote_code=True)
+    assert not isinstance(one.model, RewardModel)
+    prompts, completions = texts(6)
+    prompts, completions = prompts + [user("Hi")], completions + [assistant("Hello")]
+    expected = one_by_one(model, one.processing_class, prompts, completions)
+    assert expected.std() > 1e-3
+    assert_equal(one.score(prompts, completions), expected)
+
+
+def test_a_class_in_the_repository_that_gives_several_numbers_is_refused_with_that_reason(tmp_path):
+    custom_model(tmp_path / "gated_three", 3)
+    with pytest.raises(ValueError, match=r"GatedRewardModel gives logits of shape \(1, 3\), a reward model \(N, 1\)"):
+        RewardScorer(tmp_path / "gated_three", trust_remote_code=True)
+
+
 # --- whatever the caller is doing
 
 

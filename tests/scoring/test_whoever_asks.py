@@ -209,6 +209,28 @@ def test_a_pickled_scorer_and_a_copy_score_alike_and_have_listeners_of_their_own
     assert copy.copy(one).model is one.model
 
 
+def test_a_scorer_loaded_by_name_is_pickled_as_its_name_and_options(tmp_path, monkeypatch):
+    from datasets.fingerprint import Hasher
+
+    tiny_reward_model().save_pretrained(tmp_path / "model")
+    tiny_tokenizer("chatml").save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    one, (prompts, completions) = RewardScorer("model", truncation_mode="drop", max_length=120, name="mine"), texts(12)
+    one.listeners.append(lambda *args, **kwargs: None)
+    changed = copy.copy(one)
+    changed.control_tokens = "parse"
+    assert changed.model is one.model and not changed.listeners and one.control_tokens == "as_text"
+    pickled = pickle.dumps(changed)
+    assert len(pickled) < 2000, "no weights, no tokenizer"
+    monkeypatch.chdir("/")
+    other = pickle.loads(pickled)
+    assert other.model is not one.model and not other.listeners
+    settings = ("control_tokens", "truncation_mode", "max_length", "reasoning", "name", "__name__")
+    assert [getattr(other, name) for name in settings] == ["parse", "drop", 120, "keep", "mine", "mine"]
+    assert_equal(other.score(prompts, completions), changed.score(prompts, completions))
+    assert Hasher.hash(one) == Hasher.hash(pickle.loads(pickle.dumps(one))) != Hasher.hash(changed)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_lock_held_while_the_process_is_forked_is_free_in_the_child():

@@ -1,0 +1,130 @@
+"""Eight texts of ours, whose ids and scores lie beside a model's weights, so that a server of it can be checked.
+
+    write_reference("my-reward-model", model, tokenizer)      # at the final save of training, and at export
+    read_reference("my-reward-model")["texts"][0]             # {"input_ids": […], "score": 1.23, "bos_twice": 0.4}
+
+The texts are in this file and never from data. Ids and scores are what a server has to give, so they tell its faults
+apart: other ids are another template or a second BOS, other scores of the same ids an activation, a head, an adapter.
+Importing it loads no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import parse_json, write_atomically
+from .comparison import Comparison
+from .encoding import encode, without_trailing_pads
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FILE = "reference_scores.json"
+SCHEMA_VERSION = 1
+ANSWER = "Boil the water, take it off the heat, and let the leaves stand in it for three minutes. "
+TURNS = [  # user and assistant in turn; the last one is long, so that a server that cuts texts shows it
+    ["Which country owns Antarctica?", "None: the Antarctic Treaty System governs it."],
+    ["Which country owns Antarctica?", "Penguins own it, all of it!"],
+    ["2 + 2 =", "4"],
+    ["Schreibe einen Satz über Bücher.", "Bücher öffnen Türen, die man vorher nicht sah."],
+    ["南极洲属于哪个国家？", "它不属于任何国家。🐧"],
+    ["Write `f(x) = x + 1` in Python.", "```python\ndef f(x):\n    return x + 1\n```"],
+    ["Hello!", "Hi, how can I help?", "Say nothing.", "  "],
+    ["How do I make tea?", ANSWER * 24],
+]
+
+
+def reference_ids(
+    tokenizer: PreTrainedTokenizerBase, *, reasoning: str = "keep", trailing_pad_id: int | None = None
+) -> list[list[int]]:
+    """Token ids of the eight texts; of a tokenizer without a chat template, those of plain prompts and answers."""
+    ids = []
+    for turns in TURNS:
+        messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+        prompt, answer = messages[:-1], messages[-1:]
+        if tokenizer.chat_template is None:
+            prompt, answer = "\n".join(turns[:-1]), " " + turns[-1]
+        group = encode(Comparison(prompt, [answer]), tokenizer, reasoning=reasoning, control_tokens="as_text")
+        ids += without_trailing_pads(group, trailing_pad_id).input_ids
+    return ids
+
+
+def write_reference(
+    folder: str | os.PathLike, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """
+    Compute ids and scores of the eight texts by the model's own forward, each alone in its row, and keep them.
+
+    Args:
+        folder (`str` or `os.PathLike`): the folder of its weights.
+        model ([`RewardModel`] or `PeftModel` of one): it is left in the mode that it is in.
+        tokenizer (`PreTrainedTokenizerBase`): the reward model's own.
+
+    Returns:
+        `dict`: what the file holds. `texts` is a list of eight: `input_ids` (`list[int]`), `score` (`float`; missing
+            where they are longer than the model can read) and, where there is a BOS, `bos_twice`, with a second one.
+    """
+    import torch
+
+    config = (model.get_base_model() if hasattr(model, "get_base_model") else model).config
+    settings = {"reasoning": config.reasoning, "trailing_pad_id": config.trailing_pad_id}
+    longest = getattr(config.backbone_config.get_text_config(), "max_position_embeddings", None)
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()
+
+    def score(ids: list[int]) -> float:
+        return model(input_ids=torch.tensor([ids], device=model.device)).logits.item()
+
+    try:
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+            texts = [{"input_ids": ids} for ids in reference_ids(tokenizer, **settings)]
+            for text in texts:
+                ids = text["input_ids"]
+                if longest is None or len(ids) < longest:
+                    text["score"] = score(ids)
+                    if ids[0] == tokenizer.bos_token_id:
+                        text["bos_twice"] = score([ids[0], *ids])
+    finally:
+        for module in in_training:
+            module.training = True
+    dtype = str(config.dtype or model.dtype).removeprefix("torch.")
+    reference = {"schema_version": SCHEMA_VERSION, "dtype": dtype, **settings, "texts": texts}
+    write_atomically(Path(folder, FILE), json.dumps(reference) + "\n")
+    return reference
+
+
+def read_reference(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """What [`write_reference`] left in a folder; None where there is nothing, or that of another version."""
+    path = Path(folder, FILE)
+    if not path.is_file():
+        return None
+    reference = parse_json(path.read_text(encoding="utf-8"), str(path))
+    return reference if isinstance(reference, dict) and reference.get("schema_version") == SCHEMA_VERSION else None
+
+
+def read_facts(folder: str | os.PathLike) -> dict[str, Any]:
+    """
+    What the files in a model's folder say of how its texts are made: `reasoning`, `reward_mean`, `reward_std`,
+    `template_hash`, `trailing_pad_id` and `max_length` where they do, read without torch.
+
+    The rules are those of [`RewardModelConfig.from_backbone_config`], and of an adapter's `reward_model.json`.
+    """
+    path, side_file = Path(folder, "config.json"), Path(folder, "reward_model.json")
+    if side_file.is_file():
+        facts = parse_json(side_file.read_text(encoding="utf-8"), str(side_file))
+        pad_token_id, facts["pooling"] = facts.get("pad_token_id"), facts.get("pooling", "last_token")
+    elif path.is_file():
+        config = parse_json(path.read_text(encoding="utf-8"), str(path))
+        text_config = config.get("text_config") or config
+        facts = {"pooling": "last_token", **(config.get("reward_model") or {})}
+        pad_token_id = text_config.get("pad_token_id")
+        if "reward_model" not in config or facts.get("pad_token_id", pad_token_id) != pad_token_id:
+            facts["pooling"] = "last_non_pad"
+        facts["max_length"] = text_config.get("max_position_embeddings")
+    else:
+        return {}
+    facts["trailing_pad_id"] = pad_token_id if facts["pooling"] == "last_non_pad" else None
+    return facts

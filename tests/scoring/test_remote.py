@@ -1,0 +1,432 @@
+"""`RemoteRewardScorer`: one score over the wire, every fault of a server named, no torch, pickled as settings."""
+
+import asyncio
+import importlib.metadata
+import json
+import logging
+import pickle
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from models import tiny_reward_model, tiny_tokenizer
+from stub_server import Stub, bfloat16, model_scores, serving, sigmoid
+from transformers import AutoTokenizer
+
+from rm_plugin import AsyncRemoteRewardScorer, RemoteRewardScorer, RewardScorer
+from rm_plugin.commands.cli import main
+from rm_plugin.data.encoding import ensure_pad_token
+from rm_plugin.data.reference import FILE, TURNS, read_reference, write_reference
+from rm_plugin.data.templates import trim_template_tail
+from rm_plugin.evaluation.harness import evaluate
+from rm_plugin.loops.best_of_n import BestOfNSampler
+from rm_plugin.scoring import remote
+from rm_plugin.scoring.remote import fault_of_scores
+from rm_plugin.scoring.rewards import as_reward, scorer_from_env
+
+PROMPTS = ["Which country owns Antarctica?", "2 + 2 =", "Hello"] * 20
+COMPLETIONS = [f" answer {i} of mine" + " indeed" * (i % 7) for i in range(60)]
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A model and its exported folder, with room for the long text; ends in a BOS of its own."""
+    folder = tmp_path_factory.mktemp("exported")
+    tokenizer = tiny_tokenizer("llama3")
+    trim_template_tail(tokenizer)
+    model = tiny_reward_model("llama", max_position_embeddings=4096)
+    ensure_pad_token(tokenizer, model)
+    model.config.reward_mean, model.config.reward_std = 0.5, 2.0
+    model.export(folder, tokenizer)
+    return folder, RewardScorer(folder)
+
+
+@pytest.fixture
+def stub(exported):
+    folder, local = exported
+    made = Stub(model_scores(local.model), tokenizer=AutoTokenizer.from_pretrained(folder))
+    made.max_model_len = 4096
+    return made
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """Seconds that the client would have waited."""
+    waited = []
+    monkeypatch.setattr(remote.time, "sleep", waited.append)
+    return waited
+
+
+# --- one score
+
+
+@pytest.mark.parametrize("api", ["vllm", "sglang"])
+@pytest.mark.parametrize("form", ["plain", "conversational"])
+def test_a_served_model_gives_the_scores_of_one_in_this_process(exported, stub, api, form):
+    folder, local = exported
+    stub.api = api
+    prompts = PROMPTS if form == "plain" else [user(prompt) for prompt in PROMPTS]
+    with serving(stub) as url:
+        one = RemoteRewardScorer(url, folder)
+        assert one.api == api and one.name == "my-model" and one.max_length == 4096
+        np.testing.assert_allclose(one.score(prompts, COMPLETIONS), local.score(prompts, COMPLETIONS), atol=1e-5)
+        assert one.rank(prompts[0], COMPLETIONS[:5]).tolist() == local.rank(prompts[0], COMPLETIONS[:5]).tolist()
+        preference = local.preference(prompts[0], *COMPLETIONS[:2])
+        assert one.preference(prompts[0], *COMPLETIONS[:2]) == pytest.approx(preference, abs=1e-5)
+        assert one(prompts=prompts[:2], completions=COMPLETIONS[:2], step=1) == pytest.approx(
+            local(prompts=prompts[:2], completions=COMPLETIONS[:2]), abs=1e-5
+        )
+
+
+def test_completions_of_a_prompt_are_adjacent_in_requests_and_requests_are_bounded(exported, stub):
+    folder, local = exported
+    with serving(stub) as url:
+        one = RemoteRewardScorer(url, folder, max_concurrency=3)
+        stub.seen.clear()
+        stub.most_at_once = 0
+        prompts = [f"{prompt} {i % 6}" for i, prompt in enumerate(PROMPTS * 5)]
+        scores = one.score(prompts, COMPLETIONS * 5)
+        np.testing.assert_allclose(scores, local.score(prompts, COMPLETIONS * 5), atol=1e-5)
+    requests = [seen["input"] for seen in stub.seen]
+    assert max(map(len, requests)) <= 32 and 1 < stub.most_at_once <= 3
+    texts = [one.processing_class.decode(ids) for request in requests for ids in request]
+    switches = sum(a.split("answer")[0] != b.split("answer")[0] for a, b in zip(texts, texts[1:], strict=False))
+    assert switches < len(set(prompts)) + len(requests)
+
+
+def test_listeners_normalisation_and_texts_over_the_limit_are_as_in_the_scorer(exported, stub):
+    folder, local = exported
+    stub.max_model_len = 40
+    heard = []
+    with serving(stub) as url:
+        one = RemoteRewardScorer(url, folder, truncation_mode="drop", normalize=True, name="mine")
+        one.listeners.append(lambda prompts, completions, scores, **kwargs: heard.extend(scores))
+        scores = one.score(["Hi"] * 2, [" four", " four" * 60])
+    assert one.max_length == 40 and one.__name__ == "mine" and np.isnan(scores).tolist() == [False, True]
+    assert scores[0] == pytest.approx((local.score(["Hi"], [" four"])[0] - 0.5) / 2, abs=1e-5)
+    assert heard[0] == scores[0]
+
+
+def test_a_served_model_goes_wherever_a_reward_goes(exported, stub, tmp_path):
+    folder, local = exported
+    rows = [{"prompt": "Hi", "chosen": f" four {i}", "rejected": f" five {i}"} for i in range(5)]
+    candidates = [{"prompt": "Hi", "completions": COMPLETIONS[:4]}]
+    with serving(stub) as url:
+        one = RemoteRewardScorer(url, folder)
+        ours = BestOfNSampler(None, None, one).rank(candidates, tmp_path / "best.jsonl")
+        options = {"source": rows, "num_samples": 10}
+        served = evaluate(url, processing_class=str(folder), output=tmp_path / "run", **options)
+        assert as_reward(one).score_comparisons([]) == []
+    assert ours[0].best == BestOfNSampler(None, None, local).rank(candidates)[0].best
+    assert served.score == evaluate(local, **options).score
+    assert served.report["model"]["kind"] == "served by vllm" and served.report["model"]["weights"]
+
+
+def test_a_url_stands_where_a_model_stands_on_the_command_line_and_in_the_environment(
+    exported, stub, tmp_path, capsys, monkeypatch
+):
+    folder, local = exported
+    stub.key = "secret"
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text(json.dumps({"prompt": "Hi", "chosen": " four", "rejected": " five"}) + "\n")
+    monkeypatch.setenv("RM_PLUGIN_REWARD_API_KEY", "secret")
+    with serving(stub) as url:
+        words = ["evaluate", url, "--data", str(rows), "--output", str(tmp_path / "run")]
+        assert main(words) == 2
+        assert "--tokenizer DIR is missing" in capsys.readouterr().err
+        assert main([*words, "--tokenizer", str(folder), "--dtype", "float32"]) == 2
+        assert "dtype cannot be applied to a served model; give it to the server" in capsys.readouterr().err
+        assert main([*words, "--tokenizer", str(folder)]) == 0
+        monkeypatch.setenv("RM_PLUGIN_REWARD_MODEL", url)
+        monkeypatch.setenv("RM_PLUGIN_REWARD_TOKENIZER", str(folder))
+        scorer_from_env.cache_clear()
+        assert scorer_from_env()(["Hi"], [" four"]) == pytest.approx(local(["Hi"], [" four"]), abs=1e-5)
+        scorer_from_env.cache_clear()
+        monkeypatch.delenv("RM_PLUGIN_REWARD_API_KEY")
+        with pytest.raises(ValueError, match="refuses the request .HTTP 401"):
+            RemoteRewardScorer(url, folder)
+    assert main(["evaluate", str(folder), *words[2:], "--tokenizer", str(folder)]) == 2
+    assert "--tokenizer is for the URL of a server" in capsys.readouterr().err
+
+
+def test_export_checks_a_server_of_what_it_wrote(exported, stub, tmp_path, capsys):
+    folder, local = exported
+    words = ["export", str(folder), str(tmp_path / "out")]
+    assert main(words) == 0 and read_reference(tmp_path / "out") is not None
+    with serving(stub) as url:
+        assert main([*words, "--check", url]) == 0
+        assert f"{url} gives the scores of {tmp_path / 'out'}" in capsys.readouterr().out
+        for change, said in ((bfloat16, "rounding"), (sigmoid, "activation")):
+            stub.change = change
+            assert main([*words, "--check", url]) == 2
+            assert capsys.readouterr().err.splitlines()[-1].startswith(f"rm-plugin: {url}: {said}")
+
+
+# --- faults of the wire
+
+
+def test_a_server_that_fails_is_asked_again_with_growing_pauses(exported, stub, pauses):
+    folder, local = exported
+    with serving(stub) as url:
+        one = RemoteRewardScorer(url, folder)
+        stub.fail = [503, "drop", 500, 502, 503, 503, 503]
+        assert one.score(["Hi"], [" four"])[0] == pytest.approx(local.score(["Hi"], [" four"])[0], abs=1e-5)
+        assert pauses == [1, 2, 4, 8, 16, 30, 30]
+        stub.fail = [503] * 16
+        with pytest.raises(
+            ValueError, match=r"/classify gives no answer in 16 tries \(HTTP 503\); is the server up\?"
+        ):
+            one.score(["Hi"], [" four"])
+    with pytest.raises(ValueError, match=r"gives no answer in 2 tries \(Connect.*\); is the server up"):
+        RemoteRewardScorer(url, folder, max_tries=2)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422])
+def test_a_request_that_is_refused_is_no_second_time_made(exported, stub, pauses, status):
+    folder, _ = exported
+    with serving(stub) as url:
+        one = RemoteRewardScorer(url, folder)
+        stub.fail = [status]
+        with pytest.raises(ValueError, match=f"refuses the request .HTTP {status}.: .*out of luck") as error:
+            one.score(["Hi"], [" four"])
+    assert pauses == [] and "\n" not in str(error.value)
+
+
+def items(*scores, indices=None):
+    return {"data": [{"index": i, "probs": [s]} for i, s in zip(indices or range(9), scores, strict=False)]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("<html>gateway\x1b[2J</html>", "does not answer in JSON"),
+        (items(1.0), "gives 1 scores for 2 texts"),
+        (items(1.0, 2.0, 3.0), "gives 3 scores for 2 texts"),
+        (items(1.0, 2.0, indices=[0, 0]), r"answers for the texts \[0, 0\]"),
+        (items([1.0], [2.0]), "a reward model one number"),
+        ({"data": [{"embedding": [1.0, 2.0]}] * 2}, "a reward model one number"),
+        ({"data": [{"index": 0}, {"index": 1}]}, "gives null for a text"),
+        ({"scores": [1.0, 2.0]}, "no list of scores"),
+        ([1.0, 2.0], "no list of scores"),
+        (items(None, 1.0), "1 of 2 scores are not finite"),
+        ('{"data": [{"index": 0, "probs": [NaN]}, {"index": 1, "probs": [1.0]}]}', "1 of 2 scores are not finite"),
+    ],
+)
+def test_an_answer_that_is_no_score_for_each_text_is_one_line(exported, stub, answer, said):
+    folder, _ = exported
+    with serving(stub) as url:
+        one = RemoteRewardScorer(url, folder)
+        stub.fail = [answer]
+        with pytest.raises(ValueError, match=said) as error:
+            one.score(["Hi"] * 2, [" four", " five"])
+    assert "\n" not in str(error.value) and "\x1b" not in str(error.value)
+
+
+def test_scores_in_another_order_are_put_by_their_index(exported, stub):
+    folder, _ = exported
+    with serving(stub) as url:
+        one = RemoteRewardScorer(url, folder)
+        stub.fail = [items(2.0, 1.0, indices=[1, 0])]
+        (batch,) = one.plan([one.comparison("Hi", [" four", " five"])])
+        assert one.run(batch).tolist() == [1.0, 2.0]
+
+
+def test_what_is_served_is_asked_for_by_name(exported, stub):
+    folder, _ = exported
+    with serving(stub) as url:
+        assert RemoteRewardScorer(url + "/classify", folder, model="my-model").url == url
+        with pytest.raises(ValueError, match="serves my-model, not other; give one of them as model"):
+            RemoteRewardScorer(url, folder, model="other")
+        stub.api = "llama.cpp"
+        with pytest.raises(ValueError, match="give api='vllm' or 'sglang'"):
+            RemoteRewardScorer(url, folder)
+    with pytest.raises(ValueError, match="api='tgi' is not known"):
+        RemoteRewardScorer(url, folder, api="tgi")
+    with pytest.raises(ValueError, match="revision cannot be applied to a served model"):
+        RemoteRewardScorer(url, folder, revision="main")
+
+
+# --- the handshake
+
+FAULTS = {
+    "activation": ({"change": sigmoid}, "activation: it gives the sigmoid of the score"),
+    "softmax": ({"change": lambda score: 1.0}, "1.0 for every text: a softmax over one score"),
+    "bias": ({"change": lambda score: score + 0.37}, r"another head, or one with a bias: it gives 1 · score \+0.37"),
+    "scale": ({"change": lambda score: 3 * score - 1}, "another head, or one with a bias: it gives 3 · score -1"),
+    "not finite": ({"change": lambda score: None}, "scores that are not finite"),
+    "first tokens": ({"read": lambda ids: ids[:200]}, "cut on the wrong side: only the longest text"),
+    "last tokens": ({"read": lambda ids: ids[-200:]}, "cut on the wrong side: only the longest text"),
+    "bos": ({"read": lambda ids: [ids[0], *ids]}, "BOS twice: the server adds a second one"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_of_a_server_is_named_when_the_scorer_is_made(exported, stub, fault):
+    folder, _ = exported
+    wrong, said = FAULTS[fault]
+    vars(stub).update(wrong)
+    with serving(stub) as url, pytest.raises(ValueError, match=f"^{url}: {said}") as error:
+        RemoteRewardScorer(url, folder)
+    assert "\n" not in str(error.value)
+
+
+def test_another_model_is_named_and_16_bits_are_warned_of(exported, stub, caplog):
+    folder, local = exported
+    with serving(stub) as url:
+        stub.score = model_scores(tiny_reward_model("llama", seed=5, max_position_embeddings=4096))
+        with pytest.raises(ValueError, match="another head, or an adapter that is not loaded .largest difference"):
+            RemoteRewardScorer(url, folder)
+        stub.score, stub.change = model_scores(local.model), bfloat16
+        assert not [record for record in caplog.records if record.name.startswith("rm_plugin")]
+        RemoteRewardScorer(url, folder)
+    assert "rounding (largest difference" in caplog.text and "--dtype float32" in caplog.text
+
+
+def test_ids_are_compared_before_scores(exported, stub, tmp_path):
+    folder, _ = exported
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for name in ("config.json", FILE):
+        (tmp_path / name).write_text((folder / name).read_text())
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|eot_id|>", "<|end_header_id|>")
+    tokenizer.save_pretrained(tmp_path)
+    with (
+        serving(stub) as url,
+        pytest.raises(ValueError, match="another template: the tokenizer given makes other ids"),
+    ):
+        RemoteRewardScorer(url, tmp_path)
+    assert remote.fault_of_ids([1, 1, 2], [1, 2]).startswith("BOS twice")
+
+
+def test_a_server_that_renders_otherwise_is_warned_of_since_ids_are_sent(exported, stub, caplog):
+    folder, _ = exported
+    stub.tokenizer.chat_template = "{{ bos_token }}{{ bos_token }}" + tiny_tokenizer("chatml").chat_template
+    with serving(stub) as url:
+        RemoteRewardScorer(url, folder)
+    assert "asked with messages instead of ids, it gives another score: another template" in caplog.text
+
+
+def test_without_reference_scores_a_line_says_that_nothing_was_checked(exported, stub, tmp_path, caplog):
+    folder, local = exported
+    local.processing_class.save_pretrained(tmp_path)
+    with serving(stub) as url:
+        RemoteRewardScorer(url, tmp_path)
+        assert "no reference scores lie beside the tokenizer" in caplog.text
+        stub.change = lambda score: 1.0
+        with pytest.raises(ValueError, match="it gives 1 for every text; a softmax over one score"):
+            RemoteRewardScorer(url, tmp_path)
+
+
+def test_reference_scores_are_those_of_the_models_own_forward(exported):
+    folder, local = exported
+    reference = read_reference(folder)
+    assert len(reference["texts"]) == len(TURNS) == 8 and reference["dtype"] == "float32"
+    prompts = [
+        [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns[:-1])]
+        for turns in TURNS
+    ]
+    completions = [[{"role": "assistant", "content": turns[-1]}] for turns in TURNS]
+    expected = local.score(prompts, completions)
+    np.testing.assert_allclose([text["score"] for text in reference["texts"]], expected, atol=1e-5)
+    assert all(abs(text["bos_twice"] - text["score"]) > 1e-3 for text in reference["texts"][:5])
+
+
+def test_texts_that_the_model_cannot_read_have_no_reference_score(tmp_path):
+    model = tiny_reward_model().train()
+    reference = write_reference(tmp_path, model, tiny_tokenizer("plain"))
+    assert model.training and ["score" in text for text in reference["texts"]] == [True] * 7 + [False]
+    assert read_reference(tmp_path) == json.loads(json.dumps(reference))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_how_close_is_equal_depends_on_the_dtype_of_the_weights(dtype):
+    texts = [{"input_ids": [1], "score": score} for score in (-1.0, 0.0, 1.0)]
+    fault = fault_of_scores(texts, np.array([-1.01, 0.01, 1.0]), dtype)
+    assert (fault is None) == (dtype == "bfloat16")
+
+
+# --- elsewhere
+
+
+def test_it_is_pickled_as_its_settings_and_awaited_by_trl(exported, stub):
+    folder, local = exported
+    expected = local(["Hi"] * 3, COMPLETIONS[:3])
+    with serving(stub) as url:
+        one = AsyncRemoteRewardScorer(url, str(folder), truncation_mode="drop", name="served")
+        one.listeners.append(lambda *args, **kwargs: None)
+        pickled = pickle.dumps(one)
+        other = pickle.loads(pickled)
+        assert len(pickled) < 2000 and not other.listeners
+        assert (type(other), other.truncation_mode, other.__name__) == (type(one), "drop", "served")
+
+        async def both():
+            return await asyncio.gather(*(one(["Hi"] * 3, COMPLETIONS[:3]) for one in (one, other)))
+
+        for rewards in asyncio.run(both()):
+            assert rewards == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_async_scorer_says_which_trl_awaits_it(exported, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.14.0")
+    with pytest.raises(ValueError, match="TRL 1.14.0 does not await a reward, 1.15 and newer do; use RemoteReward"):
+        AsyncRemoteRewardScorer("http://localhost:1", exported[0])
+
+
+def test_asyncgrpo_pickles_it_and_awaits_it(exported, stub, monkeypatch):
+    async_rollout_worker = pytest.importorskip("trl.experimental.async_grpo.async_rollout_worker")
+    from trl.trainer import utils
+
+    folder, _ = exported
+    monkeypatch.setattr(async_rollout_worker, "is_vllm_available", lambda: True)
+    monkeypatch.setattr(async_rollout_worker, "is_aiohttp_available", lambda: True)
+    with serving(stub) as url:
+        one = AsyncRemoteRewardScorer(url, str(folder))
+        worker = async_rollout_worker.AsyncRolloutWorker(reward_funcs=[one])
+        started = []
+        worker._mp_ctx = type("Context", (), {"Process": lambda self, **kwargs: started.append(kwargs) or 1 / 0})()
+        with pytest.raises(ZeroDivisionError):  # behind the check that everything can be pickled
+            worker.start()
+        (reward,) = pickle.loads(pickle.dumps(started[0]["args"][1]))["reward_funcs"]
+        assert utils.is_async_callable(reward) and not utils.is_async_callable(RemoteRewardScorer(url, folder))
+        assert utils.get_callable_name(reward) == "my-model"
+        assert asyncio.run(reward(prompts=["Hi"], completions=[" four"], step=1)) == pytest.approx(
+            exported[1](["Hi"], [" four"]), abs=1e-5
+        )
+
+
+def test_it_is_used_without_torch(exported, stub):
+    folder, local = exported
+    script = """
+        import sys
+        from transformers import PreTrainedTokenizerFast
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(sys.argv[2])
+        from rm_plugin import RemoteRewardScorer
+        one = RemoteRewardScorer(sys.argv[1], tokenizer)
+        scores = one.score(["Hi", [{"role": "user", "content": "Hi"}]], [" four", "four"])
+        assert one.reference is not None and "torch" not in sys.modules, "torch"
+        print(*scores.tolist())
+    """
+    with serving(stub) as url:
+        words = [sys.executable, "-c", textwrap.dedent(script), url, str(folder)]
+        done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = local.score(["Hi", user("Hi")], [" four", "four"])
+    np.testing.assert_allclose(list(map(float, done.stdout.split())), expected, atol=1e-5)
+
+
+def test_a_missing_client_says_what_to_install(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(ImportError, match=r"pip install 'rm-plugin\[remote\]'"):
+        RemoteRewardScorer("http://localhost:1", exported[0])
+
+
+def test_requests_are_no_lines_in_the_log(exported, stub, caplog):
+    caplog.set_level(logging.INFO, "rm_plugin")
+    with serving(stub) as url:
+        RemoteRewardScorer(url, exported[0])
+    assert [record for record in caplog.records if record.name.startswith("rm_plugin")] == []
