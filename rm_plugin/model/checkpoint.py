@@ -104,7 +104,15 @@ def load_config(path: str, kwargs: dict) -> tuple[PreTrainedConfig, dict]:
     # A nested config forgets the implementation that it was given, so loading has to hand it on.
     for_weights = {name: kwargs[name] for name in FOR_WEIGHTS if name in kwargs}
     for_config = {name: value for name, value in kwargs.items() if name not in for_weights and value is not None}
-    config, unused = AutoConfig.from_pretrained(path, return_unused_kwargs=True, **for_config)
+    for_config = {"trust_remote_code": False, **for_config}  # unset, transformers would ask on the terminal
+    try:
+        config, unused = AutoConfig.from_pretrained(path, return_unused_kwargs=True, **for_config)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{path} has a class of its own, whose code is not run; measure it as a function (docs/models.md)"
+        ) from error
     return config, {**hub_arguments(kwargs), **unused, **for_weights}
 
 
@@ -137,6 +145,7 @@ def load_tokenizer(model: Any, config: PreTrainedConfig, **kwargs) -> PreTrained
         kwargs["revision"] = config.base_revision if getattr(config, "base_model", None) == source else None
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
     # The config is at hand; an adapter's repository has none.
+    kwargs = {"trust_remote_code": False, **kwargs}  # unset, transformers would ask on the terminal
     tokenizer = AutoTokenizer.from_pretrained(source, config=getattr(config, "backbone_config", config), **kwargs)
     wanted = getattr(config, "template_hash", None)
     if source == model or wanted is None or getattr(model, "has_fresh_head", False):
