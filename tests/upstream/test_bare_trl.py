@@ -1,6 +1,10 @@
 """Bare TRL, where README says that this package differs: every test fails there, or its row and our lines can go."""
 
+import contextlib
 import logging
+import os
+import shutil
+import time
 
 import pytest
 import torch
@@ -10,7 +14,7 @@ from models import tiny_config, tiny_tokenizer
 from peft import AutoPeftModelForSequenceClassification, LoraConfig
 from safetensors.torch import load_file
 from training_runs import classifier, make_trainer, preference_rows
-from transformers import AutoModel, AutoModelForSequenceClassification, BitsAndBytesConfig
+from transformers import AutoModel, AutoModelForSequenceClassification, BitsAndBytesConfig, TrainerCallback
 from upstream_faults import must_work, until_fixed
 
 LORA = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
@@ -143,3 +147,66 @@ def test_a_finished_run_is_not_trained_further(tmp_path):
     resumed = trl_trainer(tmp_path, **saving)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 1
+
+
+SAVING = {"save_strategy": "steps", "save_steps": 1}
+
+
+@until_fixed("a checkpoint without its optimizer is resumed from, without a word", "training: why_incomplete")
+def test_a_checkpoint_that_lacks_its_optimizer_is_not_resumed_from(tmp_path):
+    trl_trainer(tmp_path, max_steps=1, **SAVING).train()
+    (tmp_path / "checkpoint-1" / "optimizer.pt").unlink()
+    resumed = trl_trainer(tmp_path, max_steps=2, **SAVING)
+    with contextlib.suppress(ValueError):
+        resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step < 2
+
+
+@until_fixed("a run resumes with any learning rate, without a word", "training: training_settings")
+def test_a_run_does_not_resume_with_another_learning_rate(tmp_path):
+    trl_trainer(tmp_path, max_steps=1, **SAVING).train()
+    resumed = trl_trainer(tmp_path, max_steps=2, learning_rate=7e-4, **SAVING)
+    with contextlib.suppress(ValueError):
+        resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step < 2
+
+
+@until_fixed("the state is written while the rest of a checkpoint may not be on the disk", "training: _save_rng_state")
+def test_what_a_checkpoint_holds_is_on_the_disk_before_its_state_says_so(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(descriptor))
+    trl_trainer(tmp_path, max_steps=1, **SAVING).train()
+    assert synced
+
+
+@until_fixed("checkpoints rotate by modification time", "training: delete_old_checkpoints")
+def test_the_newest_checkpoint_is_kept_when_the_clock_is_turned_back(tmp_path):
+    class ClockJump(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            then = time.time() - 1000 * state.global_step
+            os.utime(tmp_path / f"checkpoint-{state.global_step}", (then, then))
+
+    trl_trainer(tmp_path, max_steps=4, save_total_limit=2, callbacks=[ClockJump()], **SAVING).train()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+
+
+@until_fixed("a run that has diverged is saved, its loss logged as 0", "training: _maybe_log_save_evaluate")
+def test_a_run_that_has_diverged_is_not_saved(tmp_path):
+    trainer = trl_trainer(tmp_path, max_steps=1, **SAVING)
+    trainer.model.score.weight.data.fill_(float("nan"))
+    with contextlib.suppress(ValueError):
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+@until_fixed("train_loss and num_tokens begin anew after a resume", "training: _total_loss")
+def test_sums_continue_after_a_resume(tmp_path):
+    whole = trl_trainer(tmp_path, max_steps=2, **SAVING)
+    loss = whole.train().training_loss
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    resumed = trl_trainer(tmp_path, max_steps=2, **SAVING)
+    assert resumed.train(resume_from_checkpoint=True).training_loss == pytest.approx(loss)
+    tokens = [
+        [log["num_tokens"] for log in trainer.state.log_history if "num_tokens" in log] for trainer in (whole, resumed)
+    ]
+    assert tokens[0] == tokens[1]
