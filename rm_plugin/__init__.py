@@ -29,6 +29,7 @@ _PUBLIC = {
     "RemoteRewardScorer": "scoring.remote",
     "AsyncRemoteRewardScorer": "scoring.remote",
     "ImplicitRewardScorer": "scoring.implicit",
+    "score_dataset": "scoring.corpus",
     "BestOfNSampler": "loops.best_of_n",
     "RewardScoringCallback": "loops.callbacks",
     "EvaluationCallback": "loops.callbacks",

@@ -93,8 +93,11 @@ def shares(costs: Sequence[int], size: int) -> list[list[int]]:
 
 
 def open_journal(
-    world: Processes, output: str | os.PathLike | None, begin: Callable[[Journal], T]
-) -> tuple[Journal, dict[str, Any], T]:
+    world: Processes,
+    output: str | os.PathLike | None,
+    begin: Callable[[Journal], T],
+    read: Callable[[Journal], Any] = dict,
+) -> tuple[Journal, Any, T]:
     """
     The journal of an output that all processes work on: process 0 holds its lock and takes in the parts of processes
     that were killed, each other one appends to a part of its own.
@@ -103,20 +106,21 @@ def open_journal(
         world ([`Processes`]): who works.
         output (`str`, *optional*): the file; None keeps everything in memory.
         begin (`Callable`): called with the journal in process 0, to compare the settings ([`Journal.begin`]).
+        read (`Callable`, *optional*, defaults to `dict`): what all get of it; `set` for the keys alone.
 
     Returns:
-        `(Journal, dict, Any)`: to append to; every finished chunk by its key; what `begin` returned.
+        `(Journal, Any, Any)`: to append to; every finished chunk by its key (as `read` has it); what `begin` returned.
     """
     opened: list[Journal] = []
 
-    def first() -> tuple[dict[str, Any], dict[str, Any], T]:
+    def first() -> tuple[dict[str, Any], Any, T]:
         opened.append(Journal(output))
         try:
             begun = begin(opened[0])
         except BaseException:
             opened.pop().close()
             raise
-        return opened[0].settings, dict(opened[0]), begun
+        return opened[0].settings, read(opened[0]), begun
 
     settings, done, begun = world.on_first(first)
     journal = opened[0] if opened else Journal(output, part=world.rank)

@@ -52,7 +52,7 @@ def folder(smollm2, tmp_path_factory):
     commands = [
         ["train", "--config", str(RECIPE), *overrides],
         ["evaluate", "model", "--data", "hh", "--split", "test", "--output", "evaluation"],
-        ["score", "model", "--input", "in.jsonl", "--output", "scores.jsonl"],
+        ["score", "model", "--data", "in.jsonl", "--output", "scores.jsonl"],
         ["export", "model", "export", "--dtype", "float32"],
     ]
     script = (

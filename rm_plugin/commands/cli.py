@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import atomic_writer, read_jsonl, write_atomically
-from ..messages import check_choice, explained, located, nearest, one_line
+from ..files import atomic_writer, write_atomically
+from ..messages import check_choice, explained, nearest, one_line
 
 if TYPE_CHECKING:
-    from ..data.comparison import Comparison
     from ..scoring.base import Scorer
 
 MODEL_HELP = "reward model: folder or hub id, adapters included"
@@ -37,6 +36,7 @@ INTERRUPTED = {
     "best-of-n": "what was done stays, the same command resumes",
     "evaluate": "what was done stays, the same command resumes",
     "export": "the folder is not whole, delete it",
+    "score": "what was done stays, the same command resumes",
 }
 
 
@@ -117,11 +117,15 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _score_options(add) -> None:
-    add("model", metavar="MODEL", help=SCORED_HELP)
-    rows = '{"prompt", "completion"} or {"prompt", "completions": […]}'
-    add("--input", required=True, metavar="FILE", help=f"lines {rows}")
+    add("model", metavar="MODEL", nargs="?", help=f"{SCORED_HELP}; or module:callable; none to join finished shards")
+    add("--data", required=True, metavar="DATA", help="rows of any format: file, folder or hub id")
     _columns_option(add)
-    add("--output", required=True, metavar="FILE", help="the same lines with score or scores added")
+    add("--split", help="split of the data, where it has several")
+    add("--config", help="configuration of a hub data set")
+    add("--output", required=True, metavar="OUT", help="the same rows with scores: OUT.jsonl, OUT.parquet or a folder")
+    add("--on-bad-row", default="null", choices=("null", "error"), help="null scores with a reason, or stop")
+    add("--shard", metavar="I/N", help="only the I-th of N shares, for job arrays; without MODEL all are joined")
+    add("--push-to-hub", metavar="ID", help="data set on the hub that gets the scored rows too")
     _scorer_options(add)
     _control_tokens_option(add)
 
@@ -132,42 +136,32 @@ def _columns_option(add) -> None:
 
 
 def _score(args: argparse.Namespace) -> None:
-    """score prompts and completions of a JSON lines file"""
-    from ..data.layouts import read_columns
+    """add scores to the rows of any data set; the same command resumes"""
+    from ..processes import Processes
+    from ..scoring.corpus import score_dataset
+    from ..scoring.rewards import is_dotted_path
 
-    lines = list(read_jsonl(args.input))
-    if not lines:
-        raise ValueError(f"{args.input} is empty; give one JSON object per line")
-    columns = read_columns(args.columns)
-    comparisons = [_comparison(line, f"{args.input} line {number}", columns) for number, line in lines]
-    with atomic_writer(args.output) as out:  # opened before the work: a file that cannot be written is told at once
-        scorer = load_scorer(args.model, progress=sys.stderr.isatty(), **_given(args, MODEL_OPTIONS + SCORER_OPTIONS))
-        scores = scorer.score_comparisons(comparisons)
-        for (_, line), values in zip(lines, scores, strict=True):
-            values = [None if value != value else float(value) for value in values.tolist()]
-            result = {"scores": values} if "completions" in line or "completions" in columns else {"score": values[0]}
-            out.write(json.dumps({**line, **result}, ensure_ascii=False) + "\n")
-    num = sum(map(len, scores))
-    unscored = sum(int((values != values).sum()) for values in scores)
-    note = f", {unscored} over the length limit and null" if unscored else ""
-    print(f"{num} completions of {len(lines)} lines scored{note}: {args.output}")
-
-
-def _comparison(line: dict[str, Any], where: str, columns: dict[str, str]) -> Comparison:
-    """A line of `score`'s input; `where` stands in its errors."""
-    from ..data.comparison import to_comparison
-    from ..data.layouts import select_columns
-
-    with located(where):
-        line = select_columns(line, columns)
-        if "prompt" not in line or ("completion" in line) == ("completions" in line):
-            found = ", ".join(line) or "nothing"
-            raise ValueError(f'it has {found}; it needs "prompt" and either "completion" or "completions"')
-        if (name := "scores" if "completions" in line else "score") in line:
-            raise ValueError(f"it has a field {name!r}, which would be overwritten; rename it")
-        comparison = to_comparison(line, candidates=True)
-    comparison.id = where
-    return comparison
+    shard = None
+    if args.shard is not None:
+        try:
+            shard = tuple(map(int, args.shard.split("/")))
+            index, number = shard
+        except ValueError:
+            raise ValueError(f"--shard {args.shard} is not understood; write I/N, such as 1/8") from None
+    processes = Processes.current()  # before the model: it says which accelerator is this process's
+    given = _given(args, MODEL_OPTIONS + SCORER_OPTIONS)
+    if args.model is None or is_dotted_path(args.model):
+        if given:
+            raise ValueError(f"{', '.join(map(_option, given))} cannot be applied without a model; leave it out")
+    else:
+        given = _scorer_arguments(args.model, **given)
+    given |= _given(args, ("columns", "split", "config", "on_bad_row", "push_to_hub"))
+    counts = score_dataset(args.data, args.model, args.output, shard=shard, progress=sys.stderr.isatty(), **given)
+    if processes.rank > 0:
+        return
+    note = f", {counts['unscored']} of them null (see score_reason)" if counts["unscored"] else ""
+    where = args.output if shard is None else f"shard {index} of {number} of {args.output}"
+    print(f"{counts['completions']} completions of {counts['rows']} rows scored{note}: {where}")
 
 
 def _best_of_n_options(add) -> None:
@@ -520,17 +514,23 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def load_scorer(model: str, tokenizer: str | None = None, **options: Any) -> Scorer:
-    """A scorer with the options of a command; a dtype is by default that of the weights."""
+def _scorer_arguments(model: str, tokenizer: str | None = None, **options: Any) -> dict[str, Any]:
+    """The options of a command as a scorer takes them."""
     from ..scoring.remote import is_url
-    from ..scoring.rewards import load_scorer
 
     if is_url(model) and tokenizer is None:
         raise ValueError(f"--tokenizer DIR is missing, the folder of the model that {model} serves")
     if tokenizer is not None and not is_url(model):
         raise ValueError(f"--tokenizer is for the URL of a server, {model} has its own; leave it out")
+    return {"processing_class": tokenizer, **options}
+
+
+def load_scorer(model: str, **options: Any) -> Scorer:
+    """A scorer with the options of a command; a dtype is by default that of the weights."""
+    from ..scoring.rewards import load_scorer
+
     with explained(f"{model} cannot be loaded"):
-        return load_scorer(model, processing_class=tokenizer, **options)
+        return load_scorer(model, **_scorer_arguments(model, **options))
 
 
 def _refuse_equal_paths(args: argparse.Namespace, outputs: Iterable[str], inputs: Iterable[str] = ()) -> None:

@@ -68,6 +68,7 @@ class Reward:
     max_length: int | None = None
     progress = False
     num_control_tokens = 0  # completions planned so far that spell one
+    num_tokens = 0  # computed so far
 
     def check_can_resume(self) -> None:
         """Raise where scores of another reward could be taken for this one's."""
@@ -82,6 +83,7 @@ class Reward:
                 for members, score in zip(call.members, scores.tolist(), strict=True):
                     values |= dict.fromkeys(members, score)
                 bar.update(call.tokens or 0)
+                self.num_tokens += call.tokens or 0
         return [scores.astype(np.float32) for scores in self.scores_of(comparisons, values)]
 
     def run_all(self, calls: Sequence[Any]) -> Iterator[tuple[Any, np.ndarray]]:

@@ -106,10 +106,10 @@ def test_help_is_quick_and_loads_no_torch():
     [
         ([], "the following arguments are required: COMMAND; see rm-plugin --help"),
         (["trian"], "unknown command 'trian' (did you mean train?); the commands are quickstart, train, score,"),
-        (["score"], "the following arguments are required: MODEL, --input, --output; see rm-plugin score --help"),
+        (["score"], "the following arguments are required: --data, --output; see rm-plugin score --help"),
         (["export", "a", "b", "--dtyp", "x"], "unknown argument '--dtyp' (did you mean dtype?); see rm-plugin export"),
         (
-            ["score", "m", "--input", "a", "--output", "b", "--max-length", "long"],
+            ["score", "m", "--data", "a", "--output", "b", "--max-length", "long"],
             "argument --max-length: inv",
         ),
     ],
@@ -121,11 +121,11 @@ def test_bad_usage_is_one_line_and_exit_code_2(command, words, line):
 
 def test_traceback_is_shown_on_demand(tmp_path):
     missing = tmp_path / "missing.jsonl"
-    words = ["score", tmp_path, "--input", missing, "--output", tmp_path / "out.jsonl"]
+    words = ["score", tmp_path, "--data", missing, "--output", tmp_path / "out.jsonl"]
     plain, debug = run(words), run([*words, "--debug"])
     assert plain.returncode == 2
-    assert plain.stderr == f"rm-plugin: {missing}: No such file or directory\n"
-    assert debug.returncode == 1 and "Traceback" in debug.stderr and "FileNotFoundError" in debug.stderr
+    assert plain.stderr.startswith(f"rm-plugin: {missing} does not exist; give a file, a folder, or a hub id")
+    assert debug.returncode == 1 and "Traceback" in debug.stderr and "ValueError" in debug.stderr
 
 
 # --- score
@@ -141,16 +141,12 @@ def test_score_keeps_every_field_and_the_order(command, model, tmp_path):
         {"completions": [" four"], "prompt": ""},
     ]
     source, target = write_lines(tmp_path / "in.jsonl", lines), tmp_path / "new" / "out.jsonl"
-    code, out, _ = command("score", model, "--input", source, "--output", target)
-    assert code == 0 and out == f"6 completions of 4 lines scored: {target}\n"
+    code, out, _ = command("score", model, "--data", source, "--output", target)
+    assert code == 0 and out == f"6 completions of 4 rows scored: {target}\n"
     scored = read_lines(target)
-    assert [list(line) for line in scored] == [
-        ["id", "completion", "prompt", "nested", "name", "score"],
-        ["prompt", "completions", "scores"],
-        ["prompt", "completion", "score"],
-        ["completions", "prompt", "scores"],
-    ]
-    assert [{k: v for k, v in line.items() if k not in ("score", "scores")} for line in scored] == lines
+    added = ["score", "scores", "score_reason"]
+    assert [list(line) for line in scored] == [[*line, *added] for line in lines]
+    assert [{k: v for k, v in line.items() if k not in added} for line in scored] == lines
     assert "Ünï" in target.read_text(encoding="utf-8")
     one = RewardScorer(model)
     assert scored[0]["score"] == pytest.approx(one.score(["2 + 2 ="], [" four"])[0], abs=1e-5)
@@ -159,25 +155,26 @@ def test_score_keeps_every_field_and_the_order(command, model, tmp_path):
     assert len(scored[3]["scores"]) == 1
 
 
-def test_scores_over_the_length_limit_are_null_where_asked(command, model, tmp_path):
+def test_scores_over_the_length_limit_are_null_or_stop_where_asked(command, model, tmp_path):
     lines = [{"prompt": "2", "completions": [" 4", " 4" * 40]}, {"prompt": "2", "completion": " 4" * 40}]
     source, target = write_lines(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl"
-    words = ["score", model, "--input", source, "--output", target, "--max-length", 30]
-    code, _, error = command(*words)
-    assert code == 2 and error.startswith(f"{source} line 1: prompt + completion 1 has 8")
+    words = ["score", model, "--data", source, "--output", target, "--max-length", 30]
+    code, _, error = command(*words, "--on-bad-row", "error")
+    assert code == 2 and error.startswith(f"{source} row 0: prompt + completion 1 has 8")
     assert "max_length is 30" in error and not target.exists()
-    code, out, _ = command(*words, "--truncation-mode", "drop")
-    assert code == 0 and "3 completions of 2 lines scored, 2 over the length limit and null" in out
+    code, out, _ = command(*words)
+    assert code == 0 and "3 completions of 2 rows scored, 2 of them null (see score_reason)" in out
     first, second = read_lines(target)
     assert first["scores"][1] is None and isinstance(first["scores"][0], float) and second["score"] is None
+    assert second["score_reason"] == "is over max_length=30"
 
 
-def test_existing_output_stays_when_scoring_fails(command, model, tmp_path):
-    source = write_lines(tmp_path / "in.jsonl", [{"prompt": "2", "completion": " 4" * 300}])
+def test_existing_output_stays(command, model, tmp_path):
+    source = write_lines(tmp_path / "in.jsonl", [{"prompt": "2", "completion": " 4"}])
     target = tmp_path / "out.jsonl"
     target.write_text("earlier work\n")
-    code, _, error = command("score", model, "--input", source, "--output", target)
-    assert code == 2 and "max_length is 256" in error
+    code, _, error = command("score", model, "--data", source, "--output", target)
+    assert code == 2 and "exists and is no output of score; name another one" in error
     assert target.read_text() == "earlier work\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"], "no partial file is left"
 
@@ -185,17 +182,18 @@ def test_existing_output_stays_when_scoring_fails(command, model, tmp_path):
 def test_a_lone_surrogate_beside_the_texts_stays_and_in_them_is_one_line(command, model, tmp_path):
     line = '{"prompt": "a", "completion": "b", "note": "\\ud800"}'
     (tmp_path / "in.jsonl").write_text(line)
-    command("score", model, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    command("score", model, "--data", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
     assert json.loads((tmp_path / "out.jsonl").read_text())["note"] == "\ud800"
+    (tmp_path / "out.jsonl").unlink()
     (tmp_path / "in.jsonl").write_text(line.replace('"b"', '"\\ud800"'))
-    code, _, error = command("score", model, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
-    assert code == 2 and "line 1: `completion` holds half a character (a lone surrogate" in error
+    code, _, error = command("score", model, "--data", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    assert code == 2 and "row 0: `completion` holds half a character (a lone surrogate" in error
 
 
 def test_output_may_be_the_input(command, model, tmp_path):
     file = write_lines(tmp_path / "file.jsonl", [{"prompt": "2 + 2 =", "completion": " 4"}])
-    assert command("score", model, "--input", file, "--output", file)[0] == 0
-    assert list(read_lines(file)[0]) == ["prompt", "completion", "score"]
+    assert command("score", model, "--data", file, "--output", file)[0] == 0
+    assert list(read_lines(file)[0]) == ["prompt", "completion", "score", "score_reason"]
 
 
 @pytest.mark.parametrize(
@@ -205,41 +203,42 @@ def test_output_may_be_the_input(command, model, tmp_path):
             '{"prompt": "a", "completion": "b"}\n\n{"prompt"\n',
             " line 3 is not JSON (Expecting ':' delimiter at column ",
         ),
-        ("", " is empty; give one JSON object per line"),
-        ("\n \n", " is empty; give one JSON object per line"),
+        ("", " has 0 rows; give at least one"),
+        ("\n \n", " has 0 rows; give at least one"),
         (
             '{"prompt": "a", "answer": "b"}',
-            ' line 1: it has prompt, answer; it needs "prompt" and either "completion" or',
+            " row 0: `chosen` and `rejected` missing (found: prompt, answer); a preference row has `chosen`",
         ),
         (
             '{"prompt": "a", "completion": "b", "completions": ["c"]}',
-            " line 1: it has prompt, completion, completions;",
+            " row 0: it has completions and completion; give one of them",
         ),
-        ('["a", "b"]', " line 1 is of type list; give one object per line"),
-        ("{}", " line 1: it has nothing; it needs"),
-        ('{"prompt": "a", "completions": []}', " line 1: `completions` is an empty list; give at least one"),
-        ('{"prompt": "a", "completions": "b"}', ' line 1: `completions` is "b"; it is a list, each item text'),
-        ('{"prompt": "a", "completion": ""}', " line 1: `completion` is empty; every completion needs text"),
+        ('["a", "b"]', ": item 0 is of type str; every row must be a JSON object"),
+        ("{}", " row 0: `chosen` and `rejected` missing (found: nothing)"),
+        ('{"completion": "b"}', " row 0: it has no prompt; give it a column prompt, which may be empty"),
+        ('{"prompt": "a", "completions": []}', " row 0: `completions` is an empty list; give at least one"),
+        ('{"prompt": "a", "completions": "b"}', ' row 0: `completions` is "b"; it is a list, each item text'),
+        ('{"prompt": "a", "completion": ""}', " row 0: `completion` is empty; every completion needs text"),
         (
             '{"prompt": "a", "completion": 4}',
-            " line 1: `completion` is 4 (int); it must be text or a list of messages",
+            " row 0: `completion` is 4 (int); it must be text or a list of messages",
         ),
-        ('{"prompt": {"text": "a"}, "completion": "b"}', " line 1: message 0 of `prompt` has no `role`; every"),
+        ('{"prompt": {"text": "a"}, "completion": "b"}', " row 0: message 0 of `prompt` has no `role`; every"),
         (
             '{"prompt": "a", "completion": [{"text": "b"}]}',
-            " line 1: message 0 of `completion` has no `role`; every",
+            " row 0: message 0 of `completion` has no `role`; every",
         ),
         (
             '{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}',
-            " line 1: `completion` ends with a message of role 'user'; end it with an assistant message",
+            " row 0: `completion` ends with a message of role 'user'; end it with an assistant message",
         ),
         (
             '{"prompt": "a", "completion": "b", "system": "c"}',
-            " line 1: `system` looks like a part of the prompt that",
+            " row 0: `system` looks like a part of the prompt that",
         ),
         (
             '{"prompt": "a", "completion": "b", "score": 1}',
-            " line 1: it has a field 'score', which would be overwritten",
+            " has a column 'score', which would be overwritten; rename it",
         ),
         (b'{"prompt": "\xff"}', " line 1 cannot be read ('utf-8' codec can't decode byte 0xff"),
     ],
@@ -247,7 +246,7 @@ def test_output_may_be_the_input(command, model, tmp_path):
 def test_bad_input_is_one_line_that_says_where(command, model, tmp_path, text, line):
     source = tmp_path / "in.jsonl"
     source.write_bytes(text if isinstance(text, bytes) else text.encode())
-    code, out, error = command("score", model, "--input", source, "--output", tmp_path / "out.jsonl")
+    code, out, error = command("score", model, "--data", source, "--output", tmp_path / "out.jsonl")
     assert code == 2 and out == "" and error.startswith(f"{source}{line}")
     assert not (tmp_path / "out.jsonl").exists()
 
@@ -272,7 +271,7 @@ def test_bad_model_is_one_line(command, causal_model, tmp_path):
         two_labels: "num_labels=2, a reward model has 1; choose a one-label checkpoint",
         broken: "rror while deserializing header",
     }.items():
-        code, out, error = command("score", folder, "--input", source, "--output", tmp_path / "out.jsonl")
+        code, out, error = command("score", folder, "--data", source, "--output", tmp_path / "out.jsonl")
         assert code == 2 and out == "" and line in error
         code, out, error = command("export", folder, tmp_path / "export")
         assert code == 2 and out == "" and line in error
@@ -282,7 +281,7 @@ def test_bad_model_is_one_line(command, causal_model, tmp_path):
 def test_unknown_hub_id_is_one_line(command, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}])
-    code, _, error = command("score", "no-such/model", "--input", source, "--output", tmp_path / "out.jsonl")
+    code, _, error = command("score", "no-such/model", "--data", source, "--output", tmp_path / "out.jsonl")
     assert code == 2 and error == (
         "no-such/model is no folder here, and the hub has no such model or cannot be asked; name a model's folder or "
         "a hub id"
@@ -303,16 +302,16 @@ def test_unknown_hub_id_is_one_line(command, tmp_path, monkeypatch):
 )
 def test_bad_option_is_one_line(command, model, tmp_path, option, line):
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}])
-    code, _, error = command("score", model, "--input", source, "--output", tmp_path / "out.jsonl", *option)
+    code, _, error = command("score", model, "--data", source, "--output", tmp_path / "out.jsonl", *option)
     assert code == 2 and error.startswith(line)
 
 
 def test_place_that_cannot_be_written_is_told_before_the_work(command, model, tmp_path, monkeypatch):
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}])
-    monkeypatch.setattr("rm_plugin.commands.cli.load_scorer", lambda *args, **kwargs: pytest.fail("work was begun"))
-    code, _, error = command("score", model, "--input", source, "--output", tmp_path)
-    assert code == 2 and error == f"{tmp_path} is a folder; name a file"
-    code, _, error = command("score", model, "--input", source, "--output", source / "out.jsonl")
+    monkeypatch.setattr("rm_plugin.scoring.corpus._survey", lambda *args, **kwargs: pytest.fail("work was begun"))
+    code, _, error = command("score", model, "--data", source, "--output", tmp_path)
+    assert code == 2 and error == f"{tmp_path} exists and is no output of score; name another one, or delete it"
+    code, _, error = command("score", model, "--data", source, "--output", source / "out.jsonl")
     assert code == 2 and error.startswith(str(source))
 
 
@@ -365,7 +364,7 @@ def workflow(recipe):
     source = write_lines(folder / "in.jsonl", [{"prompt": "2 + 2 =", "completion": " 4"}])
     done = run(
         ["train", "--config", "recipe.yaml", "--bf16", "true", "--gradient-checkpointing", "true"],
-        ["score", "output", "--input", source, "--output", "scores.jsonl", "--load-in-4bit"],
+        ["score", "output", "--data", source, "--output", "scores.jsonl", "--load-in-4bit"],
         ["export", "output", "export"],
         cwd=folder,
     )
@@ -378,7 +377,7 @@ def test_train_saves_a_model_that_scores_and_exports(workflow):
     assert [line for line in done.stdout.splitlines() if not line.startswith("{")] == [
         next(line for line in done.stdout.splitlines() if line.startswith("eval: loss ")),
         f"saved to {folder / 'output'}",
-        "1 completions of 1 lines scored: scores.jsonl",
+        "1 completions of 1 rows scored: scores.jsonl",
         "exported to export; its README says how transformers, vLLM and SGLang load it",
     ]
     assert "num_pairs 4" in done.stdout
@@ -505,7 +504,7 @@ def test_an_output_is_never_an_input_or_another_output(command, tmp_path, monkey
     assert (tmp_path / "a").read_text() == (tmp_path / "t").read_text() == "precious"
 
 
-@pytest.mark.parametrize(("name", "said"), [("score", "nothing was kept"), ("evaluate", "the same command resumes")])
+@pytest.mark.parametrize(("name", "said"), [("compare", "nothing was kept"), ("score", "the same command resumes")])
 def test_ctrl_c_says_what_is_true_of_the_command(name, said, monkeypatch, capsys):
     from rm_plugin.commands import cli
 
@@ -513,7 +512,7 @@ def test_ctrl_c_says_what_is_true_of_the_command(name, said, monkeypatch, capsys
         raise KeyboardInterrupt
 
     monkeypatch.setitem(cli.COMMANDS, name, (interrupted, cli.COMMANDS[name][1]))
-    words = {"score": ["m", "--input", "a", "--output", "b"], "evaluate": ["m"]}[name]
+    words = {"score": ["m", "--data", "a", "--output", "b"], "compare": ["m", "a"]}[name]
     assert main([name, *words]) == 130
     assert said in capsys.readouterr().err
 
@@ -546,12 +545,12 @@ def test_columns_of_other_names_are_read_by_every_command(command, model, tmp_pa
         scores.append([read_lines(output / "scores.jsonl"), read_lines(best)])
     assert scores[0] == scores[1]
     lines = write_lines(tmp_path / "in.jsonl", [{"q": "1 + 1 =", "a": " 2"}])
-    words = ["score", model, "--input", lines, "--output", tmp_path / "out.jsonl", "--columns", "prompt=q"]
-    assert command(*words, "completion=a")[0] == 0
+    words = ["score", model, "--data", lines, "--columns", "prompt=q"]
+    assert command(*words, "completion=a", "--output", tmp_path / "out.jsonl")[0] == 0
     (scored,) = read_lines(tmp_path / "out.jsonl")
     assert (scored["q"], scored["a"]) == ("1 + 1 =", " 2") and isinstance(scored["score"], float)
-    code, _, error = command(*words, "completion=b")
-    assert code == 2 and error == f"{lines} line 1: columns completion=b: 'b' is not in q, a; correct it"
+    code, _, error = command(*words, "completion=b", "--output", tmp_path / "third.jsonl")
+    assert code == 2 and error == f"{lines} row 0: columns completion=b: 'b' is not in q, a; correct it"
     code, _, error = command("evaluate", model, "--data", data, "--columns", "chosn=x", "--output", tmp_path / "x")
     assert code == 2 and "columns='chosn' is not known (did you mean chosen?)" in error
     code, _, error = command("evaluate", model, "--benchmark", "llmbar", "--columns", "chosen=x", "--output", "x")

@@ -1,0 +1,582 @@
+"""Annotate a data set: every row with the scores of its texts, whatever its length.
+
+    rows ► survey: chunks of whole prompts, their costs ► shares of processes and jobs ► scores in the one journal
+    rows again, with their scores ► jsonl, parquet, or a folder of parquet files
+
+    score_dataset("pairs.jsonl", "my-reward-model", "scored.parquet")
+
+The rows are read from their source in each of the passes and never held; a journal keeps scores only. A kill loses at
+most one chunk per process, and the same call resumes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from glob import escape
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..data.comparison import LIST_COLUMNS, QUESTION_COLUMNS, Comparison, to_comparison
+from ..data.layouts import read_columns, select_columns
+from ..data.sources import load_rows, to_table
+from ..files import Journal, atomic_writer, differences, parse_json, write_atomically
+from ..messages import check_choice, explained, one_line
+from ..processes import Processes, open_journal, shares
+from .base import WITHOUT_EFFECT, Reward
+from .rewards import as_reward, is_dotted_path
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features, IterableDataset
+
+REASON = "score_reason"  # the column that says why a score is null
+ADDED = ("score", "scores", "score_chosen", "score_rejected", "margin", REASON)  # in this order
+BAD_ROW = (ValueError, TypeError, LookupError, AttributeError)  # what a row leads to that is none
+ROWS_PER_FILE = 200_000  # of a folder
+
+
+def score_dataset(
+    dataset: Any,
+    model: Any = None,
+    output: str | os.PathLike | None = None,
+    *,
+    columns: Mapping[str, str] | Sequence[str] | None = None,
+    split: str | None = None,
+    config: str | None = None,
+    on_bad_row: str = "null",
+    shard: tuple[int, int] | None = None,
+    rows_per_chunk: int = 1024,
+    push_to_hub: str | None = None,
+    progress: bool = False,
+    **scorer_kwargs: Any,
+) -> Dataset | dict[str, int]:
+    """
+    The rows of a data set with the rewards of their texts.
+
+    Every column and the order are kept. Added are `score` for a prompt with one completion or a conversation,
+    `scores` for a list of completions, `score_chosen`, `score_rejected` and `margin` for a preference row (where
+    several are chosen or rejected, lists and the mean over the pairs), and `score_reason`: why a score is null.
+
+    Memory does not grow with the data. With an `output`, a kill loses at most one chunk and the same call resumes;
+    processes of torchrun share the chunks.
+
+    Args:
+        dataset (`str`, `Path`, `Dataset`, `IterableDataset` or `list[dict]`): rows of any format of [`load_rows`]:
+            a file, a folder, what `save_to_disk` wrote, a hub id, a stream.
+        model (`str`, [`RewardScorer`], model in memory or `Callable`, *optional*):
+            As in [`as_reward`]; absent, the finished shards of `output` are joined.
+        output (`str` or `os.PathLike`, *optional*): `.jsonl`, `.parquet`, or a folder for parquet files.
+        columns (`dict` or `list[str]`, *optional*): columns of other names, as in [`read_columns`].
+        split (`str`, *optional*): as in [`load_rows`].
+        config (`str`, *optional*): configuration of a hub data set.
+        on_bad_row (`str`, *optional*, defaults to `"null"`):
+            `"null"`: a row that is none, or a text over the length limit, gets null and a reason; `"error"` stops.
+        shard (`tuple[int, int]`, *optional*): (i, n), from 1: this job computes the i-th of n shares and writes
+            `<output>.shard-i-of-n.journal`; when all are there, the same call without a model joins them.
+        rows_per_chunk (`int`, *optional*, defaults to `1024`): rows between two writes of the journal; rows of one
+            prompt that follow each other stay in one chunk.
+        push_to_hub (`str`, *optional*): hub id of the data set that gets the scored rows too.
+        progress (`bool`, *optional*, defaults to `False`): show rows, tokens per second and the time left.
+        scorer_kwargs: handed to [`RewardScorer`] where `model` is a model or its name.
+
+    Returns:
+        `Dataset` where there is no `output`; else `dict` of counts: `rows`, `completions`, `unscored`, and for a shard
+            those of its chunks.
+
+    Raises:
+        ValueError: no rows, a column that would be overwritten, an output that cannot be written or was made
+            otherwise, a shard that is missing, no row that can be scored.
+
+    Example:
+    ```python
+    >>> rows = [{"prompt": "2 + 2 =", "chosen": "four", "rejected": "5"}]
+    >>> score_dataset(rows, lambda prompts, completions: [float(len(text)) for text in completions])[0]["margin"]
+    3.0
+
+    ```
+    """
+    check_choice("on_bad_row", on_bad_row, ("null", "error"))
+    if rows_per_chunk < 1:
+        raise ValueError(f"rows_per_chunk={rows_per_chunk}, it must be at least 1")
+    world = Processes.current()  # before the model: it says which accelerator is this process's
+    if output is None and (shard or push_to_hub or model is None or world.size > 1):
+        raise ValueError("output is missing; shards, joining them, the hub and several processes need it")
+    target = None if output is None else Target(output, dataset)
+    if target is not None:
+        world.on_first(lambda: target.check(push_to_hub))
+    rows = _open(dataset, split, config)
+    where = str(dataset) if isinstance(dataset, (str, Path)) else f"the {type(dataset).__name__}"
+    columns = read_columns(columns)
+    survey = world.on_first(lambda: _survey(rows, rows_per_chunk, columns, where))
+    settings = {"data": survey.digest, "columns": columns, "rows_per_chunk": rows_per_chunk}
+    if model is None:
+        counts = world.on_first(lambda: _join(target, rows, survey, settings))
+    else:
+        reward = _reward(model, on_bad_row, scorer_kwargs)
+        if target is None:
+            results = dict(_computed(rows, survey, survey.chunks, reward, on_bad_row, progress))
+            return to_table(list(_scored_rows(rows, survey, results)))
+        reward.check_can_resume()
+        settings |= {f"model_{name}": value for name, value in reward.about.items() if name not in WITHOUT_EFFECT}
+        settings = json.loads(json.dumps(settings, default=str))
+        counts = world.on_first(lambda: target.finished(settings))
+        if counts is None:
+            counts = _run(target, rows, survey, settings, reward, on_bad_row, shard, progress, world)
+    if push_to_hub is not None and shard is None:
+        world.on_first(lambda: load_rows(target.path).push_to_hub(push_to_hub))
+    return counts
+
+
+def _run(
+    target: Target,
+    rows: Iterable[dict],
+    survey: Survey,
+    settings: dict[str, Any],
+    reward: Reward,
+    on_bad_row: str,
+    shard: tuple[int, int] | None,
+    progress: bool,
+    world: Processes,
+) -> dict[str, int]:
+    """Score what the journal lacks; then, but for a shard, write the output."""
+    index, number = shard or (1, 1)
+    name = target.path if shard is None else target.shard(index, number)
+    own = _shares(survey, number, world.size)[(index - 1) * world.size + world.rank]
+    journal, done, _ = open_journal(world, target.journaled(name), lambda one: one.begin(settings), read=set)
+    counts = None
+    with journal:
+        waiting = [chunk for chunk in own if chunk.key not in done]
+        show = progress and world.rank == 0
+        for key, value in _computed(rows, survey, waiting, reward, on_bad_row, show, bool(done)):
+            journal.append(key, value)
+        if world.rank > 0:
+            journal.close()  # process 0 takes it in
+        world.wait()
+        if world.rank == 0:
+            journal.begin(settings)
+            counts = _counts(journal.values())
+            if shard is None:
+                target.write(_features(rows, survey, journal), _scored_rows(rows, survey, journal), settings, counts)
+                journal.finish()
+    return world.share(counts)
+
+
+# --- what is to be done
+
+
+@dataclass
+class Chunk:
+    """Rows `start` to `stop` (exclusive), which one process scores together."""
+
+    start: int
+    stop: int
+    cost: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.start}-{self.stop}"
+
+
+@dataclass
+class Survey:
+    """What one pass over the rows tells: their chunks, and a hash of them."""
+
+    where: str  # the source, for errors
+    columns: dict[str, str]  # of other names
+    chunks: list[Chunk]
+    digest: str
+
+
+def _open(dataset: Any, split: str | None, config: str | None) -> Dataset | IterableDataset:
+    """The rows, such that a file of any length is not held in memory."""
+    local = isinstance(dataset, (str, Path)) and Path(dataset).expanduser().exists()
+    parts = split is not None and ("[" in split or "+" in split)  # which a stream cannot give
+    rows = load_rows(dataset, split, config, streaming=local and not parts)
+    return rows.with_format(None)
+
+
+def _survey(rows: Iterable[dict], rows_per_chunk: int, columns: dict[str, str], where: str) -> Survey:
+    """Chunks end between two prompts; one prompt's rows are cut at four times the size."""
+    chunks: list[Chunk] = []
+    digest, prompt = hashlib.sha256(), None
+    for index, row in enumerate(rows):
+        if index < 100:  # what is wrong with all rows is told before the work
+            comparison = None
+            with suppress(*BAD_ROW):
+                comparison = _comparison(row, columns)
+            if comparison is not None:
+                _refuse_taken(row, _added_columns(comparison, []), where)
+        text = json.dumps(row, default=lambda value: type(value).__name__)
+        digest.update(text.encode() + b"\n")
+        before, prompt = prompt, _prompt_of(row, columns)
+        length = index - chunks[-1].start if chunks else 0
+        apart = prompt is None or prompt != before or length >= 4 * rows_per_chunk
+        if not chunks or (length >= rows_per_chunk and apart):
+            chunks.append(Chunk(index, index, 0))
+        chunks[-1].stop, chunks[-1].cost = index + 1, chunks[-1].cost + len(text)
+    if not chunks:
+        raise ValueError(f"{where} has 0 rows; give at least one")
+    return Survey(where, columns, chunks, digest.hexdigest()[:16])
+
+
+def _prompt_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> Any:
+    names = (columns.get("prompt", "prompt"), *QUESTION_COLUMNS)
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def _shares(survey: Survey, num_shards: int, num_processes: int) -> list[list[Chunk]]:
+    """The chunks of each process of each shard."""
+    parts = []
+    for part in shares([chunk.cost for chunk in survey.chunks], num_shards):
+        chunks = [survey.chunks[i] for i in part]
+        parts += [[chunks[i] for i in own] for own in shares([chunk.cost for chunk in chunks], num_processes)]
+    return parts
+
+
+# --- scores
+
+
+def _reward(model: Any, on_bad_row: str, scorer_kwargs: dict[str, Any]) -> Reward:
+    named = isinstance(model, (str, os.PathLike)) and not is_dotted_path(model)
+    default = {"truncation_mode": "drop"} if on_bad_row == "null" and named else {}
+    with explained(f"{model} cannot be loaded"):
+        return as_reward(model, **{**default, **scorer_kwargs})
+
+
+def _computed(
+    rows: Iterable[dict],
+    survey: Survey,
+    chunks: list[Chunk],
+    reward: Reward,
+    on_bad_row: str,
+    progress: bool,
+    any_score: bool = False,
+) -> Iterator[tuple[str, list]]:
+    """Key and value of every chunk, see [`annotate`]; `any_score` says whether a row was scored before."""
+    total = sum(chunk.stop - chunk.start for chunk in chunks)
+    with tqdm(total=total, unit="row", desc="scoring", disable=not progress) as bar:
+        for chunk, texts in _rows_of(rows, chunks):
+            value = annotate(texts, reward, survey.columns)
+            any_score = any_score or any(added for added, _ in value)
+            bad = next((i for i, (_, reason) in enumerate(value) if reason is not None), None)
+            if bad is not None and (on_bad_row == "error" or not any_score):  # not one row: it is not the rows
+                raise ValueError(f"{survey.where} row {chunk.start + bad}: {value[bad][1]}")
+            yield chunk.key, value
+            bar.update(len(texts))
+            seconds = bar.format_dict["elapsed"]
+            bar.set_postfix_str(f"{reward.num_tokens / max(seconds, 1e-9):,.0f} tok/s" if reward.num_tokens else "")
+
+
+def _rows_of(rows: Iterable[dict], chunks: list[Chunk]) -> Iterator[tuple[Chunk, list[dict]]]:
+    """Each chunk with its rows, in order."""
+    if hasattr(rows, "select"):  # a table, which gives any part of it
+        for chunk in chunks:
+            yield chunk, rows.select(range(chunk.start, chunk.stop)).to_list()
+        return
+    iterator, position = iter(rows), 0
+    for chunk in chunks:
+        texts = list(islice(iterator, chunk.start - position, chunk.stop - position))
+        position = chunk.stop
+        yield chunk, texts
+
+
+def annotate(
+    rows: list[dict[str, Any]], reward: Reward, columns: Mapping[str, str] = MappingProxyType({})
+) -> list[tuple[dict[str, Any], str | None]]:
+    """
+    For every row the columns that its scores are, none where it cannot be read, and why one is null.
+
+    Args:
+        rows (`list[dict]`): some rows; those of one prompt share its computation.
+        reward ([`Reward`]): what scores them.
+        columns (`dict[str, str]`, *optional*): columns of other names, from [`read_columns`].
+    """
+    values: list[np.ndarray | str] = [""] * len(rows)
+    comparisons: dict[int, Comparison] = {}
+    for i, row in enumerate(rows):
+        try:
+            comparisons[i] = _comparison(row, columns)
+        except BAD_ROW as error:
+            values[i] = one_line(error)
+    for i, value in zip(comparisons, _scores_or_reasons(reward, list(comparisons.values())), strict=True):
+        values[i] = value
+    results: list[tuple[dict[str, Any], str | None]] = []
+    for i, value in enumerate(values):
+        if isinstance(value, str):
+            results.append(({}, value))
+            continue
+        scores, reason = [None if math.isnan(score) else float(score) for score in value.tolist()], None
+        if None in scores:
+            which = f"completion {scores.index(None)} " if len(scores) > 1 else ""
+            reason = f"{which}is over max_length={reward.max_length}" if reward.max_length else f"{which}has no score"
+        results.append((_added_columns(comparisons[i], scores), reason))
+        _refuse_taken(rows[i], results[-1][0], "the data")
+    return results
+
+
+def _comparison(row: dict[str, Any], columns: Mapping[str, str]) -> Comparison:
+    """The texts of a row; of a conversation, the last answer. Those of a list or with labels are ranked no further."""
+    row = select_columns(row, columns) if columns else row
+    given = [name for name in (*LIST_COLUMNS, "completion") if row.get(name) is not None]
+    is_pair = row.get("chosen") is not None and row.get("rejected") is not None
+    column = next((name for name in ("messages", "conversations") if row.get(name) is not None), None)
+    if not is_pair and len(given) > 1:
+        raise ValueError(f"it has {' and '.join(given)}; give one of them")
+    if not is_pair and given and column is None and _prompt_of(row, {}) is None:
+        raise ValueError("it has no prompt; give it a column prompt, which may be empty")
+    comparison = None
+    if not is_pair and not given and column is not None:
+        with suppress(*BAD_ROW):  # other columns may hold what is compared
+            comparison = to_comparison(row)
+        row = {**row, column: None, "prompt": row[column][:-1], "completion": row[column][-1:]}
+    comparison = comparison or to_comparison(row, candidates=bool(given) and not is_pair)
+    known = {"answer": row.get("answer"), "is_list": bool(given) and given != ["completion"] and not is_pair}
+    comparison.metadata = {**(comparison.metadata or {}), **known}
+    return comparison
+
+
+def _scores_or_reasons(reward: Reward, comparisons: list[Comparison]) -> list[np.ndarray | str]:
+    """Scores of each comparison, or why it has none: the bad ones are found by halving."""
+    if not comparisons:
+        return []
+    try:
+        return reward.score_comparisons(comparisons)
+    except ValueError as error:
+        if len(comparisons) == 1:
+            return [one_line(error).removeprefix("comparison 0: ")]
+        half = len(comparisons) // 2
+        return _scores_or_reasons(reward, comparisons[:half]) + _scores_or_reasons(reward, comparisons[half:])
+
+
+# --- columns
+
+
+def _added_columns(comparison: Comparison, scores: list[float | None]) -> dict[str, Any]:
+    """The columns that a row's scores are; of no scores, the same with null."""
+    ranks = comparison.ranks
+    if comparison.metadata["is_list"] or (ranks and len(set(ranks)) == 1):
+        return {"scores": scores or None}
+    if ranks is None:
+        return {"score": scores[0] if scores else None}
+    sides = [
+        [s for s, rank in zip(scores, ranks, strict=False) if (rank == min(ranks)) == best] for best in (True, False)
+    ]
+    margin = float(np.mean(sides[0]) - np.mean(sides[1])) if scores and None not in scores else None
+    chosen, rejected = (None if not side else side[0] if len(side) == 1 else side for side in sides)
+    return {"score_chosen": chosen, "score_rejected": rejected, "margin": margin}
+
+
+def _refuse_taken(row: Mapping[str, Any], added: Mapping[str, Any], where: str) -> None:
+    if taken := sorted({*added, REASON} & row.keys()):
+        raise ValueError(f"{where} has a column {taken[0]!r}, which would be overwritten; rename it")
+
+
+def _scored_rows(rows: Iterable[dict], survey: Survey, results: Mapping[str, list]) -> Iterator[dict[str, Any]]:
+    """The rows with their scores, all with the same columns."""
+    found = {name for chunk in survey.chunks for added, _ in results[chunk.key] for name in added}
+    nulls = dict.fromkeys(name for name in ADDED if name in found or name == REASON)
+    for chunk, texts in _rows_of(rows, survey.chunks):
+        for row, (added, reason) in zip(texts, results[chunk.key], strict=True):
+            yield {**row, **nulls, **added, REASON: reason}
+
+
+def _features(rows: Any, survey: Survey, results: Mapping[str, list]) -> Callable[[], Features]:
+    """How a table holds the scored rows: columns of a table as they were, others by a pass over their values."""
+
+    def features() -> Features:
+        import datasets
+
+        known, found = getattr(rows, "features", None), {}
+        scored = _scored_rows(rows, survey, results)
+        while some := list(islice(scored, 1024)):
+            some = [{name: row[name] for name in row if name not in (known or ())} for row in some]
+            for name, feature in to_table(some).features.items():
+                found[name] = _common(found[name], feature) if name in found else feature
+        return datasets.Features(
+            {**(known or {}), **{k: datasets.Json() if v is None else v for k, v in found.items()}}
+        )
+
+    return features
+
+
+def _common(a: Any, b: Any) -> Any:
+    """The feature that holds the values of both; None where only JSON does."""
+    from datasets import List, Value
+
+    if a == b or b == Value("null"):
+        return a
+    if a == Value("null"):
+        return b
+    if isinstance(a, Value) and isinstance(b, Value) and {a.dtype, b.dtype} == {"int64", "float64"}:
+        return Value("float64")
+    if isinstance(a, List) and isinstance(b, List):
+        inner = _common(a.feature, b.feature)
+        return None if inner is None else List(inner)
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        fields = {name: _common(a[name], b[name]) for name in a}
+        return None if None in fields.values() else fields
+    return None
+
+
+def _counts(values: Iterable[list]) -> dict[str, int]:
+    counts = {"rows": 0, "completions": 0, "unscored": 0}
+    for value in values:
+        for added, _ in value:
+            sides = [column for name, column in added.items() if name != "margin"] or [None]
+            scores = [score for side in sides for score in (side if isinstance(side, list) else [side])]
+            counts["rows"] += 1
+            counts["completions"] += len(scores)
+            counts["unscored"] += scores.count(None)
+    return counts
+
+
+# --- the output
+
+
+class Target:
+    """Where the scored rows go: a jsonl or parquet file, or a folder of those; beside it lies how it was made."""
+
+    def __init__(self, output: str | os.PathLike, dataset: Any):
+        self.path = Path(output)
+        self.settings_path = Path(f"{self.path}.settings.json")
+        self.is_device = self.path.exists() and not self.path.is_file() and not self.path.is_dir()
+        self.is_folder = self.path.is_dir() or not (self.path.suffix or self.is_device)
+        self.in_place = isinstance(dataset, (str, Path)) and self.path.resolve() == Path(dataset).resolve()
+
+    def check(self, push_to_hub: str | None) -> None:
+        """Refuse what cannot be written, before any work."""
+        path = self.path
+        if not (self.is_folder or self.is_device or path.suffix in (".jsonl", ".parquet")):
+            raise ValueError(f"{path} is of an unknown kind; name a .jsonl or .parquet file, or a folder")
+        taken = any(path.iterdir()) if path.is_dir() else path.is_file()
+        if taken and not self.settings_path.exists() and not self.in_place:
+            raise ValueError(f"{path} exists and is no output of score; name another one, or delete it")
+        if not self.is_device:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
+        if push_to_hub is not None:
+            from huggingface_hub import HfApi
+
+            try:
+                HfApi().create_repo(push_to_hub, repo_type="dataset", exist_ok=True)
+            except Exception as error:  # of huggingface_hub and its client: no token, no such owner, no connection
+                raise ValueError(f"the data set {push_to_hub} cannot be written ({one_line(error)})") from error
+
+    def shard(self, index: int, number: int) -> Path:
+        """What the journal of a shard is named after."""
+        if not 1 <= index <= number:
+            raise ValueError(
+                f"shard={index}/{number}, the first of {number} is 1/{number}, the last {number}/{number}"
+            )
+        return Path(f"{self.path}.shard-{index}-of-{number}")
+
+    def journaled(self, name: Path) -> Path | None:
+        """Nothing stands beside a device."""
+        return None if self.is_device else name
+
+    def finished(self, settings: dict[str, Any]) -> dict[str, int] | None:
+        """The counts of an output that is whole; None where there is none yet."""
+        if not (self.path.exists() and self.settings_path.exists()):
+            return None
+        found = parse_json(self.settings_path.read_text(encoding="utf-8"), str(self.settings_path))
+        if what := differences(found["settings"], settings):
+            raise ValueError(f"{self.path} was made otherwise: {', '.join(what)}; name another output, or delete it")
+        return found["counts"]
+
+    def write(
+        self,
+        features: Callable[[], Features],
+        rows: Iterable[dict],
+        settings: dict[str, Any],
+        counts: dict[str, int],
+    ) -> None:
+        """All rows; they appear whole."""
+        if self.path.suffix == ".jsonl" or self.is_device:
+            with atomic_writer(self.path) as out:
+                out.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+                self._seal(settings, counts)
+            return
+        part = self.path.with_name(f".{self.path.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        features, rows = features(), iter(rows)
+        if self.is_folder:
+            part.mkdir()
+            number, count = 0, math.ceil(counts["rows"] / ROWS_PER_FILE)
+            for number in range(count):
+                _write_parquet(
+                    part / f"train-{number:05d}-of-{count:05d}.parquet", islice(rows, ROWS_PER_FILE), features
+                )
+            if self.path.exists():
+                self.path.rmdir()  # an empty one; never one with anything in it
+        else:
+            _write_parquet(part, rows, features)
+        self._seal(settings, counts)
+        part.replace(self.path)
+
+    def _seal(self, settings: dict[str, Any], counts: dict[str, int]) -> None:
+        if not self.is_device:
+            write_atomically(self.settings_path, json.dumps({"settings": settings, "counts": counts}, indent=1))
+
+
+def _write_parquet(path: Path, rows: Iterable[dict], features: Features) -> None:
+    import datasets
+    import pyarrow
+    from pyarrow import parquet
+
+    schema, rows = features.arrow_schema, iter(rows)
+    as_json = {name for name, feature in features.items() if isinstance(feature, datasets.Json)}
+    plain = datasets.Features({name: feature for name, feature in features.items() if name not in as_json})
+    with path.open("wb") as file:
+        with parquet.ParquetWriter(file, schema) as writer:
+            while some := list(islice(rows, 1024)):
+                texts = {
+                    name: [None if row.get(name) is None else json.dumps(row[name]) for row in some]
+                    for name in as_json
+                }
+                values = [plain.encode_example({name: row.get(name) for name in plain}) for row in some]
+                columns = {name: texts.get(name) or [row[name] for row in values] for name in schema.names}
+                writer.write_table(pyarrow.table(columns, schema=schema))
+        os.fsync(file.fileno())
+
+
+def _join(target: Target, rows: Iterable[dict], survey: Survey, settings: dict[str, Any]) -> dict[str, int]:
+    """The output of all shards."""
+    found = sorted(target.path.parent.glob(f"{escape(target.path.name)}.shard-*-of-*.journal"))
+    if not found:
+        raise ValueError(f"MODEL is missing, and no shards of {target.path} are there to join; name a model")
+    numbers = {path.name.rsplit("-of-", 1)[1].removesuffix(".journal") for path in found}
+    if len(numbers) > 1:
+        raise ValueError(f"{target.path} has shards of {' and of '.join(sorted(numbers))}; delete those of one")
+    number = int(numbers.pop())
+    with ExitStack() as stack:
+        journals = [stack.enter_context(Journal(str(path).removesuffix(".journal"))) for path in found]
+        made = journals[0].settings or {}
+        for journal in journals:
+            if what := differences({**made, **settings}, journal.settings or {}):
+                raise ValueError(f"{journal.path} was made otherwise: {', '.join(what)}; compute it again")
+        results = ChainMap(*journals)
+        missing = [
+            f"{i}/{number}"
+            for i, chunks in enumerate(_shares(survey, number, 1), start=1)
+            if any(chunk.key not in results for chunk in chunks)
+        ]
+        if missing:
+            raise ValueError(f"shard {', '.join(missing)} is not finished; run the command with its --shard again")
+        counts = _counts(results[chunk.key] for chunk in survey.chunks)
+        target.write(_features(rows, survey, results), _scored_rows(rows, survey, results), made, counts)
+        for journal in journals:
+            journal.finish()
+    return counts

@@ -1,0 +1,324 @@
+"""Annotating data sets: every row format and file kind, bad rows, kills, shares, shards."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas
+import pytest
+from models import tiny_reward_model, tiny_tokenizer
+
+from rm_plugin.commands.cli import main
+from rm_plugin.files import Journal
+from rm_plugin.scoring import corpus
+from rm_plugin.scoring.corpus import score_dataset
+from rm_plugin.scoring.scorer import RewardScorer
+
+PAIRS = [{"prompt": f"{n} + 1 =", "chosen": f" {n + 1}", "rejected": " penguins " * (1 + n % 3)} for n in range(23)]
+CHAT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+MIXED = [
+    {"prompt": "2 + 2 =", "completion": " 4", "id": 7, "nested": {"a": [1, None]}, "note": "Ünï"},
+    {"prompt": "2 + 2 =", "completions": [" 4", " 5"], "id": "x"},
+    {"prompt": "2 + 2 =", "chosen": [" 4", " four"], "rejected": " 5"},
+    {"prompt": CHAT[:1], "completion": CHAT[1:]},
+    {"messages": CHAT},
+    {"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]},
+    {"prompt": "2 + 2 =", "completion": ""},
+    {"prompt": "2 + 2 =", "completions": [" 4", " 4" * 300]},
+    {"text": "nothing that is known"},
+]
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return RewardScorer(tiny_reward_model(), tiny_tokenizer("chatml"), truncation_mode="drop")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, scorer):
+    folder = tmp_path_factory.mktemp("rm")
+    scorer.model.save_pretrained(folder)
+    scorer.processing_class.save_pretrained(folder)
+    return folder
+
+
+def lengths(prompts, completions):
+    return [float(len(str(text))) for text in completions]
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+# --- rows
+
+
+def test_every_kind_of_row_gets_its_scores_and_a_bad_one_its_reason(tmp_path, scorer):
+    counts = score_dataset(write(tmp_path / "in.jsonl", MIXED), scorer, tmp_path / "out.jsonl")
+    rows = read(tmp_path / "out.jsonl")
+    assert [{k: row[k] for k in line} for row, line in zip(rows, MIXED, strict=True)] == MIXED
+    plain, chat = (
+        scorer.score(["2 + 2 ="] * 3, [" 4", " 5", " four"]).tolist(),
+        scorer.score([CHAT[:1]], [CHAT[1:]])[0],
+    )
+    assert rows[0]["score"] == pytest.approx(plain[0], abs=1e-5) and rows[0]["scores"] is None
+    assert rows[1]["scores"] == pytest.approx(plain[:2], abs=1e-5)
+    assert rows[2]["margin"] is not None and rows[2]["score"] is None
+    assert rows[2]["score_chosen"] == pytest.approx([plain[0], plain[2]], abs=1e-5)
+    assert rows[2]["score_rejected"] == pytest.approx(plain[1], abs=1e-5)
+    assert rows[2]["margin"] == pytest.approx((plain[0] + plain[2]) / 2 - plain[1], abs=1e-5)
+    for row in rows[3:6]:
+        assert row["score"] == pytest.approx(chat, abs=1e-5)
+    assert rows[7]["scores"][0] == pytest.approx(plain[0], abs=1e-5) and rows[7]["scores"][1] is None
+    reasons = [row["score_reason"] for row in rows]
+    assert reasons[:6] == [None] * 6 and "`completion` is empty" in reasons[6]
+    assert reasons[7] == "completion 1 is over max_length=256" and "missing (found: text)" in reasons[8]
+    assert counts == {"rows": 9, "completions": 13, "unscored": 3}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json", "csv", "parquet", "saved", "dataset", "stream", "list"])
+def test_every_source_gives_the_same_scores(kind, tmp_path, scorer):
+    table, path = datasets.Dataset.from_list(PAIRS), tmp_path / f"in.{kind}"
+    source = {"dataset": table, "stream": table.to_iterable_dataset(), "list": PAIRS}.get(kind, path)
+    if kind == "jsonl":
+        write(path, PAIRS)
+    elif kind == "jsonl.gz":
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in PAIRS).encode()))
+    elif kind == "json":
+        path.write_text(json.dumps(PAIRS))
+    elif kind == "saved":
+        table.save_to_disk(str(path))
+    elif kind in ("csv", "parquet"):
+        getattr(table, f"to_{kind}")(str(path))
+    score_dataset(source, scorer, tmp_path / "out.jsonl", rows_per_chunk=4)
+    rows = read(tmp_path / "out.jsonl")
+    chosen = scorer.score([row["prompt"] for row in PAIRS], [row["chosen"] for row in PAIRS])
+    np.testing.assert_allclose([row["score_chosen"] for row in rows], chosen, atol=1e-5)
+    assert [{k: row[k] for k in PAIRS[0]} for row in rows] == PAIRS
+    assert all(row["margin"] == row["score_chosen"] - row["score_rejected"] for row in rows)
+
+
+@pytest.mark.parametrize("output", ["out.jsonl", "out.parquet", "out"])
+@pytest.mark.parametrize("source", ["text", "table"])
+def test_the_output_opens_in_datasets_and_pandas(output, source, tmp_path, scorer, monkeypatch):
+    monkeypatch.setattr(corpus, "ROWS_PER_FILE", 4)
+    rows = (
+        MIXED
+        if source == "text"
+        else [{**PAIRS[0], "tags": [], "turns": CHAT}, {**PAIRS[1], "tags": ["a"], "turns": []}]
+    )
+    given = write(tmp_path / "in.jsonl", rows) if source == "text" else datasets.Dataset.from_list(rows)
+    path = tmp_path / output
+    score_dataset(given, scorer, path, rows_per_chunk=2)
+    expected = score_dataset(given, scorer, rows_per_chunk=2).to_list()
+    if output == "out.jsonl":
+        assert len(pandas.read_json(path, lines=True)) == len(rows)
+        found = list(corpus.load_rows(path))
+    else:
+        files = sorted(map(str, path.glob("*.parquet"))) if path.is_dir() else str(path)
+        assert output != "out" or len(files) == -(-len(rows) // 4)
+        found = datasets.load_dataset(
+            "parquet", data_files=files, split="train", cache_dir=tmp_path / "cache"
+        ).to_list()
+        frame = pandas.read_parquet(path)
+        assert list(frame.columns) == list(found[0]) and len(frame) == len(rows)
+    assert found == expected
+    if source == "text":
+        assert found[1]["id"] == "x" and found[0]["id"] == 7 and found[4]["messages"] == CHAT
+
+
+def test_columns_of_other_names_and_labelled_answers_are_pairs_too(scorer):
+    rows = [{"q": row["prompt"], "good": row["chosen"], "bad": row["rejected"]} for row in PAIRS]
+    expected = score_dataset(PAIRS, scorer)["margin"]
+    words = ["prompt=q", "chosen=good", "rejected=bad"]
+    found = score_dataset(rows, scorer, columns=words)
+    assert list(found["margin"]) == pytest.approx(list(expected), abs=1e-5)
+    assert found.column_names == ["q", "good", "bad", "score_chosen", "score_rejected", "margin", "score_reason"]
+
+
+def test_rows_without_an_output_come_back_as_a_data_set():
+    found = score_dataset(datasets.Dataset.from_list(PAIRS), lengths)
+    assert found.column_names == [*PAIRS[0], "score_chosen", "score_rejected", "margin", "score_reason"]
+    assert found["margin"][0] == len(PAIRS[0]["chosen"]) - len(PAIRS[0]["rejected"])
+
+
+def test_rows_of_one_prompt_stay_in_one_chunk(tmp_path):
+    rows = [{"prompt": f"p{n // 5}", "completion": f"c{n}"} for n in range(40)] + PAIRS[:3]
+    survey = corpus._survey(rows, 4, {}, "rows")
+    assert [(chunk.start, chunk.stop) for chunk in survey.chunks] == [(5 * i, 5 * i + 5) for i in range(8)] + [
+        (40, 43)
+    ]
+    endless = corpus._survey([{"prompt": "p", "completion": f"c{n}"} for n in range(40)], 4, {}, "rows")
+    assert [chunk.stop for chunk in endless.chunks] == [16, 32, 40]
+
+
+def test_a_bad_row_stops_where_asked_and_rows_of_nothing_always(tmp_path, scorer):
+    source = write(tmp_path / "in.jsonl", [*PAIRS[:3], {"prompt": "p", "completion": " "}, *PAIRS[3:]])
+    with pytest.raises(ValueError, match=f"{source} row 3: `completion` is empty"):
+        score_dataset(source, scorer, tmp_path / "out.jsonl", on_bad_row="error", rows_per_chunk=2)
+    assert not (tmp_path / "out.jsonl").exists()
+    with pytest.raises(ValueError, match="row 0: `chosen` and `rejected` missing"):
+        score_dataset([{"text": "a"}] * 3, scorer, tmp_path / "other.jsonl")
+    strict = RewardScorer(scorer.model, scorer.processing_class, max_length=20)
+    with pytest.raises(ValueError, match="row 1: .* max_length is 20"):
+        score_dataset([PAIRS[0], PAIRS[2]], strict, on_bad_row="error")
+    assert [row["score_reason"] is None for row in score_dataset([PAIRS[0], PAIRS[2]], strict)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "has 0 rows|0 rows"),
+        ([{**PAIRS[0], "margin": 1.0}], "the list has a column 'margin', which would be overwritten; rename it"),
+        ([{"prompt": "p", "completions": ["a"], "scores": [1.0]}], "the list has a column 'scores'"),
+    ],
+)
+def test_rows_that_cannot_be_annotated_are_refused(rows, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        score_dataset(rows, lengths, tmp_path / "out.jsonl")
+    assert not any(tmp_path.iterdir())
+
+
+# --- the output
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "_survey", lambda *args: pytest.fail("work was begun"))
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "mine.jsonl").write_text("mine")
+    for output, message in {
+        "out.xlsx": "is of an unknown kind; name a .jsonl or .parquet file, or a folder",
+        "mine.jsonl": "exists and is no output of score; name another one, or delete it",
+        "": "exists and is no output of score",
+        "file/out.jsonl": "file",
+    }.items():
+        with pytest.raises((ValueError, OSError), match=message):
+            score_dataset(PAIRS, lengths, tmp_path / output)
+    with pytest.raises(ValueError, match="the data set me/scored cannot be written"):
+        score_dataset(PAIRS, lengths, tmp_path / "out.jsonl", push_to_hub="me/scored")
+
+
+def test_a_whole_output_is_not_computed_again_and_another_one_is_refused(tmp_path, scorer):
+    output = tmp_path / "out.parquet"
+    counts = score_dataset(PAIRS, scorer, output)
+    before = output.read_bytes()
+    assert score_dataset(PAIRS, scorer, output) == counts == {"rows": 23, "completions": 46, "unscored": 0}
+    other = RewardScorer(tiny_reward_model(seed=3), scorer.processing_class, truncation_mode="drop")
+    with pytest.raises(ValueError, match="out.parquet was made otherwise: model_weights was .* name another output"):
+        score_dataset(PAIRS, other, output)
+    with pytest.raises(ValueError, match="data was .* and is now"):
+        score_dataset(PAIRS[:-1], scorer, output)
+    assert output.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet", "out.parquet.settings.json"]
+
+
+def test_the_hub_gets_the_scored_rows(tmp_path, monkeypatch):
+    pushed = {}
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, name, **options: pushed.update(made=name))
+    monkeypatch.setattr(datasets.Dataset, "push_to_hub", lambda self, name: pushed.update(name=name, rows=len(self)))
+    score_dataset(PAIRS, as_named(lengths), tmp_path / "out.parquet", push_to_hub="me/scored")
+    assert pushed == {"made": "me/scored", "name": "me/scored", "rows": 23}
+
+
+def as_named(function):
+    from rm_plugin.scoring.rewards import as_reward
+
+    return as_reward(function, "named")
+
+
+# --- kills, processes, shards
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_kill_loses_at_most_one_chunk(tmp_path):
+    source, heard = write(tmp_path / "in.jsonl", PAIRS), []
+
+    def dying(prompts, completions):
+        heard.append(len(completions))
+        if len(heard) == 4:
+            raise Killed
+        return lengths(prompts, completions)
+
+    reward, output = as_named(dying), tmp_path / "out.jsonl"
+    with pytest.raises(Killed):
+        score_dataset(source, reward, output, rows_per_chunk=4)
+    assert not output.exists()
+    with Journal(output) as journal:
+        assert list(journal) == ["0-4", "4-8", "8-12"]
+    assert score_dataset(source, reward, output, rows_per_chunk=4)["completions"] == 46
+    assert heard == [8, 8, 8, 8, 8, 8, 6]  # the fourth twice
+    score_dataset(source, as_named(lengths), tmp_path / "whole.jsonl", rows_per_chunk=4)
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not list(tmp_path.glob("*.journal*"))
+
+
+def test_shards_are_joined_without_a_model(tmp_path, folder):
+    source, chunks = write(tmp_path / "in.jsonl", [*PAIRS, {"prompt": "p", "completion": ""}]), {"rows_per_chunk": 4}
+    whole, output = tmp_path / "whole.parquet", tmp_path / "out.parquet"
+    counts = score_dataset(source, str(folder), whole, **chunks)
+    with pytest.raises(ValueError, match="MODEL is missing, and no shards of .*out.parquet are there to join"):
+        score_dataset(source, None, output, **chunks)
+    first = score_dataset(source, str(folder), output, shard=(1, 2), **chunks)
+    with pytest.raises(ValueError, match="shard 2/2 is not finished; run the command with its --shard again"):
+        score_dataset(source, None, output, **chunks)
+    second = score_dataset(source, str(folder), output, shard=(2, 2), **chunks)
+    assert {name: first[name] + second[name] for name in counts} == counts and 0 < first["rows"] < 24
+    with pytest.raises(ValueError, match="data was .* and is now"):
+        score_dataset(PAIRS, None, output, **chunks)
+    assert score_dataset(source, None, output, **chunks) == counts
+    assert output.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("*.journal*"))
+
+
+def test_the_command_annotates_shards_and_joins(tmp_path, folder, capsys):
+    source, output = write(tmp_path / "in.jsonl", MIXED), tmp_path / "out.jsonl"
+    words = ["score", str(folder), "--data", str(source), "--output", str(output)]
+    assert main([*words, "--shard", "1/1"]) == 0
+    assert capsys.readouterr().out.endswith(f"3 of them null (see score_reason): shard 1 of 1 of {output}\n")
+    assert main(["score", "--data", str(source), "--output", str(output)]) == 0
+    assert capsys.readouterr().out == f"13 completions of 9 rows scored, 3 of them null (see score_reason): {output}\n"
+    assert [row["prompt"] for row in read(output) if "prompt" in row] == [r["prompt"] for r in MIXED if "prompt" in r]
+    for word, message in {"3/2": "the first of 2 is 1/2", "half": "--shard half is not understood; write I/N"}.items():
+        other = ["score", str(folder), "--data", str(source), "--output", str(tmp_path / "x.jsonl"), "--shard", word]
+        assert main(other) == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_rows_order_and_nulls_of_one(tmp_path, folder):
+    rows = [*PAIRS * 3, {"prompt": "p", "completion": ""}, {"prompt": "p", "completion": " 4" * 300}, *PAIRS]
+    source = write(tmp_path / "in.jsonl", rows)
+    score_dataset(source, str(folder), tmp_path / "alone.jsonl", rows_per_chunk=5)
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, torch.distributed\nfrom rm_plugin.scoring.corpus import score_dataset\n"
+        "print(score_dataset(*sys.argv[1:], rows_per_chunk=5))\ntorch.distributed.destroy_process_group()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    command += ["--rdzv_endpoint", "localhost:0", str(script), str(source), str(folder), str(tmp_path / "two.jsonl")]
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("{'rows': 94, 'completions': 186, 'unscored': 2}") == 2
+    alone, two = read(tmp_path / "alone.jsonl"), read(tmp_path / "two.jsonl")
+    names = ("score", "score_chosen", "score_rejected", "margin")
+    numbers = [
+        [[np.nan if row[name] is None else row[name] for name in names] for row in found] for found in (alone, two)
+    ]
+    np.testing.assert_allclose(*numbers, atol=1e-5)
+    without = [[{k: v for k, v in row.items() if k not in names} for row in found] for found in (alone, two)]
+    assert without[0] == without[1]
+    assert sorted(path.name for path in tmp_path.glob("two*")) == ["two.jsonl", "two.jsonl.settings.json"]
