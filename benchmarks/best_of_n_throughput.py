@@ -41,8 +41,7 @@ def main(args: argparse.Namespace) -> None:
 
     from rm_plugin import RewardScorer
     from rm_plugin.data.encoding import EncodedGroup
-    from rm_plugin.model.attention import IMPLEMENTATION
-    from rm_plugin.model.packing import pad, padded_tokens
+    from rm_plugin.model.packing import cost, pad, padded_tokens
     from rm_plugin.scoring.base import ScoringBatch
 
     model, tokenizer = reward_model_and_tokenizer(args)
@@ -61,7 +60,6 @@ def main(args: argparse.Namespace) -> None:
     pad_id = tokenizer.pad_token_id
 
     def ours():
-        model.model.set_attn_implementation(IMPLEMENTATION)
         return torch.cat([torch.from_numpy(scorer.run(ScoringBatch([group], []))) for group in groups])
 
     @torch.no_grad()
@@ -85,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
     difference = (scores - reference()).abs().max().item()
     result = {"benchmark": "best_of_n_throughput", **conditions(args)}
     result |= summary(*alternate(reference, ours, args.rounds))
-    packed = sum(group.num_tokens for group in groups)
+    packed = sum(cost([group], scorer.form()) for group in groups)
     padded = sum(padded_tokens([group]) for group in groups)
     result |= {"packed_tokens": packed, "padded_tokens": padded, "limit": round(padded / packed, 3)}
     result["ratio_over_limit"] = round(result["ratio"] / result["limit"], 3)
