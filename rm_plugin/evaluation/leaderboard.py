@@ -531,6 +531,8 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
             corrected = holm_correction([one["p_value"] for one in compared])
             subsets |= {g: {**one, "p_holm": p} for g, one, p in zip(groups, compared, corrected, strict=True)}
     result = draw.compare(SCORE)
+    with located(f"{a.folder} or {b.folder} is no whole run (evaluate it again)"):
+        agreement = compare_margins(*(run.folder / "scores.jsonl" for run in (a, b)))
     if not (is_mostly_scored(a.report) and is_mostly_scored(b.report)):
         for one in (result, *subsets.values()):
             one |= dict.fromkeys({"p_value", "p_holm"} & one.keys())
@@ -541,7 +543,7 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
         "score_a": a.report["metrics"]["official"]["score"],
         "score_b": b.report["metrics"]["official"]["score"],
         **result,
-        "agreement": compare_margins(*(run.folder / "scores.jsonl" for run in (a, b))),
+        "agreement": agreement,
         "subsets": subsets,
     }
 

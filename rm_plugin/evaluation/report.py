@@ -20,6 +20,7 @@ import numpy as np
 from ..data.comparison import Text
 from ..files import write_atomically
 from ..messages import printable
+from ..metrics.statistics import MIN_CLUSTERS
 from . import figures
 from .benchmarks import BENCHMARKS, LoadedBenchmark
 from .page import Section, Table, bounds, number, percent, points, render_page
@@ -243,7 +244,7 @@ def shortfalls(report: Report) -> list[str]:
     elif expected is not None and counts["num_rows"] != expected and not missing:
         sentences.append(f"The data have {counts['num_rows']:,} rows, the original {expected:,}.")
     if counts["num_unscored_comparisons"]:
-        why = " (over the length limit)" if report["model"].get("max_length") else ""
+        why = " (over the length limit)" if report["model"].get("truncation_mode") == "drop" else ""
         sentences.append(
             f"{counts['num_unscored_comparisons']:,} of {counts['num_comparisons']:,} comparisons have a text that "
             f"was not scored{why}; they count as wrong, and margins and calibration leave them out."
@@ -342,7 +343,9 @@ def _summary(report: Report, found: Mapping[str, Row]) -> Section:
         cards.append(("NLL of σ(Δ)", found["calibration/nll"].text, known))
     official, notes = report["metrics"]["official"], report["benchmark"]["notes"]
     samples = report["metrics"]["bootstrap"]["num_samples"]
-    size = f"Intervals are from {samples:,} bootstrap samples of {official['num_clusters']:,} prompts."
+    size = f"Intervals of scores are from {samples:,} bootstrap samples of {official['num_clusters']:,} prompts."
+    if official["num_clusters"] < MIN_CLUSTERS:
+        size = f"Of {official['num_clusters']} prompts no interval is claimed; it takes {MIN_CLUSTERS}."
     if (detectable := official["minimum_detectable_difference"]) is not None:
         size += (
             f" Between two models measured on different prompts, a difference of {percent(detectable)} points is "

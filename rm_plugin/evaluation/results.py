@@ -7,9 +7,9 @@ A comparison with an unscored completion counts as wrong, in the official score 
 calibration and length metrics are over the scored pairs, and the counts say how many were not. A pair is two
 completions of one comparison with different ranks; its margin is Δ = r(better) − r(worse).
 
-The bootstrap is drawn twice: over the items of the official score, for the model and the baselines at once; and over
-the pairs, with what else the model has one value per comparison of (τ_b, the best-of-n curve). All intervals and
-differences are read from these two draws.
+The bootstrap is drawn over the items of the official score, for the model and the baselines at once; over the pairs,
+with what else the model has one value per comparison of (τ_b, top-1, the best-of-n curve); and, 2,000 times, over the
+scored pairs for the bias. All intervals and differences are read from these draws.
 """
 
 from __future__ import annotations
@@ -108,60 +108,22 @@ def measure(
 
     ```
     """
+    scored = _checked(data, scores)
     if num_mistakes < 0:
         raise ValueError(f"num_mistakes={num_mistakes}, it must be 0 or more")
-    if len(scores) != len(data.comparisons):
-        raise ValueError(
-            f"{len(scores)} arrays of scores for {len(data.comparisons)} comparisons; give one per comparison"
-        )
-    scored = mark_unscored(list(zip(data.comparisons, scores, strict=True)))
-    if any(np.isinf(values).any() for _, values in scored):
-        raise ValueError("a score is infinite; scores are finite, or NaN where a text was not scored")
-    num_unscored = sum(bool(np.isnan(values).any()) for _, values in scored)
-    if num_unscored == len(scored):
-        raise ValueError(
-            f"none of the {len(scored)} comparisons is scored: each has a text over the length limit or without a "
-            "score; raise max_length, or make the judge score them"
-        )
     benchmark, options = data.benchmark, {"num_samples": num_samples, "seed": seed}
     items, pairs = benchmark.score_items(scored), _pairs(scored)
-    subsets = _by_subset(pairs)
     credits, pairwise = {"model": items.credits}, {}
     for name in BASELINES:
         credits[name], pairwise[name] = _baseline(name, benchmark, data.comparisons, seed)
     draw = draw_items(benchmark, list(credits.values()), items.groups, items.clusters, **options)
-    ranking, taus = _ranking(scored)
-    lists, places = _lists(scored)
-    best_of_n, curve = _best_of_n(benchmark, scored)
-    columns = {name: (part["correct"], part["cluster"]) for name, part in {PAIRS: pairs, **subsets}.items()}
-    columns |= taus | places | curve
-    others = Bootstrap(
-        np.concatenate([values for values, _ in columns.values()]),
-        clusters=[cluster for _, clusters in columns.values() for cluster in clusters],
-        subsets=[name for name, (values, _) in columns.items() for _ in values],
-        **options,
-    )
-    if ranking is not None:
-        ranking["interval"] = others.estimate(TAU).interval()
-    if lists is not None:
-        lists |= {
-            f"{field}_interval": others.estimate(one).share_interval()
-            for field, one in zip(("top_1", "mrr"), places, strict=True)
-        }
-    if best_of_n is not None:
-        intervals = [others.estimate(name).interval() for name in curve]
-        best_of_n["low"], best_of_n["high"] = map(list, zip(*intervals, strict=True))
-
     metrics = {
         "official": _official(benchmark, {comparison.subset for comparison, _ in scored}, items, draw),
-        "pairwise": _accuracy(pairs, others, PAIRS),
-        "subsets": {name: _accuracy(part, others, name) for name, part in subsets.items()},
+        **_of_order(benchmark, scored, pairs, **options),
         **_of_margins(pairs, seed),
-        "ranking": ranking,
-        "lists": lists,
-        "best_of_n": best_of_n,
         "bootstrap": {"confidence": 0.95, "num_samples": draw.num_samples, "seed": seed},
     }
+    num_unscored = sum(bool(np.isnan(values).any()) for _, values in scored)
     counts = {
         "num_rows": data.num_rows,
         "num_comparisons": len(scored),
@@ -184,6 +146,23 @@ def measure(
     }
     margins = pairs["margin"].dropna().to_numpy()
     return Results(counts, metrics, baselines, _mistakes(scored, pairs, num_mistakes), margins, saved)
+
+
+def _checked(data: LoadedBenchmark, scores: Sequence[np.ndarray]) -> list[Scored]:
+    """Each comparison with its scores, all NaN where one is; refused where they do not fit, or say nothing."""
+    if len(scores) != len(data.comparisons):
+        raise ValueError(
+            f"{len(scores)} arrays of scores for {len(data.comparisons)} comparisons; give one per comparison"
+        )
+    scored = mark_unscored(list(zip(data.comparisons, scores, strict=True)))
+    if any(np.isinf(values).any() for _, values in scored):
+        raise ValueError("a score is infinite; scores are finite, or NaN where a text was not scored")
+    if all(np.isnan(values).any() for _, values in scored):
+        raise ValueError(
+            f"none of the {len(scored)} comparisons is scored: each has a text over the length limit or without a "
+            "score; raise max_length, or make the judge score them"
+        )
+    return scored
 
 
 def judge_metrics(
@@ -384,6 +363,28 @@ def _mistakes(scored: Sequence[Scored], pairs: pd.DataFrame, number: int) -> lis
         .head(number)
         .itertuples(index=False)
     ]
+
+
+def _of_order(benchmark: Benchmark, scored: Sequence[Scored], pairs: pd.DataFrame, **options: int) -> dict[str, Any]:
+    """What the order of the scores says, of pairs and of lists, from one draw."""
+    subsets, (ranking, taus), (lists, places) = _by_subset(pairs), _ranking(scored), _lists(scored)
+    best_of_n, curve = _best_of_n(benchmark, scored)
+    columns = {name: (part["correct"], part["cluster"]) for name, part in {PAIRS: pairs, **subsets}.items()}
+    draw = Bootstrap.over(columns | taus | places | curve, **options)
+    if ranking is not None:
+        ranking["interval"] = draw.estimate(TAU).interval()
+    if lists is not None:
+        lists["top_1_interval"], lists["mrr_interval"] = (draw.estimate(one).share_interval() for one in (TOP_1, MRR))
+    if best_of_n is not None:
+        intervals = [draw.estimate(name).interval() for name in curve]
+        best_of_n["low"], best_of_n["high"] = map(list, zip(*intervals, strict=True))
+    return {
+        "pairwise": _accuracy(pairs, draw, PAIRS),
+        "subsets": {name: _accuracy(part, draw, name) for name, part in subsets.items()},
+        "ranking": ranking,
+        "lists": lists,
+        "best_of_n": best_of_n,
+    }
 
 
 # --- lists

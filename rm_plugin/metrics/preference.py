@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from .ranking import spearman, spearman_terms
 from .statistics import Bootstrap, finite_array, label_codes, wilson_interval
 
 EQUAL = 0.1  # two values that differ by no more than this share of the larger are called equal
+NUMBERS = ("accuracy_equal", "accuracy_more", "accuracy_less", "controlled_accuracy", "spearman")  # of a feature
 QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
 
 
@@ -190,34 +192,24 @@ def feature_bias(
             raise ValueError(f"{len(correct)} margins and {name} of shape {values.shape}; give two values per pair")
         difference = values[:, 0] - values[:, 1]
         equal = np.abs(difference) <= EQUAL * np.abs(values).max(axis=1)
-        for part, inside in (("equal", equal), ("more", difference > 0), ("less", difference < 0)):
-            columns[name, part] = correct[inside], codes[inside]
+        for side, inside in (("equal", equal), ("more", difference > 0), ("less", difference < 0)):
+            columns[name, f"accuracy_{side}"] = correct[inside], codes[inside]
         columns[name, "spearman"] = spearman_terms(margins, difference), codes
     columns = {key: column for key, column in columns.items() if column[0] is not None and len(column[0])}
 
     def controlled(means: dict[Hashable, Any]) -> dict[Hashable, Any]:
-        sides = {name: [means.get((name, side)) for side in ("more", "less")] for name in features}
-        return {(name, "controlled"): (a + b) / 2 for name, (a, b) in sides.items() if a is not None and b is not None}
+        sides = {name: [means.get((name, f"accuracy_{side}")) for side in ("more", "less")] for name in features}
+        both = {name: values for name, values in sides.items() if all(value is not None for value in values)}
+        return {(name, "controlled_accuracy"): (more + less) / 2 for name, (more, less) in both.items()}
 
-    draw = Bootstrap(
-        np.concatenate([values for values, _ in columns.values()]),
-        controlled,
-        clusters=np.concatenate([clusters for _, clusters in columns.values()]).tolist(),
-        subsets=[key for key, (values, _) in columns.items() for _ in values],
-        num_samples=num_samples,
-        seed=seed,
-    )
-    parts = {"equal": "accuracy_equal", "more": "accuracy_more", "less": "accuracy_less"}
-    parts |= {"controlled": "controlled_accuracy", "spearman": "spearman"}
-    found: dict[str, dict[str, Any]] = {}
-    for name in features:
-        counts = {f"num_{part}": len(columns.get((name, part), ((),))[0]) for part in ("equal", "more", "less")}
-        found[name] = {}
-        for part, title in parts.items():
-            estimate = draw.estimate((name, part)) if (name, part) in draw.samples else None
-            interval = estimate and (estimate.interval() if part == "spearman" else estimate.share_interval())
-            found[name] |= {title: estimate and estimate.value, f"{title}_interval": interval}
-        found[name] |= counts
+    draw = Bootstrap.over(columns, controlled, num_samples=num_samples, seed=seed)
+    found: dict[str, dict[str, Any]] = {name: {} for name in features}
+    for name, key in product(features, NUMBERS):
+        estimate = draw.estimate((name, key)) if (name, key) in draw.samples else None
+        interval = estimate and (estimate.interval() if key == "spearman" else estimate.share_interval())
+        found[name] |= {key: estimate and estimate.value, f"{key}_interval": interval}
+        if (side := key.removeprefix("accuracy_")) != key:
+            found[name][f"num_{side}"] = len(columns.get((name, key), ((),))[0])
     return found
 
 

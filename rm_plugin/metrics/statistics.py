@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
@@ -145,6 +145,15 @@ class Bootstrap:
         shifts = np.vstack([np.zeros(len(self.subsets)), 0.5 * np.eye(len(self.subsets))])
         moved = self._named(metrics, means[0] - shifts[:, None, :])
         self.depends = {name: np.flatnonzero((one[1:] != one[0]).any(axis=1)) for name, one in moved.items()}
+
+    @classmethod
+    def over(
+        cls, columns: Mapping[Hashable, tuple[Sequence[float], Sequence[Hashable]]], *metrics, **options
+    ) -> Bootstrap:
+        """One draw for several columns of values with their clusters: each is a subset, by its name."""
+        values, clusters = zip(*columns.values(), strict=True)
+        subsets = [name for name, (column, _) in columns.items() for _ in column]
+        return cls(np.concatenate(values), *metrics, clusters=[*chain(*clusters)], subsets=subsets, **options)
 
     def items(self, metric: Hashable) -> np.ndarray:
         """Which items a metric depends on, (n,) of bool."""

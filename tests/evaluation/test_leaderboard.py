@@ -458,3 +458,14 @@ def test_compare_says_how_far_two_judges_agree_and_which_pairs_they_judge_differ
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     out = capsys.readouterr().out
     assert "Cohen's κ 0.318; 3 of 20 pairs are judged in opposite ways." in out and "i6: 0 over 1" in out
+
+
+def test_compare_names_a_run_whose_scores_are_broken_in_one_line(runs, tmp_path, capsys):
+    for name in ("good", "fair"):
+        shutil.copytree(runs / name, tmp_path / name)
+    (tmp_path / "fair" / "scores.jsonl").write_text('{"id": "0"}\n')
+    assert main(["compare", str(tmp_path / "good"), str(tmp_path / "fair")]) == 2
+    error = capsys.readouterr().err
+    assert (
+        str(tmp_path / "fair") in error and "is no whole run (evaluate it again)" in error and error.count("\n") == 1
+    )

@@ -386,6 +386,12 @@ def test_the_bias_of_the_report_stands_on_the_page_and_on_the_terminal(small, ca
     assert "which no preference for the feature can raise above 50" in render_report(small)
 
 
+def test_the_page_claims_no_intervals_where_there_are_none():
+    data = [{"prompt": f"q{n}", "chosen": "a", "rejected": "bb"} for n in range(4)]
+    page = render_report(evaluate(lambda prompts, completions: range(len(prompts)), source=data, num_samples=50))
+    assert "Of 4 prompts no interval is claimed; it takes 5." in page and "bootstrap samples" not in page
+
+
 # --- in a real browser
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

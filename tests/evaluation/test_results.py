@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rm_plugin.evaluation import load_benchmark, results
+from rm_plugin.evaluation import load_benchmark
 from rm_plugin.evaluation.results import SCORE, draw_items, measure
 from rm_plugin.metrics import statistics
 from rm_plugin.metrics.statistics import Bootstrap
@@ -21,13 +21,14 @@ def noisy(data, seed=0):
     return [rng.normal(size=len(c.completions)) - 0.7 * np.array(c.ranks) for c in data.comparisons]
 
 
-def test_the_bootstrap_is_drawn_once_over_items_and_once_over_pairs(monkeypatch):
+def test_the_bootstrap_is_drawn_once_over_items_once_over_pairs_and_once_for_the_bias(monkeypatch):
     drawn = []
-    original = results.Bootstrap
-    monkeypatch.setattr(results, "Bootstrap", lambda *a, **k: drawn.append(original(*a, **k)) or drawn[-1])
+    init = Bootstrap.__init__
+    monkeypatch.setattr(Bootstrap, "__init__", lambda self, *a, **k: init(self, *a, **k) or drawn.append(self))
     data = load_benchmark("preference", RANKED)
     metrics = measure(data, noisy(data), num_samples=500).metrics
-    assert [draw.values_Mn.shape[0] for draw in drawn] == [4, 1]  # the model with its baselines; pairs
+    found = [(draw.values_Mn.shape[0], draw.num_samples) for draw in drawn]
+    assert found == [(4, 500), (1, 500), (1, 2000)]  # the model with its baselines; pairs; the bias
     assert metrics["ranking"]["interval"][0] < metrics["ranking"]["kendall_tau_b"] < metrics["ranking"]["interval"][1]
     assert metrics["bootstrap"] == {"confidence": 0.95, "num_samples": 500, "seed": 0}
 

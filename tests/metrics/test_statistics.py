@@ -470,6 +470,13 @@ def test_a_metric_that_is_one_subsets_mean_is_tested_exactly_and_another_is_not(
     assert draw.compare(("mean",))["num_items"] == 7
 
 
+def test_one_draw_over_columns_is_a_subset_for_each():
+    columns = {"a": ([1.0, 0.0, 1.0], ["x", "y", "z"]), "b": ([0.5], ["x"])}
+    draw = Bootstrap.over(columns, lambda m: {"sum": m["a"] + m["b"]}, num_samples=10)
+    assert (draw.estimate("a").value, draw.estimate("b").value) == (pytest.approx(2 / 3), 0.5)
+    assert draw.estimate("sum").num_clusters == 3 and draw.estimate("b").num_clusters == 1
+
+
 # --- Holm
 
 
