@@ -4,15 +4,19 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import trl
 from datasets import Dataset
+from transformers import Qwen3ForCausalLM
 
-from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer, RewardScorer
+from rm_plugin import BestOfNSampler, PairwiseRewardConfig, PairwiseRewardTrainer, RewardScorer
+from rm_plugin.commands.quickstart import build_model, build_tokenizer
+from rm_plugin.loops.best_of_n import to_preferences
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-FROM_PYTHON, GRPO, PPO, BEST_OF_N = SNIPPETS  # each has its test
+FROM_PYTHON, GRPO, PPO = SNIPPETS  # each has its test
 HAS_PPO = Path(trl.__file__).with_name("experimental").joinpath("ppo").is_dir()
 
 
@@ -32,12 +36,17 @@ def here(readme_run, tmp_path, monkeypatch):
     return tmp_path
 
 
+def before_ppo():
+    """What the PPO example takes from the one before it, which does not train here."""
+    return run(GRPO.replace("trainer.train()", ""))
+
+
 def records_of(trainer):
     """The logs of the trainer with the callback's metrics in them."""
     return [record for record in trainer.state.log_history if "reward_scoring/mean" in record]
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=["from_python", "grpo", "ppo", "best_of_n"])
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["from_python", "grpo", "ppo"])
 def test_a_python_example_has_at_most_twenty_lines(snippet):
     assert len([line for line in snippet.splitlines() if line.strip()]) <= 20
 
@@ -73,7 +82,7 @@ def test_the_grpo_example_runs_and_logs_the_rewards_metrics(here):
 @pytest.mark.trl112
 @pytest.mark.skipif(not HAS_PPO, reason="PPO is in TRL up to 1.12; `make test` runs this on 1.12.0")
 def test_the_ppo_example_runs_and_logs_the_rewards_metrics(here):
-    trainer = run(PPO)["trainer"]
+    trainer = run(PPO, **before_ppo())["trainer"]
     records = records_of(trainer)
     assert records == [record for record in trainer.state.log_history if "objective/scores" in record]
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -88,9 +97,13 @@ def test_the_ppo_example_runs_and_logs_the_rewards_metrics(here):
 @pytest.mark.skipif(not HAS_PPO, reason="PPO is in TRL up to 1.12; `make test` runs this on 1.12.0")
 def test_the_ppo_example_trains_on_answers_that_are_all_empty(here):
     """As an instruct policy's often are; with pad = EOS, TRL 1.12 fails in its second update."""
-    always_eos = "def always_eos(module, args, logits): return logits + 1e4 * (torch.arange(logits.shape[-1]) == 1)"
-    before = f"import torch\n{always_eos}\npolicy.lm_head.register_forward_hook(always_eos)\nvalue_model ="
-    variables = run(PPO.replace("value_model =", before, 1))
+
+    def always_eos(module, args, logits):
+        return logits + 1e4 * (torch.arange(logits.shape[-1]) == 1)
+
+    before = before_ppo()
+    before["policy"].lm_head.register_forward_hook(always_eos)
+    variables = run(PPO, **before)
     assert variables["tokenizer"].eos_token_id == 1
     records = [record for record in variables["trainer"].state.log_history if "objective/scores" in record]
     assert len(records) == 8
@@ -98,23 +111,25 @@ def test_the_ppo_example_trains_on_answers_that_are_all_empty(here):
 
 
 @pytest.mark.slow
-def test_the_best_of_n_example_runs_and_its_pairs_train_dpo_and_a_reward_model(here):
-    variables = run(BEST_OF_N)
-    (result,) = variables["results"]
+def test_pairs_of_best_of_n_train_dpo_and_a_reward_model(here):
+    tokenizer = build_tokenizer()
+    policy = Qwen3ForCausalLM(build_model(tokenizer).config)
+    scorer = RewardScorer("my-reward-model", truncation_mode="keep_end")
+    sampler = BestOfNSampler(policy, tokenizer, scorer, n=16, generation_config={"max_new_tokens": 64})
+    (result,) = sampler.sample(["Which country owns Antarctica?"], output="best.jsonl")
     assert len(result.completions) == len(result.scores) == 16
     assert result.scores[result.best] == max(result.scores)
-    scorer = variables["sampler"].scorer
     scores = scorer.score([result.prompt] * 16, result.completions, allow_empty=True)
     assert result.scores == pytest.approx(scores.tolist(), abs=1e-4)
     assert len((here / "best.jsonl").read_text(encoding="utf-8").splitlines()) == 1
-    (pair,) = variables["pairs"]
+    (pair,) = to_preferences([result])
     assert pair["prompt"] == "Which country owns Antarctica?"
     by_score = sorted((score, text) for score, text in zip(result.scores, result.completions, strict=True) if text)
     assert (pair["rejected"], pair["chosen"]) == (by_score[0][1], by_score[-1][1])  # an empty one makes no pair
 
-    rows, tokenizer = Dataset.from_list(variables["pairs"]), scorer.processing_class
+    rows, tokenizer = Dataset.from_list([pair]), scorer.processing_class
     fields = {"max_steps": 1, "logging_steps": 1, "bf16": False, "use_cpu": True, "save_strategy": "no"}
-    variables["policy"].save_pretrained("my-policy")
+    policy.save_pretrained("my-policy")
     tokenizer.save_pretrained("my-policy")
     dpo = trl.DPOTrainer("my-policy", None, trl.DPOConfig("dpo", **fields), train_dataset=rows)
     dpo.train()
