@@ -77,13 +77,11 @@ class Run:
                 "there: finish it with the same command)"
             )
         report = read_about(folder / "report.json", "name --output folders of this version's rm-plugin evaluate")
+        if (name := report["benchmark"].get("name")) not in BENCHMARKS:  # no file of others may name what is imported
+            raise ValueError(f"{folder} is of the benchmark {name}, which is not known; name it with --benchmark")
         items = folder / "items.json"
         with located(f"{folder} is no whole run (evaluate it again)"):
             run = cls(folder, report, parse_json(items.read_text(encoding="utf-8"), str(items)))
-            if run.data[0] not in BENCHMARKS:  # of the user's, and no file of others may name what is imported
-                raise ValueError(
-                    f"the benchmark {run.data[0]} is not known here; name it with --benchmark MODULE:NAME"
-                )
             rows(report), remarks(report)  # all that a table shows
             lengths = [len(run.items[key]) for key in ("groups", "clusters")]
             if lengths != [len(run.items["credits"]["model"])] * 2:
@@ -222,17 +220,9 @@ class BenchmarkTable:
         tables = []
         for level, names in levels.items():
             if len(names) > 1 and not set(names) <= set(self.section_names()):
-                cells, kinds = [], []
-                for folder, members in groupby(names, key=lambda name: name.rpartition("/")[0]):
-                    if folder:
-                        cells.append([folder] + [""] * (1 + len(values)))
-                        kinds.append("group")
-                    for name in members:
-                        texts = [percent(one.get(name)) for one in values]
-                        cells.append([name.rpartition("/")[2], counts.get(name, ""), *texts])
-                        kinds.append("section" if folder else "")
-                table = Table([level, "n", *(one.name for one in self.models)], cells, kinds)
-                tables.append((f"By {level} ({len(names)})", table))
+                lines = {name: [counts.get(name, ""), *(percent(one.get(name)) for one in values)] for name in names}
+                columns = [level, "n", *(one.name for one in self.models)]
+                tables.append((f"By {level} ({len(names)})", grouped_table(columns, lines)))
         return tables
 
     def sections(self, page: Path | None = None) -> list[Section]:
@@ -343,6 +333,23 @@ def csv_text(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
     for line in lines:
         writer.writerow([f"'{v}" if isinstance(v, str) and v[:1] in tuple("=+-@\t\r") else v for v in line])
     return buffer.getvalue()
+
+
+def grouped_table(columns: Sequence[str], lines: Mapping[str, Sequence[str]]) -> Table:
+    """Cells by name, under headings where names have folders: `Chat/Scenario 1` stands as Scenario 1 under Chat."""
+
+    def folder_of(name: str) -> str:
+        return name.rpartition("/")[0]
+
+    cells, kinds = [], []
+    for folder, names in groupby(sorted(lines, key=folder_of), key=folder_of):
+        if folder:
+            cells.append([folder, *[""] * (len(columns) - 1)])
+            kinds.append("group")
+        for name in names:
+            cells.append([name.rpartition("/")[2], *lines[name]])
+            kinds.append("section" if folder else "")
+    return Table(columns, cells, kinds)
 
 
 def _cell(entries: Sequence[Entry], page: Path | None) -> str:
@@ -575,13 +582,13 @@ def comparison_section(result: dict[str, Any]) -> Section:
         [f"{one['id']}: {one['better']} over {one['worse']}", number(one["margin_a"]), number(one["margin_b"])]
         for one in agreement["different"][:MAX_DIFFERENT]
     ]
-    cells = [
-        [name, points(one["difference"]), bounds([one["low"], one["high"]])]
+    subsets = {
+        name: [points(one["difference"]), bounds([one["low"], one["high"]])]
         + [p_text(one["p_value"]), p_text(one["p_holm"]), f"{one['num_items']:,}"]
         for name, one in result["subsets"].items()
-    ]
+    }
     tables = [
-        Table(["subset", "points", "95 % interval", "p", "p (Holm)", "n"], cells),
+        grouped_table(["subset", "points", "95 % interval", "p", "p (Holm)", "n"], subsets),
         Table(["judged in opposite ways", f"Δ of {result['a']}", f"Δ of {result['b']}"], opposite),
     ]
     return Section(paragraphs=[(line, "") for line in lines], tables=[table for table in tables if table.rows])

@@ -71,13 +71,16 @@ class FunctionReward(Reward):
         dotted (`str`, *optional*): `module:name` that it was given by.
     """
 
+    kind = "function"  # in reports
+
     def __init__(self, function: Callable, name: str | None = None, dotted: str | None = None):
         self.function = function
         self.dotted = dotted = dotted or _dotted_path(function)
         self.name = name or getattr(function, "__name__", type(function).__name__)
         file = dotted and getattr(sys.modules[dotted.partition(":")[0]], "__file__", None)  # None: built into Python
         source_hash = digest(Path(file).read_bytes()) if file and Path(file).is_file() else None
-        self.about = {"name": self.name, "kind": "function", "function": dotted or name, "source_hash": source_hash}
+        about = {"kind": self.kind, "function": dotted or name, "source_hash": source_hash}
+        self.about = {"name": self.name, **about}
         called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
         self.waits = inspect.iscoroutinefunction(called)
 
@@ -197,6 +200,8 @@ class PairwiseReward(FunctionReward):
 
     Source: Zheng et al. 2023 (arXiv 2306.05685), section 3.4: swapped positions; a verdict counts if both agree.
     """
+
+    kind = "pairwise judge"
 
     def _texts(self, comparison: Comparison) -> list[dict[str, Any]]:
         columns, texts = self._columns(comparison), comparison.completions
