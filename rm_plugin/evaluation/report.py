@@ -108,9 +108,6 @@ METRICS = {
     "calibration/brier": ("Brier score of σ(Δ)", False),
     "calibration/ece": ("calibration error ECE", False),
     "length/controlled_accuracy": ("length-controlled accuracy", True),
-    "length/accuracy_more": ("accuracy where the chosen is longer", True),
-    "length/accuracy_less": ("accuracy where the chosen is shorter", True),
-    "length/spearman": ("Spearman(Δ reward, Δ length)", False),
     "ranking/kendall_tau_b": ("Kendall τ_b", False),
     "judge/consistency": ("pairs with the same winner in both orders", True),
     "judge/share_first": ("verdicts for the text shown first (50 % is no position bias)", True),
@@ -415,7 +412,7 @@ BIAS = (
     "Accuracy on pairs whose completions have a feature equally (within a tenth), and where the chosen has more or "
     "less of it; controlled is the mean of the latter two, which no preference for the feature can raise above 50. "
     "Length is in characters; markdown counts marks; refusal is an English one at the start; repetition is the share "
-    "of runs of three words that stood there before."
+    "of runs of three words that stood there before; listed first is the first completion of its row."
 )
 
 

@@ -103,8 +103,8 @@ def margin_distribution(margins: ArrayLike) -> dict[str, Any]:
     Returns:
         `dict`, in units of the reward: `mean`, `std` (of the pairs at hand, divided by n), `min`, `max`, `q05` `q25`
         `q50` `q75` `q95` (linear interpolation), `share_negative` (Δ < 0; a tie is not negative), `num_pairs`, and
-        `histogram`, a dict of `counts` (k integers) and `edges` (k + 1 round numbers, zero among them where it lies in
-        the range; a bin holds its left edge).
+        `histogram`, a dict of `counts` (k integers) and `edges` (k + 1 numbers, zero among them where it lies in the
+        range; a bin holds its left edge).
 
     Raises:
         `ValueError`: If there are no pairs, or a margin is not finite.
@@ -119,7 +119,7 @@ def margin_distribution(margins: ArrayLike) -> dict[str, Any]:
     """
     margins = finite_array(margins, "margins")
     quantiles = np.quantile(margins, QUANTILES)
-    edges = _round_edges(margins.min(), margins.max())
+    edges = _edges(margins.min(), margins.max())
     counts, _ = np.histogram(margins, bins=edges)
     return {
         "mean": float(margins.mean()),
@@ -376,15 +376,9 @@ def _same_pairs(margins: ArrayLike, others: ArrayLike, what: str) -> tuple[np.nd
     return margins, others
 
 
-def _round_edges(low: float, high: float) -> np.ndarray:
-    """About 20 bins from `low` to `high` at multiples of 1, 2 or 5 times a power of ten, so that 0 is an edge."""
-    width = (high - low) / 20
-    if width <= 1e-9 * max(abs(low), abs(high)):  # all margins equal (or as good as): one bin around them
-        width = max(abs(low), 1.0)
-    power = 10.0 ** math.floor(math.log10(width))
-    width = power * next(step for step in (1, 2, 5, 10) if step * power >= width * (1 - 1e-9))
-    edges = np.round(
-        width * np.arange(math.floor(low / width), math.floor(high / width) + 2), -math.floor(math.log10(power))
-    )
+def _edges(low: float, high: float) -> np.ndarray:
+    """Edges of equal bins, at most 22, from `low` to `high`, at multiples of their width, so that 0 is one."""
+    width = max(abs(low), abs(high)) / 10 or 1.0
+    edges = width * np.arange(math.floor(low / width), math.floor(high / width) + 2)
     edges[0] = min(edges[0], low)  # rounding must not put the smallest margin outside
     return edges
