@@ -291,7 +291,8 @@ def check_all_is_read(path: str, config: PreTrainedConfig, unexpected: set[str])
         with torch.device("meta"), no_init_weights():
             own = own_class(copy.deepcopy(config))
         ignored = "|".join(own._keys_to_ignore_on_load_unexpected or ()) or "$^"
-        unexpected = {name for name in unexpected - own.state_dict().keys() if not re.search(ignored, name)}
+        names = {re.sub(rf"^{own.base_model_prefix}\.", "", name) for name in own.state_dict()}  # older files lack it
+        unexpected = {name for name in unexpected - own.state_dict().keys() - names if not re.search(ignored, name)}
     if unexpected:
         raise ValueError(
             f"{path} holds weights that nothing reads ({first_names(unexpected)}), so its scores would not be those "

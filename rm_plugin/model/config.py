@@ -76,10 +76,12 @@ class RewardModelConfig(PreTrainedConfig):
         Around a backbone's config, or around that of a standard checkpoint, whose extras it takes over.
 
         A trained head keeps reading what it was trained on: without our block, or where the pad token is no longer the
-        block's, that is what transformers pools, the last token other than the pad token.
+        block's, that is what transformers pools, the last token other than the pad token. Of a model that also sees or
+        hears, the part that reads text is the backbone.
         """
-        backbone_config = copy.deepcopy(backbone_config)
-        block = backbone_config.__dict__.pop("reward_model", None) or {}
+        outer = copy.deepcopy(backbone_config)
+        block = outer.__dict__.pop("reward_model", None) or {}
+        backbone_config = text_config(outer)
         extras = {name: block[name] for name in cls.EXTRAS if name in block} if has_trained_head else {}
         config = cls(backbone_config, **extras)
         if has_trained_head:
@@ -87,8 +89,8 @@ class RewardModelConfig(PreTrainedConfig):
             ours = bool(block) and block.get("pad_token_id", pad_token_id) == pad_token_id
             config.set_pooling(config.pooling if ours else "last_non_pad", pad_token_id)
         for name in ("quantization_config", "dtype", "_name_or_path"):
-            if getattr(backbone_config, name, None):
-                setattr(config, name, getattr(backbone_config, name))
+            if getattr(outer, name, None):
+                setattr(config, name, getattr(outer, name))
         backbone_config.__dict__.pop("quantization_config", None)
         return config
 
@@ -123,6 +125,11 @@ class RewardModelConfig(PreTrainedConfig):
         if extras.get("pad_token_id") is not None:
             self.pad_token_id = extras["pad_token_id"]
         self.set_pooling(extras.get("pooling", "last_token"), extras.get("pad_token_id"))
+
+
+def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of the part that reads text, of a model that also sees or hears; else the config itself."""
+    return config if config.is_encoder_decoder else config.get_text_config()
 
 
 def _of_text_backbone(name: str) -> property:

@@ -33,11 +33,14 @@ from ..messages import check_choice
 from . import adapters, checkpoint
 from .attention import IMPLEMENTATION, SharedPrefixLayout
 from .cards import export_card, inherited
-from .config import RewardModelConfig, sequence_classifier
+from .config import RewardModelConfig, sequence_classifier, text_config
 from .first_use import best_form
 from .packing import Call
 
 logger = logging.getLogger(__name__)
+
+# Where a checkpoint that also sees or hears has the weights that read text, and where its part alone has them.
+TEXT_TOWER = {r"^language_model\.": "", r"^model\.language_model\.": "model."}
 
 
 class RewardHead(nn.Linear):
@@ -80,6 +83,12 @@ def head_in_use(head: nn.Module) -> nn.Module:
         return head
     active = [name for name in head.active_adapters if name in head.modules_to_save]
     return head.original_module if head.disable_adapters or not active else head.modules_to_save[active[0]]
+
+
+def text_tower(model: PreTrainedModel) -> PreTrainedModel:
+    """The backbone of a model with a head; of one that also sees or hears, the part that reads text."""
+    backbone = getattr(model, model.base_model_prefix, model)
+    return backbone if text_config(model.config) is model.config else backbone.get_decoder()
 
 
 class RewardModel(PreTrainedModel):
@@ -130,6 +139,16 @@ class RewardModel(PreTrainedModel):
     def model(self) -> PreTrainedModel:
         """The backbone, whatever its architecture calls it."""
         return super().__getattr__(self.base_model_prefix)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: of weights that lie on disk or elsewhere, the device that computes with them."""
+        device = super().device
+        if device.type == "meta":
+            hooks = (getattr(module, "_hf_hook", None) for module in self.modules())
+            known = (getattr(hook, "execution_device", None) for hook in hooks)
+            device = next((torch.device(found) for found in known if found is not None), device)
+        return device
 
     # --------------------------------------------------------------------------------------------------------- forward
 
@@ -287,8 +306,7 @@ class RewardModel(PreTrainedModel):
                 raise ValueError(f"{', '.join(kwargs)} cannot be applied to a model in memory; give its id or folder")
             has_head = isinstance(model, cls) or type(model).__name__.endswith("ForSequenceClassification")
             checkpoint.check_headless_decoder("the model", type(model).__name__, model.config, has_head)
-            backbone = getattr(model, model.base_model_prefix, model)
-            made = cls.around(backbone, RewardModelConfig.from_backbone_config(model.config))
+            made = cls.around(text_tower(model), RewardModelConfig.from_backbone_config(model.config))
             made.has_fresh_head = True
             return made
         path = os.fspath(model)
@@ -358,7 +376,8 @@ class RewardModel(PreTrainedModel):
         loading = logging.getLogger("transformers.modeling_utils")
         loading.addFilter(_only_errors)  # its report of the weights; what matters of it is an error here
         try:
-            model, info = super().from_pretrained(path, key_mapping={rf"^({names})\.": "score."}, **kwargs)
+            mapping = {rf"^({names})\.": "score.", **TEXT_TOWER}
+            model, info = super().from_pretrained(path, key_mapping=mapping, **kwargs)
         finally:
             loading.removeFilter(_only_errors)
         set_otherwise = {"score.weight", "score.bias"} if head is None or head.file is not None else set()
@@ -409,7 +428,7 @@ class RewardModel(PreTrainedModel):
                 f"{type(model).__name__} has no linear head named `score` without bias, a RewardModel has; "
                 "RewardScorer takes such classifiers as they are"
             )
-        backbone = getattr(model, model.base_model_prefix)
+        backbone = text_tower(model)
         adapters.copy_quantization(model, backbone)
         config = RewardModelConfig.from_backbone_config(model.config, has_trained_head=True)
         return cls.around(backbone, config, head)

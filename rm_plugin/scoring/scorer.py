@@ -28,7 +28,7 @@ from ..messages import check_choice
 from ..model.adapters import check_peft_method
 from ..model.checkpoint import HUB_ARGUMENTS, load_tokenizer
 from ..model.config import sequence_classifier
-from ..model.modeling import RewardModel, head_in_use, load_any
+from ..model.modeling import RewardModel, head_in_use, load_any, text_tower
 from ..model.packing import collate, pad, split_by_tokens
 from .base import OPTIONS, Scorer, ScoringBatch, lock_of
 
@@ -79,6 +79,12 @@ class RewardScorer(Scorer):
     scorer.score(["Which country owns Antarctica?"], ["None: the Antarctic Treaty System governs it."])
     scorer.rank("Which country owns Antarctica?", ["Sweden.", "None: the Antarctic Treaty System governs it."])
     GRPOTrainer(model, reward_funcs=scorer, ...)
+    ```
+
+    A model of 70B on one GPU, what does not fit in memory and on disk:
+
+    ```python
+    RewardScorer("a-70b-reward-model", dtype="bfloat16", device_map="auto", offload_folder="offload")
     ```
     """
 
@@ -196,7 +202,7 @@ class RewardScorer(Scorer):
             self.model = given
             return given
         head = head_in_use(getattr(given, "score", None))
-        known = self.model is not None and self.model.model is getattr(given, given.base_model_prefix)
+        known = self.model is not None and self.model.model is text_tower(given)
         if known and isinstance(head, torch.nn.Linear) and head.bias is None:
             self.model.score.share(head)  # which may be another, or a 16-bit one whose copy is old
         else:
@@ -262,6 +268,9 @@ def weights_digest(model: Any) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         if not hasattr(tensor, "reshape"):
             continue
+        if tensor.is_meta:  # it lies on disk
+            module, _, own_name = name.rpartition(".")
+            tensor = model.get_submodule(module)._hf_hook.weights_map[own_name]
         flat = tensor.detach().reshape(-1)
         flat = flat[:: max(1, flat.numel() // 4096)]
         if flat.is_floating_point():

@@ -10,17 +10,20 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from models import VOCAB_SIZE, WINDOW, tiny_reward_model, tiny_tokenizer
+from datasets import Dataset
+from models import VOCAB_SIZE, WINDOW, tiny_config, tiny_reward_model, tiny_tokenizer
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForSequenceClassification
 
 from rm_plugin.data.encoding import EncodedGroup
 from rm_plugin.model import packing
 from rm_plugin.model.adapters import save_adapter
 from rm_plugin.model.modeling import RewardModel
 from rm_plugin.model.packing import collate, pad
-from rm_plugin.scoring.scorer import RewardScorer
+from rm_plugin.scoring.scorer import RewardScorer, weights_digest
 from rm_plugin.training.batches import PackingCollator
+from rm_plugin.training.peft_configs import lora_config
+from rm_plugin.training.trainer import PairwiseRewardConfig, PairwiseRewardTrainer
 
 PACKED = ("gemma3", "gemma4", "ministral3", "olmo3", "smollm3", "granite", "gpt_oss", "glm4", "phi3", "exaone4")
 CONTINUED = ("qwen3_5", "qwen3_next", "granite_hybrid", "falcon_h1", "nemotron_h", "lfm2")
@@ -149,6 +152,109 @@ def test_what_is_saved_opens_again_and_plain_transformers_opens_what_is_exported
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported")
     assert not isinstance(plain, RewardModel)
     assert_equal(scores(plain, pad(texts())), expected)
+
+
+# --- models that also see: the part that reads text
+
+SIGHT = {
+    **{"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8},
+    **{"num_key_value_heads": 2, "image_size": 16, "patch_size": 4},
+}
+SEEING = {  # model type ► text part, its sight
+    "qwen3_5": ("qwen3_5", {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "patch_size": 4}),
+    "gemma4": ("gemma4", {**SIGHT, "position_embedding_size": 16}),
+    "gemma3": ("gemma3", {**SIGHT, "model_type": "siglip_vision_model"}),
+    "mistral3": ("ministral3", {**SIGHT, "model_type": "pixtral"}),
+}
+
+
+@pytest.fixture(scope="module", params=SEEING)
+def seeing(request, tmp_path_factory):
+    """A model that also sees, and its folder with a tokenizer."""
+    text, sight = SEEING[request.param]
+    parts = {"text_config": tiny_config(text).to_dict(), "vision_config": {**sight, "out_hidden_size": 32}}
+    config = AutoConfig.for_model(request.param, **parts)
+    config.audio_config = None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForImageTextToText.from_config(config).eval()
+    folder = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(folder)
+    tiny_tokenizer("plain").save_pretrained(folder)
+    return model, folder
+
+
+def test_the_part_that_reads_text_is_loaded_alone(seeing, tmp_path):
+    whole, folder = seeing
+    ids = torch.tensor([texts()[0]])
+    with torch.no_grad():
+        expected = whole.model(input_ids=ids).last_hidden_state
+        for model in (RewardModel.from_backbone(folder), RewardModel.from_backbone(whole)):
+            assert not any("vision" in name or "visual" in name for name, _ in model.named_parameters())
+            assert torch.allclose(model.eval().model(input_ids=ids).last_hidden_state, expected, atol=1e-6)
+
+
+def test_the_part_that_reads_text_is_trained_saved_and_opened_again(seeing, tmp_path):
+    _, folder = seeing
+    rows = Dataset.from_list([{"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5"}] * 4)
+    args = {"max_steps": 1, "report_to": "none", "use_cpu": True, "learning_rate": 1e-3, "save_strategy": "no"}
+    config = PairwiseRewardConfig(str(tmp_path / "run"), **args)
+    trainer = PairwiseRewardTrainer(str(folder), config, train_dataset=rows, peft_config=lora_config(r=2))
+    trainer.train()
+    trainer.save_model(tmp_path / "adapter")
+    ours = trainer.reward_model.eval()
+    expected = scores(ours, pad(texts()))
+    loaded = RewardModel.from_pretrained(tmp_path / "adapter")
+    assert_equal(scores(loaded, pad(texts())), expected)
+    standard = loaded.why_not_standard() is None
+    merged = loaded.merge()
+    merged.save_pretrained(tmp_path / "merged")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    assert isinstance(again, RewardModel) != standard
+    assert_equal(scores(again, pad(texts())), expected, 1e-4)
+    assert not any("vis" in name for name in again.state_dict())
+
+
+def test_a_classifier_that_also_sees_is_scored_by_the_part_that_reads_text(tmp_path):
+    text, sight = SEEING["qwen3_5"]
+    parts = {"text_config": tiny_config(text).to_dict(), "vision_config": {**sight, "out_hidden_size": 32}}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("qwen3_5", **parts, num_labels=1)
+    classifier = AutoModelForSequenceClassification.from_config(config).eval()
+    torch.nn.init.normal_(classifier.score.weight, std=0.3)
+    classifier.save_pretrained(tmp_path)
+    expected = scores(classifier, pad(texts()))
+    assert_equal(scores(RewardModel.from_pretrained(tmp_path), pad(texts())), expected)
+    scorer = RewardScorer(classifier, tiny_tokenizer("plain"))
+    model = scorer.model
+    assert_equal(scores(model, pad(texts())), expected)
+    scorer.score(["2 + 2 ="], [" 4"])
+    assert scorer.model is model  # it is taken over once
+
+
+# --- models that do not fit: parts on disk
+
+
+@pytest.mark.parametrize(("architecture", "form"), [("llama", "packed"), ("qwen3_5", "continued")])
+@pytest.mark.parametrize(
+    "device_map",
+    [
+        {"": "disk"},
+        {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk"}
+        | {"model.norm": "cpu", "model.rotary_emb": "cpu", "score": "cpu"},
+    ],
+    ids=["all", "a layer"],
+)
+def test_a_model_that_lies_on_disk_scores_the_same(architecture, form, device_map, tmp_path):
+    model, tokenizer = tiny_reward_model(architecture), tiny_tokenizer("plain")
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    scorer = RewardScorer(tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "offload")
+    assert any(parameter.is_meta for parameter in scorer.model.parameters()) and scorer.form() == form
+    in_memory = RewardScorer(model, tokenizer)
+    prompts, answers = ["Which country owns Antarctica?"] * 3, ["None.", "Penguins own it.", "No country owns it."]
+    assert_equal(*(torch.tensor(one.score(prompts, answers)) for one in (scorer, in_memory)))
+    assert weights_digest(scorer.model) == weights_digest(RewardModel.from_pretrained(tmp_path / "model"))
 
 
 # --- through the scorer and the trainer
