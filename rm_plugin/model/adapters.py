@@ -38,6 +38,7 @@ QUANTIZATION_ATTRIBUTES = (
     "quantization_method",
 )
 HEAD_IN_ADAPTER = "base_model.model.score."
+TEXT_IN_ADAPTER = "base_model.model.model.language_model."
 PEFT_WITHOUT_SCORES = {  # PEFT's methods (names of `peft.PeftType`) that give no score of a text alone
     "POLY": "asks for the task of every row, which a reward model is not told",
     "LILY": "weighs its experts by averages over a whole batch, so that a score would depend on its company",
@@ -195,6 +196,9 @@ def _load_weights(path: str, peft_config: PeftConfig, hub: dict) -> tuple[dict[s
     others = "|".join(map(re.escape, checkpoint.HEAD_NAMES[1:]))
     weights = {re.sub(rf"^base_model\.model\.({others})\.", HEAD_IN_ADAPTER, name): t for name, t in loaded.items()}
     pools_by_mask = weights.keys() != loaded.keys()
+    if any(name.startswith(TEXT_IN_ADAPTER) for name in weights):  # trained around a model that also sees
+        of_text = (name for name in weights if name.startswith((TEXT_IN_ADAPTER, HEAD_IN_ADAPTER)))
+        weights = {name.replace(TEXT_IN_ADAPTER, "base_model.model.model.", 1): weights[name] for name in of_text}
     if (head := checkpoint.find_value_head_file(path, hub)) is not None:
         weights = {name: tensor for name, tensor in weights.items() if ".lm_head." not in name}
         weights |= {f"{HEAD_IN_ADAPTER}{name}": tensor for name, tensor in head.tensors().items()}
@@ -251,6 +255,12 @@ def save_adapter(
     if not is_main_process:
         return
     model = peft_model.get_base_model()
+    if model.is_text_tower:
+        logger.warning(
+            "the adapter belongs to the text tower of %s and opens with rm_plugin only; rm-plugin export makes a model "
+            "of it that all can open",
+            model.config.base_model,
+        )
     if model.config.head_bias:
         logger.warning("the head has a bias, which plain PEFT drops when it loads: scores there are off by it")
     side = {

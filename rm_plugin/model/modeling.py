@@ -126,6 +126,7 @@ class RewardModel(PreTrainedModel):
         self.score = RewardHead(hidden_size, bias=config.head_bias)
         self.peft_model = None  # the PeftModel around a model whose adapters were loaded; not a submodule
         self.has_fresh_head = False  # drawn at random, and no training has begun
+        self.is_text_tower = False  # of a model that also sees or hears, whose name adapters would give as their base
         self._forms: dict[int, tuple[str, str | None]] = {}  # by state of the model, and why it is not "packed"
         self._own_attention: str | None = None  # the implementation that the backbone came with
         self.post_init()
@@ -387,6 +388,7 @@ class RewardModel(PreTrainedModel):
             conversion for conversion in model._weight_conversions or [] if "score." not in conversion.target_patterns
         ]
         model.has_fresh_head = wrapped.base_model is not None and wrapped.template_hash is None
+        model.is_text_tower = text_config(config) is not config
         adapters.use_trainable_4bit_kernels(model)
         return model, info
 

@@ -13,7 +13,12 @@ import torch.nn.functional as F
 from datasets import Dataset
 from models import VOCAB_SIZE, WINDOW, tiny_config, tiny_reward_model, tiny_tokenizer
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForSequenceClassification
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+)
 
 from rm_plugin.data.encoding import EncodedGroup
 from rm_plugin.model import packing
@@ -194,7 +199,7 @@ def test_the_part_that_reads_text_is_loaded_alone(seeing, tmp_path):
             assert torch.allclose(model.eval().model(input_ids=ids).last_hidden_state, expected, atol=1e-6)
 
 
-def test_the_part_that_reads_text_is_trained_saved_and_opened_again(seeing, tmp_path):
+def test_the_part_that_reads_text_is_trained_saved_and_opened_again(seeing, tmp_path, caplog):
     _, folder = seeing
     rows = Dataset.from_list([{"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5"}] * 4)
     args = {"max_steps": 1, "report_to": "none", "use_cpu": True, "learning_rate": 1e-3, "save_strategy": "no"}
@@ -202,6 +207,7 @@ def test_the_part_that_reads_text_is_trained_saved_and_opened_again(seeing, tmp_
     trainer = PairwiseRewardTrainer(str(folder), config, train_dataset=rows, peft_config=lora_config(r=2))
     trainer.train()
     trainer.save_model(tmp_path / "adapter")
+    assert "opens with rm_plugin only; rm-plugin export makes" in caplog.text
     ours = trainer.reward_model.eval()
     expected = scores(ours, pad(texts()))
     loaded = RewardModel.from_pretrained(tmp_path / "adapter")
@@ -213,6 +219,19 @@ def test_the_part_that_reads_text_is_trained_saved_and_opened_again(seeing, tmp_
     assert isinstance(again, RewardModel) != standard
     assert_equal(scores(again, pad(texts())), expected, 1e-4)
     assert not any("vis" in name for name in again.state_dict())
+
+
+def test_an_adapter_of_trls_around_a_model_that_also_sees_is_scored_by_the_part_that_reads_text(seeing, tmp_path):
+    whole, folder = seeing
+    if type(whole.config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        pytest.skip("transformers has no classifier that sees")
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+    classifier.config.pad_token_id = classifier.config.get_text_config().pad_token_id = 0
+    theirs = with_lora(classifier)
+    torch.nn.init.normal_(theirs.get_base_model().score.modules_to_save["default"].weight, std=0.3)
+    expected = scores(theirs, pad(texts()))
+    theirs.save_pretrained(tmp_path)
+    assert_equal(scores(RewardModel.from_pretrained(tmp_path), pad(texts())), expected)
 
 
 def test_a_classifier_that_also_sees_is_scored_by_the_part_that_reads_text(tmp_path):
