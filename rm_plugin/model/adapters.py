@@ -257,8 +257,8 @@ def save_adapter(
     model = peft_model.get_base_model()
     if model.is_text_tower:
         logger.warning(
-            "the adapter belongs to the text tower of %s and opens with rm_plugin only; rm-plugin export makes a model "
-            "of it that all can open",
+            "the adapter belongs to the text tower of %s and opens with rm_plugin only; rm-plugin export makes a "
+            "model of it that all can open",
             model.config.base_model,
         )
     if model.config.head_bias:
