@@ -122,7 +122,7 @@ def test_the_judges_of_the_docs_rate_and_compare(monkeypatch, tmp_path):
             return SimpleNamespace(choices=[SimpleNamespace(message=message)])
 
     monkeypatch.setitem(sys.modules, "openai", SimpleNamespace(AsyncOpenAI=Client))
-    (source,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    (source,) = re.findall(r'```python title="[^"]+"\n(.*?)```', DOCS, re.DOTALL)
     (tmp_path / "my_judge.py").write_text(source)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

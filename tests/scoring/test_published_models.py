@@ -7,7 +7,6 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from models import tiny_config, tiny_tokenizer
@@ -21,7 +20,7 @@ DOCS = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(en
 TABLE = [
     [cell.strip() for cell in line.split("|")[1:-1]] for line in DOCS.splitlines() if re.match(r"\| [\w-]+/", line)
 ]
-CHATS, OWN_HEAD, OWN_CODE, LOGIT, COMPARES = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+CHATS, OWN_HEAD, OWN_CODE, LOGIT, COMPARES = re.findall(r'```python title="[^"]+"\n(.*?)```', DOCS, re.DOTALL)
 PROMPTS, COMPLETIONS = ["2 + 2 =", "Which country owns Antarctica?"], ["4", "None: it has a treaty."]
 SIZE = 32  # of tiny_config's hidden states
 
@@ -42,13 +41,13 @@ TWINS = {  # class: (architecture, changes to its config, head, what is said)
         "llama",
         {"auto_map": {"AutoModelForSequenceClassification": "own.Gated"}, "num_objectives": 19},
         GATED,
-        NO_HEAD,
+        "its class own.Gated is code in its repository, which is not run unasked",
     ),
     "InternLM2ForRewardModel": (
         "llama",
         {"model_type": "internlm2", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}},
         {"v_head.weight": (1, SIZE)},
-        "has a class of its own, whose code is not run; measure it as a function",
+        "its class own.Model is code in its repository, which is not run unasked",
     ),
     "CustomRewardModel": ("llama", {}, {"value_head.weight": (6, SIZE)}, "num_labels=6, a reward model has 1"),
     "its own": (
@@ -74,6 +73,10 @@ class Gated(LlamaPreTrainedModel):
     def forward(self, input_ids, attention_mask=None, **kwargs):
         hidden = self.model(input_ids, attention_mask=attention_mask).last_hidden_state[:, -1]
         return SequenceClassifierOutput(logits=self.regression_layer(hidden).mean(-1, keepdim=True))
+
+    def get_score(self, tokenizer, chat):
+        with torch.no_grad():
+            return float(self(tokenizer.apply_chat_template(chat, return_tensors="pt")["input_ids"]).logits)
 """
 
 
@@ -96,7 +99,7 @@ def twin(folder, name):
 def test_the_table_has_twenty_models_and_every_class_has_a_twin():
     assert len(TABLE) >= 20 and len({row[0] for row in TABLE}) == len(TABLE)
     assert {row[1] for row in TABLE} - {"DebertaV2ForSequenceClassification"} == set(TWINS)  # test_scorer has encoders
-    assert {row[3].split(":")[0] for row in TABLE} == {"loads", "function", "refused"}
+    assert {row[3].split(":")[0] for row in TABLE} == {"loads", "if asked", "function", "refused"}
     for _, kind, _, here in TABLE:
         assert (here == "loads") == (kind not in TWINS or TWINS[kind][3] is None)
 
@@ -150,15 +153,18 @@ def test_a_head_of_two_layers_scores_as_a_function(tmp_path, monkeypatch):
         assert scores[0] == pytest.approx(float(tensors["score.2.weight"] @ inner + tensors["score.2.bias"]), abs=1e-4)
 
 
-def test_own_code_scores_as_a_function(tmp_path, monkeypatch):
+def test_own_code_scores_as_a_function_or_where_it_is_asked_for(tmp_path, monkeypatch):
     folder = twin(tmp_path / "twin", "LlamaForRewardModelWithGating")
     tensors = load_file(folder / "model.safetensors")
     del tensors["gating.layers.0.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "own.py").write_text(OWN)
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    asked = RewardScorer(str(folder), trust_remote_code=True).score([[user(p)] for p in PROMPTS], COMPLETIONS)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "own.Gated"}}))
     scores = run(OWN_CODE, folder, monkeypatch)["score"](PROMPTS, COMPLETIONS)
-    assert len(set(scores)) == 2 and np.isfinite(scores).all()
+    assert len(set(scores)) == 2 and asked == pytest.approx(scores, abs=1e-5)
 
 
 @pytest.mark.parametrize("source", [LOGIT, COMPARES], ids=["logit", "compares"])

@@ -28,7 +28,7 @@ ROW = {
 @pytest.fixture
 def outside(tmp_path, monkeypatch):
     """The file of the docs and a judge, in the folder where the process stands."""
-    (source,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    (source,) = re.findall(r'```python title="[^"]+"\n(.*?)```', DOCS, re.DOTALL)
     assert len([line for line in source.splitlines() if line.strip()]) <= 20
     (tmp_path / "fc_rewardbench.py").write_text(source)
     (tmp_path / "city_judge.py").write_text("""
