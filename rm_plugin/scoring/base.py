@@ -410,6 +410,11 @@ class Scorer(Reward):
             scores = (scores - self.config.reward_mean) / self.config.reward_std
         return np.where(finite, scores, 0).astype(np.float32)
 
+    @property
+    def tokens_per_call(self) -> int:
+        """Most tokens of one call, but for a text that is longer."""
+        return self.max_num_batched_tokens
+
     def shares_prefix(self) -> bool:
         """Whether completions of one prompt share its computation."""
         return True
@@ -436,7 +441,7 @@ class Scorer(Reward):
         """A group as it is, or cut where one call could not hold it; each part then computes the prefix."""
         sequences = sorted(sequences, key=len, reverse=True)
         prefix = common_prefix_length(sequences)
-        size = max(1, (self.max_num_batched_tokens - prefix) // (len(sequences[0]) - prefix))
+        size = max(1, (self.tokens_per_call - prefix) // (len(sequences[0]) - prefix))
         return [EncodedGroup(sequences[start : start + size]) for start in range(0, len(sequences), size)]
 
     def _refuse_nonfinite(self, batch: ScoringBatch, scores: np.ndarray) -> None:

@@ -104,7 +104,8 @@ VARIABLES = {
     "DTYPE": str,
     "LOAD_IN_4BIT": _flag,
     "MAX_LENGTH": int,
-    "MAX_NUM_BATCHED_TOKENS": int,
+    "MAX_NUM_BATCHED_TOKENS": lambda word: word if word == "auto" else int(word),
+    "OFFLOAD": str,
     "TRUNCATION_MODE": str,
     "REASONING": str,
     "CONTROL_TOKENS": str,
@@ -152,7 +153,7 @@ def read_environment(environment: dict[str, str]) -> dict[str, Any]:
         try:
             options[NAMES.get(name, name.lower())] = VARIABLES[name](value)
         except (ValueError, KeyError):
-            kind = "a whole number" if VARIABLES[name] is int else "1 or 0"
+            kind = "1 or 0" if VARIABLES[name] is _flag else "a whole number"
             raise ValueError(f"{variable}={value!r}, it needs {kind}") from None
     if not options.get("model"):
         raise ValueError(f"{PREFIX}MODEL is unset; export {PREFIX}MODEL=<folder, hub id or URL of the reward model>")

@@ -13,16 +13,19 @@ import contextlib
 import copy
 import hashlib
 import json
+import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.comparison import Comparison
 from ..data.encoding import EncodedGroup
 from ..messages import check_choice
 from ..model.adapters import check_peft_method
@@ -32,6 +35,9 @@ from ..model.modeling import RewardModel, head_in_use, load_any, text_tower
 from ..model.packing import collate, pad, split_by_tokens
 from .base import OPTIONS, Scorer, ScoringBatch, lock_of
 
+logger = logging.getLogger(__name__)
+
+DEFAULT_TOKENS = 16384  # of one call
 NOT_IN_DIGEST = {  # fields of a config that change no score, or that stand in a report by themselves
     *("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "torch_dtype", "pad_token_id"),
     *("id2label", "label2id", "num_labels", "problem_type", "reward_model", "quantization_config"),
@@ -52,7 +58,9 @@ class RewardScorer(Scorer):
         processing_class (`PreTrainedTokenizerBase` or `str`, *optional*):
             The reward model's own tokenizer, or its folder; loaded with the model if absent.
         max_length (`int`, *optional*): most tokens of prompt + completion; the model's context length if absent.
-        max_num_batched_tokens (`int`, *optional*, defaults to `16384`): token budget of one call, which bounds memory.
+        max_num_batched_tokens (`int` or `str`, *optional*, defaults to `16384`):
+            Token budget of one call, which bounds memory; `"auto"` for what fits the accelerator's free memory at each
+            call of the scorer (16384 without one). A call that runs out of memory is computed again in halves.
         truncation_mode (`str`, *optional*, defaults to `"error"`):
             For texts over `max_length`: `"error"`, `"drop"` (NaN from `score`, None from a call) or `"keep_end"`.
         reasoning (`str`, *optional*):
@@ -67,6 +75,8 @@ class RewardScorer(Scorer):
             For a score that is not finite: `"error"` saves the texts to a file and stops, `"zero"` gives 0 and counts
             (`num_nonfinite`).
         shared_prefix (`str`, *optional*, defaults to `"auto"`): `"auto"`, or `"off"` to pad.
+        offload (`str`, *optional*): `"cpu"` keeps the model there between two calls of the scorer, so that the
+            accelerator's memory is free for a policy; for models that are wholly on one device.
         progress (`bool`, *optional*, defaults to `False`): show a progress bar.
         name (`str`, *optional*): what reports and TRL's logs call it; that of its folder or hub id if absent.
         model_kwargs: for a model given by name: `dtype`, `load_in_4bit`, `device_map`, `revision`, `subfolder`, …;
@@ -94,18 +104,26 @@ class RewardScorer(Scorer):
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
         shared_prefix: str = "auto",
+        offload: str | None = None,
         **options,
     ):
+        if auto := options.get("max_num_batched_tokens") == "auto":
+            del options["max_num_batched_tokens"]
         super().__init__(**{name: options.pop(name) for name in OPTIONS if name in options})
         check_choice("shared_prefix", shared_prefix, ("auto", "off"))
-        self.shared_prefix = shared_prefix
+        if offload is not None:
+            check_choice("offload", offload, ("cpu",))
+        self.shared_prefix, self.offload = shared_prefix, offload
+        if auto:
+            self.max_num_batched_tokens = "auto"
+        self._fitting, self._out_of_memory_at = DEFAULT_TOKENS, math.inf  # tokens of a call
         self.model: PreTrainedModel | None = None
         self._given, source = model, None
         if isinstance(model, (str, os.PathLike)):
             source = os.fspath(model)
             folder = str(Path(source).resolve()) if Path(source).is_dir() else source  # elsewhere, too
-            known = {"model": folder, "processing_class": processing_class, "shared_prefix": shared_prefix}
-            self._made_from = {**known, **options}
+            known = {"model": folder, "processing_class": processing_class}
+            self._made_from = {**known, "shared_prefix": shared_prefix, "offload": offload, **options}
             self._given = load_any(source, **options)
         elif options:
             raise ValueError(f"{', '.join(options)} cannot be applied to a model in memory; give its folder")
@@ -156,11 +174,56 @@ class RewardScorer(Scorer):
     def shares_prefix(self) -> bool:
         return self.form() in ("packed", "continued")
 
+    @property
+    def tokens_per_call(self) -> int:
+        given = self._fitting if self.max_num_batched_tokens == "auto" else self.max_num_batched_tokens
+        return max(1, min(given, self._out_of_memory_at // 2))
+
+    def plan(self, comparisons: list[Comparison]) -> list[ScoringBatch]:
+        if self.max_num_batched_tokens == "auto":
+            free = free_memory(self._follow().device)
+            self._fitting = DEFAULT_TOKENS if free is None else tokens_that_fit(self.model, free)
+        return super().plan(comparisons)
+
+    def run_all(self, calls: Sequence[ScoringBatch]) -> Iterator[tuple[ScoringBatch, np.ndarray]]:
+        with self._on_its_device():
+            yield from super().run_all(calls)
+
+    @contextlib.contextmanager
+    def _on_its_device(self) -> Iterator[None]:
+        """With `offload`, the model comes to the accelerator, and goes when its scores are there."""
+        device = torch.accelerator.current_accelerator() if self.offload else None
+        if device is not None:
+            self._follow().to(device)
+        try:
+            yield
+        finally:
+            if device is not None:
+                self._follow().to(self.offload)
+                clear_device_cache()
+
     def _calls(self, groups: list[EncodedGroup]) -> Iterator[list[int]]:
-        return split_by_tokens(groups, self.max_num_batched_tokens, self.form(), self.rope_switch)
+        return split_by_tokens(groups, self.tokens_per_call, self.form(), self.rope_switch)
+
+    def _compute(self, batch: ScoringBatch) -> np.ndarray:
+        """Raw scores of one call; in halves where memory does not hold it, so that no score is lost."""
+        try:
+            return self._compute_at_once(batch)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error) or len(batch.texts) == 1:
+                raise
+        clear_device_cache(garbage_collection=True)  # out here nothing of the failed call is held any more
+        self._out_of_memory_at = min(self._out_of_memory_at, batch.tokens)
+        logger.warning(
+            "%s: out of memory at %d tokens, computed in halves; calls take at most %d from now on",
+            self.__name__,
+            batch.tokens,
+            self.tokens_per_call,
+        )
+        return np.concatenate([self._compute(half) for half in _halves(batch)])
 
     @torch.no_grad()
-    def _compute(self, batch: ScoringBatch) -> np.ndarray:
+    def _compute_at_once(self, batch: ScoringBatch) -> np.ndarray:
         """Raw scores of one call, in the reward model's own dtype, whatever loop it is in."""
         model = self._follow()
         device = model.device
@@ -232,6 +295,40 @@ class RewardScorer(Scorer):
             "dtype": str(model.dtype).removeprefix("torch."),
             "quantization": json.loads(json.dumps(quantization, default=str)) or None,
         }
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that an accelerator has left; None for a CPU."""
+    return None if device.type == "cpu" else torch.accelerator.get_memory_info(device)[0]
+
+
+def tokens_that_fit(model: PreTrainedModel, free: int) -> int:
+    """
+    About how many tokens a call may compute in 0.8 of `free` bytes.
+
+    Without gradients one layer's activations live at a time: residual stream, its norm, queries, keys, values and
+    attention's output in float32, and the gated feed-forward. A call that does not fit is computed in halves.
+    """
+    config = getattr(model.config, "backbone_config", model.config).get_text_config()
+    hidden = config.hidden_size
+    per_token = (24 * hidden + 4 * (getattr(config, "intermediate_size", None) or 4 * hidden)) * model.dtype.itemsize
+    return max(1, int(0.8 * free / per_token))
+
+
+def _halves(batch: ScoringBatch) -> list[ScoringBatch]:
+    """Two calls for the texts of one, in their order."""
+    middle = (len(batch.texts) + 1) // 2
+    groups: tuple[list, list] = ([], [])
+    start = 0
+    for group in batch.groups:
+        cut = min(max(middle - start, 0), len(group.input_ids))
+        for half, ids in zip(groups, (group.input_ids[:cut], group.input_ids[cut:]), strict=True):
+            half.extend([EncodedGroup(ids)] if ids else [])
+        start += len(group.input_ids)
+    return [
+        ScoringBatch(half, members)
+        for half, members in zip(groups, (batch.members[:middle], batch.members[middle:]), strict=True)
+    ]
 
 
 def _is_remote_code(model: PreTrainedModel) -> bool:

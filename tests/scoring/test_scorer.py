@@ -1,6 +1,7 @@
 """`RewardScorer`: one score a text, whatever it is scored with; each token once; every kind of reward model."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from rm_plugin.data.encoding import token_ids
 from rm_plugin.data.templates import template_hash, trim_template_tail
 from rm_plugin.model.adapters import save_adapter
 from rm_plugin.model.packing import MIN_TOKEN_RATIO, cost
+from rm_plugin.scoring.scorer import tokens_that_fit
 
 QUESTION = "Which country owns Antarctica?"
 TREATY = " No country owns it: the Antarctic Treaty System governs it."
@@ -754,3 +756,72 @@ def test_progress_bar_counts_the_tokens(capsys):
     assert "scoring" in capsys.readouterr().err
     scorer().score([QUESTION], [TREATY])
     assert capsys.readouterr().err == ""
+
+
+# --- memory
+
+
+@pytest.mark.parametrize("shared_prefix", ["auto", "off"])
+def test_a_call_that_runs_out_of_memory_is_computed_in_halves_and_no_score_is_lost(shared_prefix, caplog):
+    prompts, completions = texts(40)
+    expected = scorer(shared_prefix=shared_prefix).score(prompts, completions)
+    limited = scorer(shared_prefix=shared_prefix)
+    tokens = []
+
+    def run_out_of_memory(model, args, kwargs):
+        tokens.append(kwargs["input_ids"].numel())
+        if tokens[-1] > 200:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    limited.model.register_forward_pre_hook(run_out_of_memory, with_kwargs=True)
+    assert_equal(limited.score(prompts, completions), expected)
+    assert max(tokens) > 200
+    assert "computed in halves" in caplog.text
+    del tokens[:]
+    limited.score(prompts, completions)
+    assert sum(size > 200 for size in tokens) <= 1  # what it learned stays
+
+
+def test_a_single_text_that_runs_out_of_memory_is_an_error_and_so_is_any_other_error():
+    def fail(message):
+        def hook(model, args):
+            raise RuntimeError(message)
+
+        return hook
+
+    for message, num_completions in (("CUDA out of memory. Tried to allocate 1 MiB.", 1), ("shapes differ", 4)):
+        broken = scorer()
+        broken.model.register_forward_pre_hook(fail(message))
+        with pytest.raises(RuntimeError, match=message[:12]):
+            broken.score([QUESTION] * num_completions, [f" {i}" for i in range(num_completions)])
+
+
+def test_automatic_calls_are_as_long_as_the_free_memory_allows(monkeypatch):
+    automatic = scorer(max_num_batched_tokens="auto")
+    prompts, completions = texts(40)
+    expected = automatic.score(prompts, completions)
+    assert automatic.tokens_per_call == 16384  # of a CPU
+    many = tokens_that_fit(automatic.model, 64 * 2**30)
+    assert tokens_that_fit(automatic.model, 32 * 2**30) == pytest.approx(many / 2, abs=1)
+    free = 64 * 2**30 * 300 // many
+    monkeypatch.setattr("rm_plugin.scoring.scorer.free_memory", lambda device: free)
+    assert_equal(automatic.score(prompts, completions), expected)
+    assert 250 < automatic.tokens_per_call <= 300
+    assert max(batch.tokens for batch in automatic.plan([Comparison(QUESTION, completions)])) <= 300
+    again = pickle.loads(pickle.dumps(automatic))
+    assert again.max_num_batched_tokens == "auto"
+
+
+def test_an_offloaded_model_comes_for_each_call_and_goes_after_it_even_after_an_error(monkeypatch):
+    offloaded, expected, moved = scorer(offload="cpu"), scorer().score([QUESTION], [TREATY]), []
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: "accelerator")
+    monkeypatch.setattr(offloaded.model, "to", moved.append)
+    assert_equal(offloaded.score([QUESTION], [TREATY]), expected)
+    assert moved == ["accelerator", "cpu"]
+    offloaded.model.register_forward_pre_hook(lambda model, args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        offloaded([QUESTION], [TREATY])
+    assert moved == ["accelerator", "cpu"] * 2
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="offload='disk' is not known"):
+        scorer(offload="disk")
