@@ -308,3 +308,21 @@ def test_a_micro_batch_of_a_hybrid_has_its_calls_and_keeps_to_the_budget():
     assert all(call.prefix == 0 for call in whole["model"]["calls"]) and len(whole["model"]["calls"]) > 3
     parts = PackingCollator(form="sorted", max_tokens=60)(rows)["microbatches"]
     assert [row for part in parts for row in part["rows"]] == [0, 1, 2] and len(parts) > 2
+
+
+def test_a_hybrid_trains_as_its_padded_batches_do(tmp_path):
+    words = "Which country owns Antarctica? Penguins do, or nobody: a treaty governs it."
+    rows = [{"prompt": words[:i], "chosen": words[: 7 * i % 60], "rejected": words[40 - i :]} for i in range(9, 25)]
+    histories = []
+    for form in ("auto", "off"):
+        options = {"max_steps": 4, "report_to": "none", "use_cpu": True, "learning_rate": 1e-3, "logging_steps": 1}
+        options |= {"bf16": False, "save_strategy": "no", "shared_prefix": form}
+        args = PairwiseRewardConfig(str(tmp_path / form), **options)
+        model, rows_of = tiny_reward_model("qwen3_5"), Dataset.from_list(rows)
+        trainer = PairwiseRewardTrainer(model, args, train_dataset=rows_of, processing_class=tiny_tokenizer("plain"))
+        trainer.train()
+        [batch] = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])["microbatches"]
+        assert ("calls" in batch["model"]) == (form == "auto")
+        histories.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert len(histories[0]) == 4 and abs(histories[0][0] - histories[0][-1]) > 0.01
+    assert histories[0] == pytest.approx(histories[1], abs=1e-4)
