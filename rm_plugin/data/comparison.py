@@ -365,10 +365,10 @@ def _read_completions(row: Mapping[str, Any], candidates: bool) -> tuple[dict[st
     column = _first_column(row, (*LIST_COLUMNS, "completion"))
     if column is None:
         found = ", ".join(str(column) for column in row if row[column] is not None) or "nothing"
-        raise BadRow(
-            f"{' and '.join(f'`{column}`' for column in missing)} missing (found: {found}); "
-            "a preference row has `chosen` and `rejected`, or a list `completions`"
-        )
+        fix = "a preference row has `chosen` and `rejected`, or a list `completions`"
+        if "input_ids_chosen" in row:
+            fix = "TRL calls them `chosen_ids` and `rejected_ids` now, rename them"
+        raise BadRow(f"{' and '.join(f'`{column}`' for column in missing)} missing (found: {found}); {fix}")
     if isinstance(row[column], Responses):
         texts = {name: _read_text(text, name) for name, text in row[column].items()}
         return texts, _read_ranks(row, len(texts))

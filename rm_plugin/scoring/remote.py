@@ -21,6 +21,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 import weakref
 from collections.abc import Iterator
@@ -44,6 +45,12 @@ logger = logging.getLogger(__name__)
 APIS = ("auto", "vllm", "sglang")
 KEY_VARIABLE = "RM_PLUGIN_REWARD_API_KEY"
 TEXTS_PER_REQUEST = 32
+WRONG_ROUTES = {  # the last word of a URL ► why it is not asked
+    "score": "knows no chat template and joins texts in its own way",
+    "rerank": "knows no chat template and joins texts in its own way",
+    "rewards": "is a route of neither server",
+    "reward": "is a route of neither server",
+}
 LONGEST_WAIT = 30.0  # seconds between two tries
 
 
@@ -104,7 +111,9 @@ class RemoteRewardScorer(Scorer):
         settings = {"api": api, "model": model, "api_key": api_key, "max_concurrency": max_concurrency}
         settings |= {"max_tries": max_tries, "timeout": timeout}
         self._made_from = {"url": url, "processing_class": processing_class, **settings}
-        self.url = self.device = url.rstrip("/").removesuffix("/classify")
+        self.url = self.device = re.sub(r"(/v1)?(/classify|/pooling)?/*$", "", url)
+        if (last := self.url.rpartition("/")[2]) in WRONG_ROUTES:
+            raise ValueError(f"{url}: /{last} {WRONG_ROUTES[last]}; give the server alone, as http://host:port")
         self.max_concurrency, self.max_tries = max_concurrency, max_tries
         self._connection = _Connection(api_key or os.environ.get(KEY_VARIABLE), timeout, max_concurrency)
         if isinstance(processing_class, (str, os.PathLike)):

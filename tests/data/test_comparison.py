@@ -557,6 +557,10 @@ def read_inside_map(row, index):
         ({"prompt": "p", "chosen": "a", "rejected": None}, "`rejected` missing (found: prompt, chosen); a pref"),
         ({"prompt": "p", "label": True}, "`chosen` and `rejected` missing (found: prompt, label); a pref"),
         ({}, "`chosen` and `rejected` missing (found: nothing); a preference row has"),
+        (
+            {"input_ids_chosen": [5], "input_ids_rejected": [6]},
+            "`chosen` and `rejected` missing (found: input_ids_chosen, input_ids_rejected); TRL calls them `chosen_ids`",
+        ),
         ({"question": "q", "chosen": "a", "rejected": "b"}, "`question` looks like a part of the prompt that"),
         ({"prompt": "p", "chosen": "", "rejected": "b"}, "`chosen` is empty; every completion needs text"),
         ({"prompt": "p", "chosen": "a", "rejected": " \n"}, "`rejected` is empty; every completion needs text"),

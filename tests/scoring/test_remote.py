@@ -241,11 +241,17 @@ def test_what_is_served_is_asked_for_by_name(exported, stub):
     folder, _ = exported
     with serving(stub) as url:
         assert RemoteRewardScorer(url + "/classify", folder, model="my-model").url == url
+        assert RemoteRewardScorer(url + "/v1/", folder, api="vllm").url == url
         with pytest.raises(ValueError, match="serves my-model, not other; give one of them as model"):
             RemoteRewardScorer(url, folder, model="other")
         stub.api = "llama.cpp"
         with pytest.raises(ValueError, match="give api='vllm' or 'sglang'"):
             RemoteRewardScorer(url, folder)
+    for route in ("/score", "/v1/score", "/rerank", "/v1/rewards", "/reward"):
+        with pytest.raises(
+            ValueError, match=f"{route.rpartition('/')[2]} .*; give the server alone, as http://host:port"
+        ):
+            RemoteRewardScorer(url + route, folder)
     with pytest.raises(ValueError, match="api='tgi' is not known"):
         RemoteRewardScorer(url, folder, api="tgi")
     with pytest.raises(ValueError, match="revision cannot be applied to a served model"):

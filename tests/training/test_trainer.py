@@ -35,6 +35,7 @@ from training_runs import (
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 
 from rm_plugin import RewardModel, RewardScorer
+from rm_plugin.data.reference import read_reference
 from rm_plugin.data.sources import load_rows
 from rm_plugin.metrics.statistics import wilson_interval
 from rm_plugin.model.adapters import load_peft_model, nf4_config
@@ -1102,6 +1103,10 @@ def test_the_model_card_says_how_to_score_and_what_was_measured(lora, base_folde
         assert "pipeline(" not in card
         assert f'RewardScorer("{folder.name}")' in card
         assert ("LoRA" in card) == lora
+    loaded = RewardModel.from_pretrained(tmp_path / "saved")
+    for text in read_reference(tmp_path / "saved")["texts"][:7]:  # by which a server is checked
+        assert loaded(torch.tensor([text["input_ids"]])).logits.item() == pytest.approx(text["score"], abs=1e-5)
+    assert read_reference(tmp_path / "run" / "checkpoint-2") is None, "of the final save alone"
     card = (tmp_path / "saved" / "README.md").read_text()
     assert "Held-out data, at step 2:" in card
     extras = json.loads((tmp_path / "saved" / ("reward_model.json" if lora else "config.json")).read_text())
