@@ -26,6 +26,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -105,9 +106,14 @@ class RemoteRewardScorer(Scorer):
         if unknown := [name for name in options if name not in OPTIONS]:
             raise ValueError(f"{', '.join(unknown)} cannot be applied to a served model; give it to the server")
         check_choice("api", api, APIS)
+        for option, value in (("max_concurrency", max_concurrency), ("max_tries", max_tries)):
+            if value < 1:
+                raise ValueError(f"{option}={value}, nothing would be asked; give at least 1")
         super().__init__(**options)
         if processing_class is None:
             raise ValueError(f"{url} needs the reward model's tokenizer; give its folder as processing_class")
+        if isinstance(processing_class, (str, os.PathLike)):
+            folder = processing_class = _folder_of(os.fspath(processing_class))
         settings = {"api": api, "model": model, "api_key": api_key, "max_concurrency": max_concurrency}
         settings |= {"max_tries": max_tries, "timeout": timeout}
         self._made_from = {"url": url, "processing_class": processing_class, **settings}
@@ -116,10 +122,10 @@ class RemoteRewardScorer(Scorer):
             raise ValueError(f"{url}: /{last} {WRONG_ROUTES[last]}; give the server alone, as http://host:port")
         self.max_concurrency, self.max_tries = max_concurrency, max_tries
         self._connection = _Connection(api_key or os.environ.get(KEY_VARIABLE), timeout, max_concurrency)
-        if isinstance(processing_class, (str, os.PathLike)):
+        if isinstance(processing_class, str):
             from transformers import AutoTokenizer
 
-            folder, tokenizer = processing_class, AutoTokenizer.from_pretrained(processing_class)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
         else:
             folder, tokenizer = processing_class.name_or_path, copy.deepcopy(processing_class)
         facts = dict.fromkeys(("reasoning", "reward_mean", "reward_std", "template_hash", "trailing_pad_id"))
@@ -308,6 +314,18 @@ class AsyncRemoteRewardScorer(RemoteRewardScorer):
 def is_url(given: Any) -> bool:
     """Whether a reward is given as the URL of a server."""
     return isinstance(given, str) and given.startswith(("http://", "https://"))
+
+
+def _folder_of(name: str) -> str:
+    """A model's folder, wherever another process starts; of a hub id that of its small files."""
+    if Path(name).is_dir():
+        return str(Path(name).resolve())
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.model", "*.txt"])
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} is no folder here, nor on the hub; give the folder of the served model") from error
 
 
 class _Connection:

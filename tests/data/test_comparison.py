@@ -559,7 +559,7 @@ def read_inside_map(row, index):
         ({}, "`chosen` and `rejected` missing (found: nothing); a preference row has"),
         (
             {"input_ids_chosen": [5], "input_ids_rejected": [6]},
-            "`chosen` and `rejected` missing (found: input_ids_chosen, input_ids_rejected); TRL calls them `chosen_ids`",
+            "`chosen` and `rejected` missing (found: input_ids_chosen, input_ids_rejected); TRL calls them",
         ),
         ({"question": "q", "chosen": "a", "rejected": "b"}, "`question` looks like a part of the prompt that"),
         ({"prompt": "p", "chosen": "", "rejected": "b"}, "`chosen` is empty; every completion needs text"),

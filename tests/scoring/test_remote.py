@@ -256,6 +256,10 @@ def test_what_is_served_is_asked_for_by_name(exported, stub):
         RemoteRewardScorer(url, folder, api="tgi")
     with pytest.raises(ValueError, match="revision cannot be applied to a served model"):
         RemoteRewardScorer(url, folder, revision="main")
+    with pytest.raises(ValueError, match="not-here/at-all is no folder here, nor on the hub"):
+        RemoteRewardScorer(url, "not-here/at-all")
+    with pytest.raises(ValueError, match="max_tries=0, nothing would be asked"):
+        RemoteRewardScorer(url, folder, max_tries=0)
 
 
 # --- the handshake
