@@ -343,10 +343,12 @@ def test_no_comparisons_is_an_error_with_the_counts():
         load_benchmark("preference", [{"prompt": "P", "completions": ["a", "b"]}])
 
 
-def test_limit_stops_after_so_many_comparisons_and_counts_what_was_read():
+def test_a_limit_draws_the_same_sample_every_time_in_the_order_of_the_data():
     rows = [{"prompt": str(i), "chosen": "a", "rejected": "b"} for i in range(5)]
     data = load_benchmark("preference", rows, limit=2)
-    assert [c.prompt for c in data.comparisons] == ["0", "1"] and data.num_rows == 2
+    drawn = [c.prompt for c in data.comparisons]
+    assert len(drawn) == 2 and drawn == sorted(drawn) and data.num_rows == 5
+    assert drawn == [c.prompt for c in load_benchmark("preference", rows, limit=2).comparisons]
     with pytest.raises(ValueError, match="limit=0, it must be at least 1"):
         load_benchmark("preference", rows, limit=0)
 
