@@ -18,6 +18,7 @@ import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from errno import EFBIG, EIO, ENOSPC
 from glob import escape
 from pathlib import Path
 from typing import IO, Any
@@ -46,20 +47,31 @@ def atomic_writer(path: str | os.PathLike) -> Iterator[IO[str]]:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file")
     if path.exists() and not path.is_file():
-        with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        with _naming(path), path.open("w", encoding="utf-8", errors="backslashreplace") as file:
             yield file
         return
     path = path.resolve()  # what a link points to is replaced, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")  # one left by a kill is overwritten
     try:
-        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        with _naming(path), part.open("w", encoding="utf-8", errors="backslashreplace") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: str | os.PathLike) -> Iterator[None]:
+    """Errors of writing name their file, which Python leaves out where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in (ENOSPC, EIO, EFBIG):  # of what is written, maybe
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
@@ -241,14 +253,12 @@ class Journal(Mapping, AbstractContextManager):
     def _write(self, key: str | None, value: Any) -> int:
         text = json.dumps([key, value]).encode() + b"\n"
         offset = self._file.seek(0, os.SEEK_END)
-        try:
+        with _naming(self.path):
             self._file.write(b"%08x %s" % (zlib.crc32(text), text))
             self._file.flush()
             if time.monotonic() - self._synced > 1:
                 os.fsync(self._file.fileno())
                 self._synced = time.monotonic()
-        except OSError as error:  # a full disk, which Python does not name
-            raise OSError(error.errno, error.strerror, os.fspath(self.path)) from error
         return offset
 
 

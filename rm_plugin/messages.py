@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,9 +51,12 @@ def explained(what: str) -> Iterator[None]:
     """Errors that a library means for developers become one `ValueError` that says `what` failed; ours pass."""
     try:
         yield
-    except (ValueError, OSError, ImportError):
-        raise
-    except Exception as error:  # of torch, peft, safetensors, tokenizers, pickle, …
+    except Exception as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        modules = (frame.f_globals.get("__name__", ""), type(error).__module__)
+        is_ours = any(module.startswith(__package__) for module in modules)
+        if isinstance(error, ValueError | OSError | ImportError) and (is_ours or getattr(error, "filename", None)):
+            raise
         raise ValueError(f"{what} ({type(error).__name__}: {one_line(error)})") from error
 
 

@@ -27,10 +27,11 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
+from numbers import Integral, Real
 from typing import Any
 
 from ..messages import located
@@ -153,12 +154,24 @@ class Comparison:
         if completions is None:
             if ranks is not None or chosen is None or rejected is None:
                 raise ValueError("`chosen` and `rejected` come together, without `ranks`; give both, or `completions`")
-            chosen, rejected = ([texts] if _is_one_text(texts) else list(texts) for texts in (chosen, rejected))
+            chosen, rejected = ([texts] if _is_one_text(texts) else texts for texts in (chosen, rejected))
+            chosen, rejected = _listed(chosen, "chosen"), _listed(rejected, "rejected")
+            if not chosen or not rejected:
+                raise ValueError("`chosen` or `rejected` is an empty list; give at least one of each")
             completions, ranks = chosen + rejected, [0] * len(chosen) + [1] * len(rejected)
+        completions = _listed(completions, "completions")
+        ranks = None if ranks is None else _listed(ranks, "ranks")
         if not completions and (not prompt or ranks is not None):
             raise ValueError("0 completions, a comparison needs at least 1; add one")
         if ranks is not None and len(ranks) != len(completions):
             raise ValueError(f"{len(ranks)} ranks for {len(completions)} completions; give one rank per completion")
+        for rank in ranks or ():
+            if not isinstance(rank, Integral) or isinstance(rank, bool):
+                raise ValueError(f"ranks has {show_value(rank)}; ranks are integers, smaller is better")
+        if margin is not None and (
+            not isinstance(margin, Real) or isinstance(margin, bool) or not math.isfinite(margin)
+        ):
+            raise ValueError(f"`margin` is {show_value(margin)}; it is a finite number")
         texts = [prompt or "", *completions]
         if not all(isinstance(text, str | list) for text in texts):
             names = ", ".join(sorted({type(text).__name__ for text in texts}))
@@ -171,10 +184,11 @@ class Comparison:
             if completions:
                 prompt, completions = _without_repeated_prompt(prompt, completions)
         else:
-            prompt = prompt or ""
+            prompt = check_text(prompt or "", "the prompt")
+            completions = [check_text(text, f"completions[{i}]") for i, text in enumerate(completions)]
         self.prompt = prompt
-        self.completions = list(completions)
-        self.ranks = None if ranks is None else list(ranks)
+        self.completions = completions
+        self.ranks = ranks
         self.margin = margin
         self.tools = read_tools(tools)
         self.chat_template_kwargs = read_template_variables(chat_template_kwargs)
@@ -337,10 +351,9 @@ def _first_column(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
 def _comparison(row: Mapping[str, Any], prompt: Text, completions: list[Text], ranks: list[int] | None) -> Comparison:
     """The comparison of a row whose texts were read, with its other columns."""
     margin, id, subset, metadata = (row.get(name) for name in ("margin", "id", "subset", "metadata"))
-    with located("`margin`"):
-        margin = None if margin in (None, "") else float(margin)  # "" is an empty cell of a csv file
-        if isinstance(row.get("margin"), bool) or not math.isfinite(margin or 0):
-            raise ValueError(f"it is {show_value(row['margin'])}; give a finite number")
+    if isinstance(margin, str):  # of a csv file, where an empty cell is none
+        with located("`margin`"):
+            margin = float(margin) if margin.strip() else None
     comparison = Comparison(
         prompt,
         completions,
@@ -391,7 +404,7 @@ def _text_of_output(value: Any) -> Any:
     message = output.get("message")
     if message is None:
         return output.get("text")
-    message = message if isinstance(message, Mapping) else vars(message)
+    message = message if isinstance(message, Mapping) else getattr(message, "__dict__", {})
     return [dict(message)] if message.get("tool_calls") else message.get("content")
 
 
@@ -570,6 +583,13 @@ def _find_prompt(prompt: list[dict], text: list[dict]) -> tuple[int, int] | None
         if text[start : start + len(prompt)] == prompt:
             return start, start + len(prompt)
     return (0, len(asked)) if len(text) > len(asked) and text[: len(asked)] == asked else None
+
+
+def _listed(values: Any, name: str) -> list[Any]:
+    """The items of a list or another iterable; a text alone, which Python would read as its characters, is refused."""
+    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} is {show_value(values)}; give a list")
+    return list(values)
 
 
 def _is_one_text(value: Any) -> bool:

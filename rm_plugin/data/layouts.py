@@ -278,16 +278,16 @@ def _rows_in(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _ranked_lists(message: dict[str, Any], before: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
     """Every turn of the user in a tree that has two ranked replies or more, with what was said before it."""
+    if not isinstance(message, dict) or not isinstance(message.get("text"), str):
+        raise ValueError(f"a message of its tree is {show_value(message)}; it has a `text`, and maybe `replies`")
     role = "user" if message.get("role", "prompter") == "prompter" else "assistant"
-    said = [*before, {"role": role, "content": message.get("text")}]
-    replies = [reply for reply in message.get("replies") or () if not reply.get("deleted")]
+    said = [*before, {"role": role, "content": message["text"]}]
+    replies = [
+        reply for reply in message.get("replies") or () if not isinstance(reply, dict) or not reply.get("deleted")
+    ]
+    below = [row for reply in replies for row in _ranked_lists(reply, said)]
     ranked = [reply for reply in replies if reply.get("rank") is not None]
     if role == "user" and len(ranked) > 1:
-        yield {
-            "id": message.get("message_id"),
-            "prompt": said,
-            "completions": [reply["text"] for reply in ranked],
-            "ranks": [reply["rank"] for reply in ranked],
-        }
-    for reply in replies:
-        yield from _ranked_lists(reply, said)
+        completions, ranks = [reply["text"] for reply in ranked], [reply["rank"] for reply in ranked]
+        yield {"id": message.get("message_id"), "prompt": said, "completions": completions, "ranks": ranks}
+    yield from below

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import WHITE_SPACE, opened, parse_json, read_jsonl
 from ..messages import located, one_line
-from .conversations import from_json
+from .conversations import check_text, from_json
 from .layouts import read_columns, select_columns, usual_rows
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def load_rows(
         source = to_table(list(usual_rows(source, "the list")))
     if source in ("", {}) or not isinstance(source, str | Path | dict | datasets.Dataset | datasets.IterableDataset):
         raise ValueError(f"source={source!r} is no data; give a file, a folder, a hub id, a Dataset or a list of rows")
+    if split is not None and not isinstance(split, str):
+        raise ValueError(f"split={split!r} is no name of a split; write 'train' or 'train[:10%]'")
     path = Path(source).expanduser() if isinstance(source, str | Path) else None
     where = f"the {type(source).__name__}" if path is None else str(source)
     on_hub = isinstance(source, str) and not path.exists() and HUB_ID.fullmatch(source) and not _kind_of(path)
@@ -215,10 +217,13 @@ def to_table(rows: list[dict[str, Any]]) -> Dataset:
     columns = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
+        for i, value in enumerate(values):  # `Json` would drop half a character without a word
+            check_text(value if isinstance(value, str) else str(value), f"row {i}: `{name}`")
         try:
             columns[name] = pa.array(values)
-            kept = columns[name].to_pylist() == values
-        except (pa.ArrowException, UnicodeEncodeError, OverflowError):
+            got = columns[name].to_pylist()
+            kept = got == values or repr(got) == repr(values)  # NaN is unequal to itself
+        except (pa.ArrowException, OverflowError):
             kept = False
         if not kept:
             texts = [None if value is None else json.dumps(value) for value in values]

@@ -82,7 +82,7 @@ class Run:
         items = folder / "items.json"
         with located(f"{folder} is no whole run (evaluate it again)"):
             run = cls(folder, report, parse_json(items.read_text(encoding="utf-8"), str(items)))
-            rows(report), remarks(report)  # all that a table shows
+            run.model, rows(report), remarks(report)  # all that a table shows
             lengths = [len(run.items[key]) for key in ("groups", "clusters")]
             if lengths != [len(run.items["credits"]["model"])] * 2:
                 raise ValueError(f"{items} has {lengths[0]} groups, {lengths[1]} clusters and other credits")

@@ -145,6 +145,8 @@ def _read_candidates(row: Any) -> Comparison:
         if len(known[name]) != n:
             raise ValueError(f"{len(known[name])} {name} for {n} completions; give one each")
     known["gold"] = [None if value is None else float(value) for value in known["gold"]]
+    if not all(value is None or math.isfinite(value) for value in known["gold"]):
+        raise ValueError(f"gold is {known['gold']}; give finite numbers")
     comparison.ranks, comparison.metadata = None, {"answer": row.get("answer"), **known}
     return comparison
 

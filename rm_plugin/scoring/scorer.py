@@ -127,12 +127,16 @@ class RewardScorer(Scorer):
             self._given = load_any(source, **options)
         elif options:
             raise ValueError(f"{', '.join(options)} cannot be applied to a model in memory; give its folder")
+        elif not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
+            raise ValueError(f"the model is a {type(model).__name__}; give a reward model, its folder or its hub id")
         config = self._follow().config
         if isinstance(processing_class, (str, os.PathLike)):
             processing_class = AutoTokenizer.from_pretrained(processing_class)
         elif processing_class is None:
             where = {name: options[name] for name in (*HUB_ARGUMENTS, "trust_remote_code") if name in options}
             processing_class = load_tokenizer(source or self.model, config, **where)
+        elif not isinstance(processing_class, PreTrainedTokenizerBase):
+            raise ValueError(f"processing_class is a {type(processing_class).__name__}; give the model's tokenizer")
         else:
             processing_class = copy.deepcopy(processing_class)  # other threads may use theirs
         source = source or getattr(config, "_name_or_path", "") or type(self.model).__name__

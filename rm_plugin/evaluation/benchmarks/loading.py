@@ -196,7 +196,7 @@ def source_tables(
     is_local = path is None or path.exists()
     if config is not None and is_local:
         raise ValueError(f"config={config!r} is for hub data sets, which {path or 'an object'} is not; leave it out")
-    if isinstance(source, list) and split is None and not columns:
+    if isinstance(source, list) and all(isinstance(row, dict) for row in source) and split is None and not columns:
         return [("", None, lambda: source)]
     if path is not None and any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
         with explained(f"{path} cannot be read; save it again"):
