@@ -429,7 +429,7 @@ def test_prompts_of_ppo_keep_their_tools_and_are_given_once(tmp_path):
     rows = [{"prompt": ask}, {"prompt": ask, "tools": tools, "chat_template_kwargs": {"mode": "x"}}, {"prompt": ask}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = SimpleNamespace(
-        dataset_name=str(tmp_path / "rows.jsonl"), dataset_config=None, dataset_streaming=False
+        dataset_name=str(tmp_path / "rows.jsonl"), dataset_config=None, dataset_streaming=False, columns=None
     )
     plain, with_tools = prompt_rows(arguments, tokenizer, "train")
     assert plain["tools"] is None and (with_tools["tools"], with_tools["chat_template_kwargs"]) == (

@@ -651,7 +651,7 @@ def read_inside_map(row, index):
         ),
         (
             {"prompt": "p", "chosen": "a", "rejected": "b", "margin": True},
-            "`margin`: it is true (bool); give a finite n",
+            "`margin` is true (bool); it is a finite numb",
         ),
         (
             {"prompt": "p", "chosen": "a", "rejected": "b", "tools": "[{"},

@@ -1068,7 +1068,7 @@ def test_rewards_that_are_no_finite_numbers_are_refused_before_they_are_written(
 
 
 def test_a_conversation_needs_a_chat_template(policy, scorer):
-    with pytest.raises(ValueError, match="prompt 0: it is a conversation and the policy's .* has no chat template"):
+    with pytest.raises(ValueError, match="prompt 0: .* has no chat template, a conversation needs one"):
         BestOfNSampler(policy, tiny_tokenizer("plain"), scorer, n=2).sample(CHAT)
 
 
