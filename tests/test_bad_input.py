@@ -152,6 +152,7 @@ FILES = {
     **{f"{name}.parquet": content for name, content in spoiled(b"PAR1xxxxPAR1").items()},
     **{f"{name}.jsonl.gz": content for name, content in spoiled(gzip.compress(json.dumps(GOOD).encode())).items()},
     "surrogate.jsonl": b'{"prompt": "a\\ud800b", "chosen": "c", "rejected": "d"}',
+    "nested.jsonl": b'{"chosen": [{"role": "user", "content": "\\ud800"}], "rejected": [3, "a"]}',
     "half.jsonl": b'{"prompt": "\xed\xa0\x80", "chosen": "c", "rejected": "d"}',
     "nan.jsonl": b'{"prompt": NaN, "chosen": "c", "rejected": "d"}',
     "margin.jsonl": b'{"prompt": "a", "chosen": "c", "rejected": "d", "margin": NaN}',
@@ -417,7 +418,7 @@ CALLS = {
     ],
     "scorer": [
         *[lambda it, v=v: RewardScorer(v) for v in (3, None, "", "no/such/model", torch.nn.Linear(2, 2))],
-        *[lambda it, v=v: RewardScorer(it.model, v) for v in (3, "no-tokenizer")],
+        *[lambda it, v=v: RewardScorer(it.model, v) for v in (3,)],
         lambda it: RewardScorer(it.model, it.model),
         lambda it: RewardScorer(it.tokenizer),
         lambda it: RewardScorer(it.scorer),

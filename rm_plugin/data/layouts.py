@@ -34,11 +34,11 @@ COLUMNS = (*COLUMNS, "tools", "chat_template_kwargs", "id", "subset", "answer", 
 RESPONSE = re.compile("(response|output|answer|completion|conversation|candidate)([0-9]+|[a-e])")
 LABELS = ("label", "winner", "preference", "preferred", "choice")
 SIDES = {
-    "1": ("1", "a", "first", "true", "a>b", "a>>b", "1>2", "b<a"),
-    "2": ("2", "b", "second", "false", "b>a", "b>>a", "2>1", "a<b", "a<<b"),
+    "first": ("1", "a", "first", "true", "a>b", "a>>b", "1>2", "b<a"),
+    "second": ("2", "b", "second", "false", "b>a", "b>>a", "2>1", "a<b", "a<<b"),
     "tie": ("tie", "tie(bothbad)", "bothbad", "both", "neither", "equal", "same", "draw", "a=b", "1=2"),
 }
-RANKS = {"1": [0, 1], "2": [1, 0], "tie": [0, 0]}
+RANKS = {"first": [0, 1], "second": [1, 0], "tie": [0, 0]}
 
 
 class Responses(dict):
@@ -87,7 +87,7 @@ def select_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[s
 
     Example:
         >>> select_columns({"q": "2 + 2 =", "best": 0, "a": "4", "b": "5"}, {"prompt": "q", "label": "best:0/1"})
-        {'a': '4', 'b': '5', 'prompt': '2 + 2 =', 'label': ['1']}
+        {'a': '4', 'b': '5', 'prompt': '2 + 2 =', 'label': ['first']}
     """
     selected, read = {}, set()
     for name, theirs in columns.items():
@@ -151,7 +151,7 @@ def _votes(parts: list[Any]) -> list[str]:
 
 
 def _coded(votes: list[str], values: str) -> list[str]:
-    """Votes as `1`, `2` and `tie`, where `values` says what these are called."""
+    """Votes as `first`, `second` and `tie`, where `values` says what these are called."""
     sides = dict(zip(values.lower().split("/"), SIDES, strict=False)) if values else {}
     for vote in votes if values else ():
         check_choice("label", vote, sides)
@@ -197,7 +197,8 @@ def usual_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
     if not label or (len(label) > 1 and label[0] in LABELS):
         found = f"{' and '.join(label)} look like the label" if label else "no label says which is better"
         raise BadRow(f"{shown}: {found}; name it with --columns label=COLUMN")
-    sides = Counter(_side(vote, "+".join(label)) for vote in _votes([row[name] for name in label]))
+    from_zero = min(responses).endswith("0")
+    sides = Counter(_side(vote, "+".join(label), from_zero) for vote in _votes([row[name] for name in label]))
     best = [side for side, number in sides.items() if number == max(sides.values())]
     ranks = RANKS[best[0] if len(best) == 1 else "tie"]  # without a majority it is a tie
     completions = Responses((responses[key], row[responses[key]]) for key in sorted(responses))
@@ -210,15 +211,15 @@ def _response_key(name: str) -> str | None:
     return key if RESPONSE.fullmatch(key) else None
 
 
-def _side(vote: str, column: str) -> str:
-    """`1` or `2`, the better response, or `tie`."""
+def _side(vote: str, column: str, from_zero: bool) -> str:
+    """Which response is better, `first` or `second`, or `tie`; a number says it unless responses begin with 0."""
     text = re.sub(r"[\s_\[\]]", "", vote)
     text = re.sub(
         r"^(response|output|answer|completion|conversation|candidate|model|assistant|option)-?(?=.$)", "", text
     )
-    if text == "0":
+    if text == "0" or (from_zero and text.isdecimal()):
         raise BadLayout(
-            f"`{column}` is 0, which may be the first response or a tie; say what its values mean (first/second/tie), "
+            f"`{column}` is {text}, which can be read in two ways; say what its values mean (first/second/tie), "
             f"such as --columns label={column}:0/1/2 or label={column}:1/2/0"
         )
     for side, words in SIDES.items():

@@ -218,7 +218,8 @@ def to_table(rows: list[dict[str, Any]]) -> Dataset:
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
         for i, value in enumerate(values):  # `Json` would drop half a character without a word
-            check_text(value if isinstance(value, str) else str(value), f"row {i}: `{name}`")
+            if isinstance(value, str | list | dict):
+                check_text(json.dumps(value, ensure_ascii=False, default=str), f"row {i}: `{name}`")
         try:
             columns[name] = pa.array(values)
             got = columns[name].to_pylist()

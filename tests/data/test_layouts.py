@@ -293,6 +293,12 @@ def test_the_values_of_a_label_may_be_said(values, label, ranks):
     assert to_comparison(row).ranks == ranks
 
 
+def test_responses_that_are_numbered_from_zero_take_labels_whose_values_are_said():
+    row = {"prompt": "2 + 2?", "response_0": "4", "response_1": "5", "better_response_id": 1}
+    selected = select_columns(row, read_columns(["label=better_response_id:0/1"]))
+    assert to_comparison(selected).chosen == ["5"]
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [("response_1", "response_2"), ("Response A", "Response B"), ("output1", "output2"), ("answer_0", "answer_1")],
@@ -308,7 +314,7 @@ def test_two_responses_are_known_by_their_usual_names(first, second):
     [
         (
             {**RESPONSES, "label": 0},
-            "`label` is 0, which may be the first response or a tie; say what its values mean",
+            "`label` is 0, which can be read in two ways; say what its values mean",
         ),
         ({**RESPONSES, "label": [1, 0]}, "such as --columns label=label:0/1/2 or label=label:1/2/0"),
         ({**RESPONSES, "label": "left"}, '`label` is "left", not 1, 2, A>B, model_a, tie or the like; say what its'),
@@ -328,6 +334,11 @@ def test_two_responses_are_known_by_their_usual_names(first, second):
             "name two with --columns response_1=COLUMN resp",
         ),
         (
+            {"prompt": "a", "response_0": "4", "response_1": "5", "label": 1},
+            "`label` is 1, which can be read in two ways",
+        ),
+        ({"prompt": "a", "answer_0": "4", "answer_1": "5", "winner": "answer_1"}, "`winner` is 1, which can be read"),
+        (
             {"instruction": "Add.", "input": "2 + 2", "response1": "4", "response2": "5", "label": 1},
             "`instruction` and `input` look like the prompt; name it with --columns prompt=instruction+input",
         ),
@@ -343,7 +354,7 @@ def test_what_could_mean_two_things_is_one_line_that_names_columns(row, message)
 
 def test_a_label_that_could_mean_two_things_is_not_skipped_as_a_bad_row():
     rows = [{**RESPONSES, "label": label} for label in (1, 2, 0)]
-    with pytest.raises(ValueError, match="row 2: `label` is 0, which may be the first response or a tie"):
+    with pytest.raises(ValueError, match="row 2: `label` is 0, which can be read in two ways"):
         load_benchmark("preference", rows, on_bad_row="skip")
     rows[2]["label"] = "left"
     assert len(load_benchmark("preference", rows, on_bad_row="skip").comparisons) == 2
