@@ -323,8 +323,8 @@ CHECKPOINTS = [
 def test_a_broken_checkpoint_is_named(refused, checkpoint, tmp_path):
     assert len(CHECKPOINTS) <= 18
     write_rows(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}])
-    score = ("--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
-    assert refused("score", checkpoint / "model", *score) == ""
+    data = ("--data", tmp_path / "in.jsonl", "--output")
+    assert refused("score", checkpoint / "model", *data, tmp_path / "out.jsonl") == ""
     for i, (kind, name, content) in enumerate(CHECKPOINTS):
         folder = tmp_path / f"broken-{i}"
         shutil.copytree(checkpoint / kind, folder)
@@ -334,7 +334,7 @@ def test_a_broken_checkpoint_is_named(refused, checkpoint, tmp_path):
             (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), **content}))
         else:
             (folder / name).write_bytes(content)
-        line = refused("score", folder, *score)
+        line = refused("score", folder, *data, tmp_path / f"out-{i}.jsonl")
         assert folder.name in line or "no-such-base" in line or name.split(".")[0] in line, (kind, name, content, line)
 
 
