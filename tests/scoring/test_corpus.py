@@ -322,3 +322,8 @@ def test_two_processes_give_the_rows_order_and_nulls_of_one(tmp_path, folder):
     without = [[{k: v for k, v in row.items() if k not in names} for row in found] for found in (alone, two)]
     assert without[0] == without[1]
     assert sorted(path.name for path in tmp_path.glob("two*")) == ["two.jsonl", "two.jsonl.settings.json"]
+
+
+def test_actors_are_for_ray():
+    with pytest.raises(ValueError, match=r"num_actors=2 is for a Ray data set; make one: ray.data.from_huggingface"):
+        score_dataset(PAIRS, lengths, num_actors=2)
