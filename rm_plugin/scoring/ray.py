@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..data.layouts import read_columns
-from .corpus import BAD_ROW, REASON, added_columns, annotate, load_reward, refuse_taken, to_texts
+from .rows import BAD_ROW, REASON, added_columns, annotate, load_reward, refuse_taken, to_texts
 
 if TYPE_CHECKING:
     import pyarrow
