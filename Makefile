@@ -13,13 +13,14 @@ SMOLLM2 ?= .cache/smollm2
 PARALLEL ?= -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-scale cov wheel docs lint format clean test-vllm
+.PHONY: help quickstart test test-scale cov gpu wheel docs lint format clean test-vllm
 
 help:
 	@echo "make quickstart   install into $(VENV), then train, evaluate and score the embedded default (ARGS='--seed 1')"
 	@echo "make test         the whole suite on TRL 1.16.0, then the tests marked trl112 on TRL 1.12.0 (ARGS='-k name')"
 	@echo "make cov          the suite with coverage of lines and branches, and what is not covered (ARGS='-k name')"
 	@echo "make test-scale   the tests of several processes that need Ray, which goes into a folder of its own"
+	@echo "make gpu          the tests that need a GPU, or one line where there is none"
 	@echo "make wheel        build the wheel, install it into a clean environment, run quickstart and evaluate there"
 	@echo "make docs         build docs/ with the API reference into .cache/site, strictly"
 	@echo "make test-vllm    by hand: every route of vLLM (a venv of its own, 2.5 GB) beside the scorer (SMOLLM2=folder)"
@@ -46,6 +47,11 @@ test-scale: $(INSTALLED_DEV) $(SCALE)/.installed
 
 cov: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+gpu: $(INSTALLED_DEV)
+	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; \
+	then $(BIN)/python -m pytest -m gpu $(ARGS); \
+	else echo "no GPU is here: nothing was run (RM_PLUGIN_GPU_SUITE_ON=cpu python -m pytest -m gpu runs the code on a CPU)"; fi
 
 wheel: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -m wheel $(ARGS)
