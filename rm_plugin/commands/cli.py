@@ -1,6 +1,6 @@
 """`rm-plugin`: options and work of every command.
 
-    rm-plugin quickstart | train | score | best-of-n | ppo | evaluate | benchmarks | leaderboard | compare | export
+    rm-plugin quickstart | train | plan | score | best-of-n | ppo | evaluate | leaderboard | compare | export | …
 
 A command is a function whose docstring is its help, and one that adds its options; it imports what it needs when it
 runs, so that `--help` loads no torch. Exit code 0 on success, 2 on bad usage or bad input with one line on stderr
@@ -10,6 +10,7 @@ runs, so that `--help` loads no torch. Exit code 0 on success, 2 on bad usage or
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -83,7 +84,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         close = nearest(argv[0], COMMANDS)
         raise ValueError(f"unknown command {argv[0]!r}{close}; the commands are {', '.join(COMMANDS)}")
     args, args.fields = parser.parse_known_args(argv)
-    if args.fields and args.command not in ("train", "ppo"):
+    if args.fields and args.command not in ("train", "plan", "ppo"):
         known = [word.removeprefix("--") for word in commands.choices[args.command]._option_string_actions]
         close = nearest(args.fields[0].split("=")[0].removeprefix("--"), known)
         raise ValueError(f"unknown argument {args.fields[0]!r}{close}; see rm-plugin {args.command} --help")
@@ -104,16 +105,57 @@ def _quickstart(args: argparse.Namespace) -> None:
 
 def _train_options(add) -> None:
     add("--config", metavar="RECIPE", help="YAML file with the names of TRL's fields")
-    add("-h", "--help", action="store_true", dest="show_help", help="show all fields")
+    add("--force", action="store_true", help="train where the plan says that the GPU here is too small")
+    add("-h", "--help", action="store_true", dest="show_help", help="show this")
+    add("--help-all", action="store_true", help="show the fields of TRL and transformers too")
 
 
 def _train(args: argparse.Namespace) -> int:
     """train a reward model from a YAML recipe; any field can be given as --field value"""
+    if args.show_help:
+        return _train_help()
     from .recipe import parse_recipe, run_recipe
 
-    if args.show_help:
+    if args.help_all:
         parse_recipe(None, ["--help"])
-    return run_recipe(args.config, args.fields)
+    return run_recipe(args.config, args.fields, args.force)
+
+
+def _train_help() -> None:
+    """Our own fields, which lie in a module without imports: those of TRL take seconds to load."""
+    from ..training.fields import PairwiseRewardFields
+
+    everything = (
+        "Every field of TRL's RewardConfig, ModelConfig and ScriptArguments is taken too: --help-all shows them."
+    )
+    parser = argparse.ArgumentParser("rm-plugin train", description=_train.__doc__, epilog=everything, add_help=False)
+    _train_options(parser.add_argument)
+    own = parser.add_argument_group("fields of reward training, in the recipe or as --field value")
+    for field in dataclasses.fields(PairwiseRewardFields):
+        default = "" if field.default is None else f" Default: {field.default}."
+        own.add_argument(
+            f"--{field.name}", metavar="VALUE", help=f"{field.metadata['help']}{default}".replace("%", "%%")
+        )
+    parser.print_help()
+
+
+def _plan_options(add) -> None:
+    add("--config", metavar="RECIPE", help="YAML file with the names of TRL's fields")
+    add("--gpu", metavar="SIZE", help="memory of the card, such as 12GB; that of the GPU here if absent")
+
+
+def _plan(args: argparse.Namespace) -> int:
+    """say how much GPU memory a recipe needs and whether a card has it; reads no weights, needs no GPU"""
+    from .plan import describe, parse_gpu, plan_recipe
+
+    gpu = None if args.gpu is None else parse_gpu(args.gpu)
+    if gpu is None:
+        import torch
+
+        gpu = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    plan = plan_recipe(args.config, args.fields)
+    print(describe(plan, gpu))
+    return 0 if gpu is None or plan.may_fit(gpu) else 1
 
 
 def _score_options(add) -> None:
@@ -168,12 +210,10 @@ def _best_of_n_options(add) -> None:
     add("policy", metavar="POLICY", nargs="?", help="language model: folder or hub id; not with --candidates")
     add("--reward-model", required=True, metavar="MODEL", help=SCORED_HELP)
     add("--prompts", metavar="FILE", help='file or data set with a column "prompt", and perhaps "answer"')
-    add(
-        "--candidates",
-        metavar="FILE",
-        help='ready completions instead of POLICY and --prompts: lines {"prompt", "completions": […]}, '
-        '{"prompt", "outputs": […]} as vLLM writes them, or {"prompt", "completion"}; perhaps with "gold" or "answer"',
+    ready = (
+        '{"prompt", "completions" (or vLLM\'s "outputs"): […]} or {"prompt", "completion"}, perhaps "gold", "answer"'
     )
+    add("--candidates", metavar="FILE", help=f"ready completions instead of POLICY and --prompts: lines {ready}")
     _columns_option(add)
     add("-n", type=int, help="completions per prompt (default 16)")
     add("--output", required=True, metavar="FILE", help="all candidates with scores; the same command resumes")
@@ -254,13 +294,8 @@ def _evaluate_options(add) -> None:
     add("--benchmark", action="append", default=[], metavar="NAME", help=help)
     add("--suite", metavar="NAME", help="several benchmarks, and the row that papers print of them: skywork")
     add("--data", metavar="FILE_OR_ID", help="any preference data instead: file, folder or hub id")
-    add(
-        "--source",
-        action="append",
-        default=[],
-        metavar="[NAME=]PATH",
-        help="local copy of the benchmark; with several benchmarks one each, as NAME=PATH",
-    )
+    local = "local copy of the benchmark; with several benchmarks one each, as NAME=PATH"
+    add("--source", action="append", default=[], metavar="[NAME=]PATH", help=local)
     add("--split", help="split of the data, where it has several")
     add("--config", help="configuration of a hub data set")
     add("--subset", help="name of the part that the source holds, such as RM-Bench's domain")
@@ -268,11 +303,8 @@ def _evaluate_options(add) -> None:
     _columns_option(add)
     add("--on-bad-row", default="error", choices=("error", "skip"), help="skip counts and lists them")
     add("--on-empty", default="keep", choices=("error", "keep", "skip"), help="comparisons with an empty reply")
-    add(
-        "--text-format",
-        choices=("auto", "messages", "as-is"),
-        help="plain text as messages for the chat template, or as it is; auto: messages, but --data as it is",
-    )
+    text_format = "plain text as messages for the chat template, or as it is; auto: messages, but --data as it is"
+    add("--text-format", choices=("auto", "messages", "as-is"), help=text_format)
     add("--scores", metavar="FILE", help="scores.jsonl to measure instead of running a model")
     add("--name", help="name of the model in the report")
     add(
@@ -474,6 +506,7 @@ def _write_export(args: argparse.Namespace) -> None:
 COMMANDS = {
     "quickstart": (_quickstart, _quickstart_options),
     "train": (_train, _train_options),
+    "plan": (_plan, _plan_options),
     "score": (_score, _score_options),
     "best-of-n": (_best_of_n, _best_of_n_options),
     "ppo": (_ppo, _ppo_options),

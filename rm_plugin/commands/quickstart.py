@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, 
 
 from ..evaluation import figures
 from ..evaluation.harness import evaluate
-from ..evaluation.page import Section, Table, bounds, percent, render_page
+from ..evaluation.page import Link, Section, Table, bounds, percent, render_page
 from ..evaluation.report import EvaluationReport
 from ..files import write_atomically
 from ..scoring.scorer import RewardScorer
@@ -136,15 +136,9 @@ def run(output: str | Path = "quickstart-reward-model", seed: int | None = None)
     rows = str(output / "data" / "test.jsonl")
     report = evaluate(scorer, source=rows, output=output / "evaluation", name="quickstart")
     examples = [ANTARCTICA, *{row["kind"]: row for row in heldout if row["kind"] != ANTARCTICA["kind"]}.values()][:6]
-    ranked = _ranked(scorer, examples)
-    write_atomically(output / "quickstart.html", _page(report, history, ranked))
-    ranked.print()
-    low, high = report.interval
-    print(
-        f"\nheld-out pairwise accuracy {history[0]['eval_accuracy']:.3f} before, {report.score:.3f} "
-        f"[{low:.3f}, {high:.3f}] after training ({len(heldout)} pairs, prompts not trained on; 95 % interval)\n"
-        f"model {output}, page {output / 'quickstart.html'}, {time.perf_counter() - start:.0f} s"
-    )
+    happened = _what_happened(output, trainer.state, report, scorer, time.perf_counter() - start)
+    write_atomically(output / "quickstart.html", _page(output, happened, report, history, _ranked(scorer, examples)))
+    print("", *happened, "", "Next:", *(f"  {command}" for command in _next_commands(output)), sep="\n")
     return report
 
 
@@ -167,7 +161,34 @@ def _ranked(scorer: RewardScorer, rows: list[dict[str, Any]]) -> Table:
     return Table(["prompt", "answer", "label", "r", "Δ", "σ(Δ)"], lines, num_text_columns=3)
 
 
-def _page(report: EvaluationReport, history: list[dict[str, Any]], ranked: Table) -> str:
+def _what_happened(output: Path, state, report: EvaluationReport, scorer: RewardScorer, seconds: float) -> list[str]:
+    """The run in five lines."""
+    history = [log for log in state.log_history if "eval_accuracy" in log]
+    num_rows, (low, high) = len(report.results.margins), report.interval
+    good, bad = scorer.score([ANTARCTICA["prompt"]] * 2, [ANTARCTICA["chosen"], ANTARCTICA["rejected"]])
+    return [
+        f"Trained a tiny decoder for {state.global_step} steps on pairs of a chosen and a rejected answer, "
+        f"{seconds:.0f} s in all: held-out loss {history[0]['eval_loss']:.3f} before (ln 2 is chance), "
+        f"{history[-1]['eval_loss']:.3f} after.",
+        f"On {num_rows:,} pairs with prompts not trained on, accuracy {history[0]['eval_accuracy']:.3f} before, "
+        f"{report.score:.3f} [{low:.3f}, {high:.3f}] after (95 % interval).",
+        f'{ANTARCTICA["prompt"]} {good:+.2f} for "{ANTARCTICA["chosen"]}", {bad:+.2f} for "{ANTARCTICA["rejected"]}"',
+        f"The reward model is in {output}; rm_plugin, transformers, TRL and vLLM open it.",
+        f"Its page is {output / 'quickstart.html'}, the whole report {output / 'evaluation' / 'report.html'}.",
+    ]
+
+
+def _next_commands(output: Path) -> list[str]:
+    return [
+        "rm-plugin train --config recipes/smollm2-135m-lora-cpu.yaml --dataset_name my-pairs.jsonl",
+        f"rm-plugin evaluate {output} --data my-pairs.jsonl --output runs/my-pairs",
+        f"rm-plugin score {output} --input texts.jsonl --output scored.jsonl",
+    ]
+
+
+def _page(
+    output: Path, happened: list[str], report: EvaluationReport, history: list[dict[str, Any]], ranked: Table
+) -> str:
     margins = report.results.margins
     steps, accuracies, losses = ([log[key] for log in history] for key in ("step", "eval_accuracy", "eval_loss"))
     cards = [
@@ -182,11 +203,24 @@ def _page(report: EvaluationReport, history: list[dict[str, Any]], ranked: Table
         (loss, "Held-out loss −log σ(Δ); ln 2 = 0.693 is chance."),
         (figures.margin_histogram(margins), "Margins Δ = r(chosen) − r(rejected) of the held-out pairs."),
         (figures.reliability_diagram(margins), "Predicted σ(|Δ|) against how often the preferred answer was right."),
-        (figures.bradley_terry_curve(), "The loss of one pair over its margin."),
+        (
+            figures.bradley_terry_curve(losses),
+            "The loss of one pair over its margin; dots: the held-out losses of the run.",
+        ),
     ]
+    what_it_is = (
+        "A reward model reads a prompt and a completion and gives one number, the higher the better. It is trained on "
+        "pairs of which people preferred one: with Δ = r(chosen) − r(rejected), σ(Δ) is the probability that the "
+        "chosen one wins, and the loss is −log σ(Δ). Its scores choose the best of several answers, and are the "
+        "reward of PPO, GRPO and RLOO."
+    )
+    report_link = Table(["more"], [[Link("the whole report of the held-out pairs", "evaluation/report.html")]])
+    commands = Table(["command"], [[command] for command in _next_commands(output)])
     sections = [
-        Section(cards=cards),
+        Section("What happened", cards=cards, paragraphs=[(line, "") for line in happened], tables=[report_link]),
+        Section("What a reward model is", paragraphs=[(what_it_is, "")]),
         Section("What it learned", plots=plots),
         Section("Held-out answers, ranked", tables=[ranked]),
+        Section("Next", tables=[commands]),
     ]
     return render_page("Quickstart: a reward model in three minutes", sections)

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -31,6 +32,7 @@ from ..model.checkpoint import find_model
 from ..training.checkpoints import newest_complete_checkpoint, writing
 from ..training.config import PairwiseRewardConfig
 from ..training.trainer import PairwiseRewardTrainer
+from .console import print_short_lines
 
 logger = logging.getLogger(__name__)
 
@@ -143,13 +145,14 @@ def _launch_words(words: list[str], known: list[str], prog: str) -> list[str]:
     return launch_words
 
 
-def run_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> int:
+def run_recipe(path: str | os.PathLike | None, arguments: list[str] = (), force: bool = False) -> int:
     """
     Train from a recipe, under `accelerate launch` where the recipe has fields of it or the machine has several GPUs.
 
     Args:
         path (`str` or `os.PathLike`, *optional*): the YAML file.
         arguments (`list[str]`): `--field value` words, which override it.
+        force (`bool`, *optional*, defaults to `False`): train where the plan says that the GPU here is too small.
 
     Returns:
         `int`: exit code, 0 where all went well.
@@ -158,6 +161,8 @@ def run_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> int
 
     sections, launch_words = parse_fields(path, arguments, SECTIONS, prog="rm-plugin train", dtype=None)
     is_launched = "LOCAL_RANK" in os.environ or "RM_PLUGIN_LAUNCHED" in os.environ
+    if torch.cuda.is_available() and not (is_launched or launch_words or sections[1].use_cpu):
+        check_memory(path, arguments, torch.cuda.get_device_properties(0).total_memory, force)
     try:
         if is_launched or not (launch_words or torch.cuda.device_count() > 1):
             train(*sections)
@@ -167,6 +172,22 @@ def run_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> int
         newest = newest_complete_checkpoint(sections[1].output_dir)
         how = "the same command with --resume_from_checkpoint true resumes from it"
         raise KeyboardInterrupt(f"{newest} stays, {how}" if newest else "no checkpoint is whole yet") from None
+
+
+def check_memory(path: str | os.PathLike | None, arguments: list[str], gpu: int, force: bool = False) -> None:
+    """
+    Print one line of the plan for a card of `gpu` bytes; refuse a recipe that cannot fit.
+
+    `rm-plugin plan` runs in a process of its own: it computes on the CPU, and accelerate knows one device a process.
+    """
+    words = [*([] if path is None else ["--config", os.fspath(path)]), *arguments, "--gpu", f"{gpu >> 20}MB"]
+    command = [sys.executable, "-m", "rm_plugin.commands.cli", "plan", *words]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    plan = subprocess.run(command, capture_output=True, text=True, env=environment)
+    said = (plan.stdout or plan.stderr).strip().splitlines()
+    if plan.returncode == 1 and plan.stdout and not force:
+        raise ValueError(f"{said[-1]}; --force trains anyway")
+    print(said[-1] if said else "no plan of the memory could be made", flush=True)
 
 
 def _launch(path: str | os.PathLike | None, arguments: list[str], launch_words: list[str]) -> int:
@@ -208,17 +229,13 @@ def train(script_args, training_args: PairwiseRewardConfig, model_args, dataset_
             quantization_config=get_quantization_config(model_args),
             peft_config=get_peft_config(model_args),
         )
+    print_short_lines(trainer)
     resume = training_args.resume_from_checkpoint  # a folder, or "true" for the newest one
     words = {"true": True, "1": True, "false": None, "0": None, "none": None}
     trainer.train(resume_from_checkpoint=words.get(str(resume).lower(), resume))
     if eval_rows is not None:
         metrics = trainer.held_out_metrics or trainer.evaluate()
         trainer.save_metrics("eval", metrics)
-        if trainer.is_world_process_zero():
-            names = ("loss", "accuracy", "accuracy_strict", "tie_rate", "num_pairs", "margin", "margin_std")
-            for prefix in [key.removesuffix("_accuracy") for key in metrics if key.endswith("_accuracy")]:
-                shown = ", ".join(f"{n} {metrics[f'{prefix}_{n}']:.4g}" for n in names if f"{prefix}_{n}" in metrics)
-                print(f"{prefix}: {shown}")
     with writing(training_args.output_dir):
         trainer.save_model(training_args.output_dir)
         trainer.create_model_card(

@@ -109,9 +109,13 @@ def reliability_diagram(margins: ArrayLike) -> str:
     return line_plot(confidence, accuracy, "confidence σ(|Δ|)", "share right", intervals=intervals, references=as_sure)
 
 
-def bradley_terry_curve() -> str:
+def bradley_terry_curve(losses: Sequence[float] = ()) -> str:
     """
     The Bradley-Terry loss −log σ(Δ) over the margin, with its value at the margins 0, 1, 2 and 5.
+
+    Args:
+        losses (`Sequence[float]`, *optional*):
+            Losses to mark, each at the margin that has it.
 
     Returns:
         `str`: SVG.
@@ -120,19 +124,23 @@ def bradley_terry_curve() -> str:
 
     Example:
     ```python
-    >>> all(value in bradley_terry_curve() for value in ("0.693", "0.313", "0.127", "0.007"))
+    >>> all(value in bradley_terry_curve([0.5]) for value in ("0.693", "0.313", "0.127", "0.007"))
     True
 
     ```
     """
-    margins = np.arange(-3, 6)
-    losses = np.logaddexp(0, -margins)
-    return line_plot(
-        [f"{margin}: {loss:.3f}" for margin, loss in zip(margins, losses, strict=True)],
-        losses,
-        "margin Δ: loss",
-        "loss −log σ(Δ)",
-    )
+
+    def draw(axes: Axes) -> None:
+        margins = np.linspace(-2, 6, 100)
+        axes.plot(margins, np.logaddexp(0, -margins), color=ACCENT)
+        for margin in (0, 1, 2, 5):
+            loss = np.logaddexp(0, -margin)
+            axes.annotate(f"{margin}: {loss:.3f}", (margin, loss), xytext=(4, 6), textcoords="offset points")
+        at = np.clip(-np.log(np.expm1(np.maximum(losses, 1e-9))), -2, 6)
+        axes.plot(at, losses, color=INK, marker="o", markersize=4, linestyle="")
+        axes.set(xlabel="margin Δ", ylabel="loss −log σ(Δ)")
+
+    return _svg(draw, "Bradley-Terry loss over the margin")
 
 
 def line_plot(

@@ -97,6 +97,7 @@ def check_peft_method(peft_config: PeftConfig, to_train: bool = False, quantized
 
 def nf4_config(compute_dtype: torch.dtype = torch.bfloat16, double_quant: bool = True) -> BitsAndBytesConfig:
     """4-bit NormalFloat quantisation of the backbone's linear layers (QLoRA, arXiv 2305.14314); the head stays."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns of kernels that are not used here
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -160,7 +160,7 @@ def model_settings(backbone: PreTrainedModel) -> dict[str, Any]:
     digest = hashlib.sha256()
     for name, parameter in backbone.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        if parameter.is_floating_point():  # which those of 4 bits are not
+        if parameter.is_floating_point() and not parameter.is_meta:  # which those of 4 bits are not
             digest.update(repr(parameter.detach().flatten()[:64].float().tolist()).encode())
     size = f"{backbone.config.model_type}, {backbone.num_parameters():,} weights"
     return {"model": f"{digest.hexdigest()[:8]} ({size})", "dtype": str(backbone.dtype).removeprefix("torch.")}

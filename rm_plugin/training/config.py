@@ -6,58 +6,26 @@ PairwiseRewardConfig("my-reward-model", per_device_train_batch_size=8, tie_thres
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 
 from trl import RewardConfig
 
 from ..data.encoding import REASONING_MODES, TRUNCATION_MODES
 from ..messages import check_choice
+from .fields import PairwiseRewardFields
 from .losses import check_eta, check_label_smoothing
 
 LEARNING_RATES = {"LoRA": 1e-4, "full": 5e-6}
 
 
-def _option(default, help: str):
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass
-class PairwiseRewardConfig(RewardConfig):
+class PairwiseRewardConfig(PairwiseRewardFields, RewardConfig):
     """
     [`trl.RewardConfig`] and what shared-prefix preference training needs besides; each field's help says what it does.
 
     Fields of TRL's keep their names, defaults and meaning, but for `learning_rate`: unset, it is 1e-4 for LoRA and
     5e-6 for full training, and the log says so. `label_smoothing_factor` is the ε of the pairwise loss.
     """
-
-    learning_rate: float | None = _option(
-        None, "Initial learning rate for AdamW. Unset: 1e-4 for LoRA, 5e-6 for full training."
-    )
-    truncation_mode: str = _option(
-        "drop",
-        "What to do with a completion over `max_length`: 'drop' it (TRL's way), 'keep_end' (cut the start of the "
-        "prompt) or 'error'.",
-    )
-    reasoning: str = _option(
-        "keep", "What to do with <think>…</think> in completions: 'keep', 'strip' or 'error'. Stored in the model."
-    )
-    trim_template_tail: bool = _option(
-        True,
-        "Let the chat template of a model with a fresh head end at its last special token, as generated text does.",
-    )
-    on_bad_row: str = _option(
-        "error", "What to do with a row that is not a comparison: 'error' or 'skip' (counted and listed)."
-    )
-    shared_prefix: str = _option(
-        "auto",
-        "'auto' computes what completions share once, where a check shows that the model allows it; 'off' pads.",
-    )
-    max_tokens_per_microbatch: int | None = _option(
-        None, "Split a device's batch into micro-batches of at most so many tokens; the gradients are the same."
-    )
-    tie_threshold: float | None = _option(
-        None, "η > 0 of the Rao-Kupper loss, which reads equal ranks as ties. Unset: Bradley-Terry."
-    )
 
     def __post_init__(self):
         if self.deepspeed and self.learning_rate is None:

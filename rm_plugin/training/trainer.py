@@ -436,10 +436,12 @@ class PairwiseRewardTrainer(RewardTrainer):
         if self.model.training and self._window is not None:
             logs |= metrics_of(self._window, self.accelerator)
             logs["num_tokens"] = self.state.num_input_tokens_seen
-            for name, counts in self._data_counts.items():
-                logs |= {f"data_{name}_{what}": n for what, n in counts.items() if n}
-            self._window, self._data_counts = None, {}
+            self._window = None
         super().log(logs, start_time)
+        if self.model.training:  # once, and not to trackers, which would draw a chart of one point
+            for name, counts in self._data_counts.items():
+                self.state.log_history[-1] |= {f"data_{name}_{what}": n for what, n in counts.items() if n}
+            self._data_counts = {}
 
     # --- evaluation
 

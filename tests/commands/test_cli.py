@@ -1,8 +1,10 @@
 """`rm-plugin`: what each command does with good and bad input, as a user sees it: exit code, screen, files."""
 
+import dataclasses
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rm_plugin import RewardScorer
 from rm_plugin.commands.cli import main
+from rm_plugin.training.fields import PairwiseRewardFields
 
 PAIR = {"prompt": "Which country owns Antarctica?", "chosen": " None: it has a treaty.", "rejected": " Penguins."}
 
@@ -374,13 +377,19 @@ def workflow(recipe):
 
 def test_train_saves_a_model_that_scores_and_exports(workflow):
     folder, done = workflow
-    assert [line for line in done.stdout.splitlines() if not line.startswith("{")] == [
-        next(line for line in done.stdout.splitlines() if line.startswith("eval: loss ")),
+    step_1, step_2, held_out, *rest = done.stdout.splitlines()
+    metrics = r"loss [\d.]+ · accuracy [\d.]+ · margin [+-][\d.]+ · lr [\d.e-]+ · [\d,]+ tokens/s"
+    assert re.fullmatch(rf"step 1/2 · {metrics} · \d+ s left", step_1)
+    assert re.fullmatch(rf"step 2/2 · {metrics}", step_2)
+    assert re.fullmatch(
+        r"held out at step 2: accuracy [\d.]+ \[[\d.]+, [\d.]+\] of 4 pairs · loss [\d.]+ · margin [+-][\d.]+",
+        held_out,
+    )
+    assert rest == [
         f"saved to {folder / 'output'}",
         "1 completions of 1 rows scored: scores.jsonl",
         "exported to export; its README says how transformers, vLLM and SGLang load it",
     ]
-    assert "num_pairs 4" in done.stdout
     assert np.isfinite(read_lines(folder / "scores.jsonl")[0]["score"])
     adapter = RewardScorer(folder / "output").score(["2 + 2 ="], [" 4"])
     assert RewardScorer(folder / "export").score(["2 + 2 ="], [" 4"]) == pytest.approx(adapter, abs=1e-5)
@@ -468,9 +477,17 @@ def test_bad_rows_are_named(command, recipe, tmp_path):
     assert code == 0 and "saved to" in out
 
 
-def test_train_help_shows_every_field(capsys):
+def test_train_help_shows_our_fields_without_loading_trl_and_all_on_demand(capsys):
+    probe = (
+        "import sys; from rm_plugin.commands.cli import main; code = main(['train', '--help'])\n"
+        "print(code, {'torch', 'transformers', 'trl', 'datasets', 'numpy'} & set(sys.modules) or 'light')"
+    )
+    out = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True).stdout
+    assert out.endswith("\n0 light\n") and "--help-all" in out
+    for field in dataclasses.fields(PairwiseRewardFields):
+        assert f"--{field.name} " in out
     with pytest.raises(SystemExit) as stop:
-        main(["train", "--help"])
+        main(["train", "--help-all"])
     out = capsys.readouterr().out
     assert stop.value.code == 0 and "rm-plugin train" in out
     for name in ("--model_name_or_path", "--learning-rate", "--max_tokens_per_microbatch", "--lora_r", "--reasoning"):

@@ -178,14 +178,22 @@ def test_quickstart_goes_from_chance_to_nine_in_ten_and_shows_it(tmp_path, capsy
     monkeypatch.chdir(tmp_path)
     assert main(["quickstart", "--output", "out"]) == 0
     shown = capsys.readouterr().out
-    before, after = map(float, re.search(r"accuracy (0\.\d+) before, (0\.\d+) \[.* after", shown).groups())
+    lines = shown.splitlines()
+    assert lines[-4] == "Next:" and lines[-5] == "" and all(line.startswith("  rm-plugin ") for line in lines[-3:])
+    happened = lines[-10:-5]  # what happened in five lines
+    before, after = map(float, re.search(r"accuracy (0\.\d+) before, (0\.\d+) \[.* after", happened[1]).groups())
     assert 0.4 < before < 0.6
     assert after >= 0.90
-    antarctica = shown.split("Which country owns Antarctica?")[1]
-    assert antarctica.index("chosen") < antarctica.index("rejected")  # the Treaty first
+    treaty, penguins = map(float, re.findall(r"([+-][\d.]+) for ", happened[2]))
+    assert treaty > penguins
+    assert not any("{" in line for line in lines), "no dictionaries of metrics"
+    assert sum(line.startswith("held out at step ") for line in lines) == 5
     page = (tmp_path / "out" / "quickstart.html").read_text()
     assert page.count("<svg") == 5
-    assert all(value in page for value in ("0.693", "0.313", "0.127", "0.007", "Antarctic Treaty System"))
+    assert all(
+        value in page for value in ("0.693", "0.313", "0.127", "0.007", "Antarctic Treaty System", *happened[:2])
+    )
+    assert 'href="./evaluation/report.html"' in page and "A reward model reads a prompt" in page
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert (tmp_path / "out" / "evaluation" / "report.json").exists()
 

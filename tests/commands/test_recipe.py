@@ -21,10 +21,12 @@ RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startsw
 
 # recipe ► tiny stand-ins for its model (architecture, tokenizer) and whether it is loaded in 4 bits
 STAND_INS = {
-    "llama-3.1-8b-qlora-24gb": ("llama", "llama3", True),
     "quickstart": ("llama", "plain", False),
-    "qwen3-0.6b-lora-8gb": ("qwen3", "chatml", False),
-    "qwen3-4b-qlora-12gb": ("qwen3", "chatml", True),
+    "qwen3.5-0.8b-lora-8gb": ("qwen3_5", "chatml", False),
+    "qwen3.5-2b-qlora-8gb": ("qwen3_5", "chatml", True),
+    "qwen3.5-4b-qlora-12gb": ("qwen3_5", "chatml", True),
+    "qwen3.5-9b-qlora-16gb": ("qwen3_5", "chatml", True),
+    "qwen3.5-9b-qlora-24gb": ("qwen3_5", "chatml", True),
     "smollm2-135m-lora-cpu": ("llama", "pad_is_eos", False),
 }
 
@@ -54,7 +56,9 @@ def stand_in(tmp_path_factory):
     def folder(architecture: str, tokenizer: str) -> Path:
         if (architecture, tokenizer) not in made:
             path = tmp_path_factory.mktemp(f"{architecture}-{tokenizer}")
-            config = tiny_config(architecture, hidden_size=64, head_dim=16, intermediate_size=64)
+            sizes = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 64}
+            sizes |= {"linear_value_head_dim": 16} if architecture == "qwen3_5" else {}  # 64 in all, as NF4 wants it
+            config = tiny_config(architecture, **sizes)
             AutoModelForCausalLM.from_config(config).save_pretrained(path)
             tiny_tokenizer(tokenizer).save_pretrained(path)
             made[architecture, tokenizer] = path
@@ -93,7 +97,7 @@ def test_recipe_trains_a_tiny_model_of_its_architecture(name, stand_in, tmp_path
     assert trainer.state.global_step == 2
     assert trainer.reward_model.score.weight.dtype == torch.float32
     assert bool(getattr(trainer.reward_model, "is_loaded_in_4bit", False)) == in_4bit
-    assert trainer.reward_model.batch_form() == "packed"
+    assert trainer.data_collator.form == ("sorted" if architecture == "qwen3_5" else "packed")
     assert trainer.args.learning_rate == as_written[1].learning_rate is not None, "recipes say their learning rate"
     (evaluation,) = (line for line in trainer.state.log_history if "eval_accuracy" in line and line["step"] == 2)
     assert evaluation["eval_num_pairs"] == 4
@@ -104,35 +108,10 @@ def test_recipe_trains_a_tiny_model_of_its_architecture(name, stand_in, tmp_path
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
-def test_recipe_marks_figures_that_nobody_measured(path):
+def test_recipe_says_its_command_and_its_seed(path):
     text = path.read_text(encoding="utf-8")
-    for line in text.splitlines():
-        if line.startswith("#") and re.search(r"\d GB of GPU memory", line):
-            assert "Estimate, not measured" in line
     assert f"rm-plugin {'ppo --config' if path.name.startswith('ppo') else ''}".strip() in text
     assert re.search(r"^seed: 0$", text, re.MULTILINE)
-
-
-def test_memory_estimates_follow_the_formula():
-    """Weights, adapters with gradients and Adam, T tokens of checkpointed activations, 0.8 GB for the rest."""
-
-    def estimate(bytes_per_weight, hidden, layers, query, key, feed_forward, vocabulary, embeddings, r, tokens):
-        widths = [(hidden, query), (hidden, key), (hidden, key), (query, hidden)]
-        widths += [(hidden, feed_forward)] * 2 + [(feed_forward, hidden)]
-        linear = layers * sum(a * b for a, b in widths)
-        lora = layers * sum(r * (a + b) for a, b in widths)
-        activations = 2 * hidden * layers + 16 * hidden + 4 * (query + 2 * key) + 8 * feed_forward
-        total = bytes_per_weight * linear + 2 * vocabulary * hidden * embeddings + 16 * lora + tokens * activations
-        return total / 1e9 + 0.8
-
-    figures = {  # no language-model head is built, so the input embeddings count once
-        "qwen3-0.6b-lora-8gb": estimate(2, 1024, 28, 2048, 1024, 3072, 151936, 1, 32, 8192),
-        "qwen3-4b-qlora-12gb": estimate(0.516, 2560, 36, 4096, 1024, 9728, 151936, 1, 32, 8192),
-        "llama-3.1-8b-qlora-24gb": estimate(0.516, 4096, 32, 4096, 1024, 14336, 128256, 1, 32, 8192),
-    }
-    for name, figure in figures.items():
-        (told,) = re.findall(r"Estimate, not measured: ([\d.]+) GB", (FOLDER / f"{name}.yaml").read_text())
-        assert figure == pytest.approx(float(told), abs=0.05)
 
 
 TRL_RECIPE = """\

@@ -739,6 +739,13 @@ def counts(trainer) -> dict[str, int]:
     return {name.removeprefix("data_train_"): n for name, n in log.items() if name.startswith("data_train_")}
 
 
+def test_counts_of_the_data_go_to_the_history_and_not_to_trackers(tmp_path):
+    trainer, tracker = make_trainer(tmp_path, classifier(), [GOOD, GOOD], max_steps=2), Recorder()
+    trainer.add_callback(tracker)
+    assert counts(trainer)["rows"] == 2
+    assert len(tracker.logs) > 1 and not any(name.startswith("data_") for log in tracker.logs for name in log)
+
+
 def test_a_bad_row_is_an_error_that_names_it_or_is_skipped_counted_and_listed(tmp_path, caplog):
     with pytest.raises(ValueError, match=r"row 1: `chosen` is empty"):
         make_trainer(tmp_path, classifier(), [GOOD, BAD, GOOD])
