@@ -377,7 +377,7 @@ def workflow(recipe):
 
 def test_train_saves_a_model_that_scores_and_exports(workflow):
     folder, done = workflow
-    step_1, step_2, held_out, *rest = done.stdout.splitlines()
+    step_1, _, step_2, held_out, *rest = done.stdout.splitlines()
     metrics = r"loss [\d.]+ · accuracy [\d.]+ · margin [+-][\d.]+ · lr [\d.e-]+ · [\d,]+ tokens/s"
     assert re.fullmatch(rf"step 1/2 · {metrics} · \d+ s left", step_1)
     assert re.fullmatch(rf"step 2/2 · {metrics}", step_2)
