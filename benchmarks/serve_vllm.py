@@ -6,8 +6,8 @@
 Exports two models with random heads (a tiny one, and the one given), with a tokenizer whose chat template writes a BOS
 that the tokenizer adds too, as Llama 3's does. vLLM serves each in float32; 20 conversations are scored by
 `RewardScorer` in this process and by every route, and what `fault_of_scores` says of each route is printed beside the
-largest difference. Exit code 1 where a right route is off by more than 1e-4 × max(1, standard deviation of the scores),
-or a wrong one is not recognised.
+largest difference. Exit code 1 where a right route is off by more than 1e-4 × max(1, standard deviation of the
+scores), or a wrong one is not recognised.
 """
 
 from __future__ import annotations
