@@ -76,16 +76,6 @@ def test_the_plan_is_within_two_per_cent_of_the_allocators_peak(kind, tiny, tmp_
     assert plan.peak == pytest.approx(peak, rel=0.02), plan
 
 
-@pytest.mark.slow
-@pytest.mark.real_model
-@pytest.mark.filterwarnings("ignore:.*_checkpointing.* is deprecated:FutureWarning")
-@pytest.mark.parametrize("kind", ["checkpointed", "NF4"])
-def test_the_plan_of_smollm2_is_within_two_per_cent_of_the_allocators_peak(kind, smollm2, tmp_path):
-    config, tokens = AutoConfig.from_pretrained(smollm2), 400
-    plan = plan_memory(config, arguments(tmp_path, kind), **peft_and_quantization(kind), tokens=tokens)
-    assert plan.peak == pytest.approx(real_peak(tmp_path, kind, str(smollm2), tokens), rel=0.02), plan
-
-
 @pytest.mark.filterwarnings("ignore:.*_checkpointing.* is deprecated:FutureWarning")
 def test_memory_is_linear_in_layers_and_tokens(tmp_path):
     """So four small steps plan a deep model at many tokens: here against the whole of it."""
