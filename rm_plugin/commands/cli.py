@@ -353,6 +353,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     options = {"name": args.name or args.model, "num_mistakes": args.mistakes}
     if args.scores:
         print_report(evaluate_scores(args.scores, loaded[0], output=args.output, **options).report)
+        if args.output:
+            print(f"report: {Path(args.output, 'report.html')}\n")
         return
     processes = Processes.current()  # before the model: it says which GPU is this process's
     options |= {"progress": sys.stderr.isatty(), **shown_as}
