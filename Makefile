@@ -19,7 +19,7 @@ help:
 	@echo "make quickstart   install into $(VENV), then train, evaluate and score the embedded default (ARGS='--seed 1')"
 	@echo "make test         the whole suite on TRL 1.16.0, then the tests marked trl112 on TRL 1.12.0 (ARGS='-k name')"
 	@echo "make cov          the suite with coverage of lines and branches, and what is not covered (ARGS='-k name')"
-	@echo "make test-scale   the tests of several processes that need Ray, which goes into a folder of its own"
+	@echo "make test-scale   Ray (in a folder of its own), and intervals and tests over 2,000 simulated sets"
 	@echo "make gpu          the tests that need a GPU, or one line where there is none"
 	@echo "make wheel        build the wheel, install it into a clean environment, run quickstart and evaluate there"
 	@echo "make docs         build docs/ with the API reference into .cache/site, strictly"

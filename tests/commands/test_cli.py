@@ -108,7 +108,7 @@ def test_help_is_quick_and_loads_no_torch():
     "words, line",
     [
         ([], "the following arguments are required: COMMAND; see rm-plugin --help"),
-        (["trian"], "unknown command 'trian' (did you mean train?); the commands are quickstart, train, score,"),
+        (["trian"], "unknown command 'trian' (did you mean train?); the commands are quickstart, train, plan, score,"),
         (["score"], "the following arguments are required: --data, --output; see rm-plugin score --help"),
         (["export", "a", "b", "--dtyp", "x"], "unknown argument '--dtyp' (did you mean dtype?); see rm-plugin export"),
         (

@@ -177,7 +177,7 @@ def test_intervals_hold_the_size_of_a_planted_bias(kind):
     assert all(share >= 0.85 for share in shares.values()), shares  # of 0.95; its standard error is 2.8 points
 
 
-@pytest.mark.slow
+@pytest.mark.scale
 @pytest.mark.parametrize("kind", ["length", "style", "position"])
 def test_over_2000_score_sets_intervals_hold_the_planted_bias_in_93_to_97_percent(kind):
     shares = shares_that_hold(kind, num_sets=2000, num_prompts=300, num_samples=1000)

@@ -203,7 +203,7 @@ def test_intervals_of_few_clusters_cover_and_their_tests_err_as_often_as_they_sa
     assert covered >= 0.92 and five <= 1.6 * 0.05 and one <= 2.7 * 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.scale
 @pytest.mark.parametrize(("num_clusters", "size"), [(10, 3), (20, 3), (25, 4), (50, 4)])
 @pytest.mark.parametrize("kind", ["normal", "binary"])
 def test_over_2000_sets_intervals_cover_93_percent_and_tests_reject_little_more_than_they_say(
@@ -324,7 +324,7 @@ def test_a_difference_of_the_detectable_size_is_found_with_eighty_percent_power(
     assert 0.74 <= share_found(kind, num_sets=300, num_samples=300) <= 0.86  # the share's standard error is 2.3 points
 
 
-@pytest.mark.slow
+@pytest.mark.scale
 @pytest.mark.parametrize("kind", ["0/1 items", "lists", "clusters", "aggregate"])
 def test_over_2000_sets_the_power_at_the_detectable_difference_is_77_to_83_percent(kind):
     power = share_found(kind, num_sets=2000, num_samples=1000)
