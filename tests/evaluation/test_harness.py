@@ -988,7 +988,7 @@ def test_lengths_are_of_the_words_in_a_list_of_parts():
     rows = [{"prompt": prompt, "chosen": message("a" * n), "rejected": message("b")} for n in range(2, 12)]
     report = evaluate(lambda prompts, completions: [0.0] * len(prompts), source=rows, num_samples=100)
     assert report.report["baselines"]["length"]["score"] == 1
-    assert text_length([{"role": "user", "content": ["four", {"type": "image"}]}, {"role": "assistant"}]) == 4
+    assert text_length([{"role": "user", "content": ["four", {"type": "text", "text": ""}]}]) == 4
 
 
 def test_a_lone_surrogate_is_one_line(scorer):
