@@ -185,6 +185,10 @@ class Scorer(Reward):
         """What TRL logs a reward function under."""
         return Path(self.name).name
 
+    @__name__.setter
+    def __name__(self, name: str) -> None:
+        self.name = name
+
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or what is unpickled elsewhere, has listeners of its own."""
         return {**self.__dict__, "listeners": []}
