@@ -313,7 +313,7 @@ def test_a_model_that_skips_its_pads_is_read_right_in_the_wrapper_and_as_it_is_w
     [
         ({"prompts": None}, "prompts is None; give the rows"),
         ({"prompts": []}, "prompts is empty"),
-        ({"prompts": [CONVERSATIONS[0]]}, "is a conversation and the policy.s .* has no chat template"),
+        ({"prompts": [CONVERSATIONS[0]]}, "has no chat template, a conversation needs one"),
         ({"prompts": [{"text": "a"}]}, "a row has text; it needs input_ids"),
         ({"reward_weights": [1.0, 2.0]}, "2 reward_weights for 1 scorers"),
         ({"reward_clip": 0}, "reward_clip=0"),
