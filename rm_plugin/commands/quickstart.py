@@ -182,7 +182,7 @@ def _next_commands(output: Path) -> list[str]:
     return [
         "rm-plugin train --config recipes/smollm2-135m-lora-cpu.yaml --dataset_name my-pairs.jsonl",
         f"rm-plugin evaluate {output} --data my-pairs.jsonl --output runs/my-pairs",
-        f"rm-plugin score {output} --input texts.jsonl --output scored.jsonl",
+        f"rm-plugin score {output} --data texts.jsonl --output scored.jsonl",
     ]
 
 
