@@ -27,12 +27,10 @@ def in_fresh_process(script: str) -> list[str]:
 
 def test_import_is_light():
     script = (
-        "import sys, time; start = time.perf_counter(); import rm_plugin\n"
-        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'numpy'} & set(sys.modules)\n"
-        "print(time.perf_counter() - start, *heavy)"
+        "import sys, rm_plugin\n"
+        "print('heavy:', *{'torch', 'transformers', 'trl', 'datasets', 'numpy', 'scipy', 'rich'} & set(sys.modules))"
     )
-    seconds, *heavy = in_fresh_process(script)
-    assert heavy == [] and float(seconds) < 0.5
+    assert in_fresh_process(script) == ["heavy:"]
 
 
 @pytest.mark.parametrize("name", rm_plugin.__all__)

@@ -84,22 +84,17 @@ def causal_model(tmp_path_factory):
 # --- the top level
 
 
-def test_help_is_quick_and_loads_no_torch():
+def test_help_loads_nothing_that_takes_long():
     probe = (
-        "import sys, time; start = time.perf_counter()\n"
+        "import sys\n"
         "from rm_plugin.commands.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as stop: code = stop.code\n"
-        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'numpy'} & set(sys.modules)\n"
-        "print(code, heavy or 'light', time.perf_counter() - start)"
+        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'numpy', 'rich', 'jinja2', 'scipy'} & set(sys.modules)\n"
+        "print(code, heavy or 'light')"
     )
-    seconds = []
-    for _ in range(3):  # the machine may be busy: the quickest counts
-        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
-        code, weight, taken = done.stdout.splitlines()[-1].split()
-        assert (code, weight) == ("0", "light"), done.stdout + done.stderr
-        seconds.append(float(taken))
-    assert min(seconds) < 0.5
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 light", done.stdout + done.stderr
     for name in ("quickstart", "train", "score", "export", "evaluate", "best-of-n"):
         assert name in done.stdout
 
