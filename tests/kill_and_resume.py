@@ -36,14 +36,12 @@ def run(scorer: RewardScorer, folder: Path) -> harness.EvaluationReport:
     return harness.evaluate(scorer, data, output=folder, name="tiny", num_samples=100)
 
 
-def run_and_die(scorer: RewardScorer, folder: Path, place: str, number: int) -> None:
-    """The same run in a child that kills itself after `number` bytes of scores, or at the `number`-th last write."""
-    child = os.fork()
-    if child:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, (place, number)
-        return
-    open_locked, replace = files._open_locked, Path.replace
-    left = number
+def die_at(place: str, number: int, last_writes: tuple[str, ...] | None = None) -> None:
+    """
+    Have this process kill itself after `number` bytes of its journal, or at the `number`-th of the last writes: those
+    of files of these names, or all.
+    """
+    open_locked, replace, left = files._open_locked, Path.replace, number
 
     class DyingFile(io.FileIO):
         def write(self, line):
@@ -60,16 +58,25 @@ def run_and_die(scorer: RewardScorer, folder: Path, place: str, number: int) -> 
 
     def dying_replace(self, target):
         nonlocal left
-        if Path(target).name in ("scores.jsonl", "items.json", "model_card.md", "report.html", "report.json"):
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        left -= last_writes is None or Path(target).name in last_writes
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
         return replace(self, target)
 
-    if place == "scores":
+    if place == "journal":
         files._open_locked = open_dying
     else:
         Path.replace = dying_replace
+
+
+def run_and_die(scorer: RewardScorer, folder: Path, place: str, number: int) -> None:
+    """The same run in a child that kills itself after `number` bytes of scores, or at the `number`-th last write."""
+    child = os.fork()
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, (place, number)
+        return
+    last_writes = ("scores.jsonl", "items.json", "model_card.md", "report.html", "report.json")
+    die_at("journal" if place == "scores" else place, number, last_writes)
     run(scorer, folder)
     os._exit(0)
 

@@ -6,7 +6,6 @@ Each run is a fork, or two that share the work as under torchrun; one of them ki
 its journal, between two chunks, or within the last writes, and the other one is killed then, as torchrun does.
 """
 
-import io
 import json
 import os
 import random
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from kill_and_resume import ROWS
+from kill_and_resume import ROWS, die_at
 from models import tiny_config, tiny_reward_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -65,36 +64,6 @@ def count_work(command: str, log: Path) -> None:
         return function(*args, **kwargs)
 
     setattr(owner, name, counted)
-
-
-def die_at(place: str, number: int) -> None:
-    """Have this process kill itself after `number` bytes of its journal, or at the `number`-th of the last writes."""
-    open_locked, replace, left = files._open_locked, Path.replace, number
-
-    class DyingFile(io.FileIO):
-        def write(self, line):
-            nonlocal left
-            if left <= len(line):
-                super().write(line[:left])
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= len(line)
-            return super().write(line)
-
-    def open_dying(path, output):
-        open_locked(path, output).close()
-        return DyingFile(path, "a+b")
-
-    def dying_replace(self, target):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return replace(self, target)
-
-    if place == "journal":
-        files._open_locked = open_dying
-    else:
-        Path.replace = dying_replace
 
 
 def run(command: str, models: dict, folder: Path, size: int, death: tuple | None = None) -> list[int]:

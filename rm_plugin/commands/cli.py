@@ -398,15 +398,19 @@ def _benchmarks(args: argparse.Namespace) -> None:
     Table(columns, cells, num_text_columns=len(columns)).print()
 
 
+def _own_benchmarks_option(add) -> None:
+    add(
+        "--benchmark", action="append", default=[], metavar="MODULE:NAME", help="a benchmark of yours that runs are of"
+    )
+
+
 def _leaderboard_options(add) -> None:
     add("folders", nargs="+", metavar="DIR", help="--output folder of evaluate, or a folder above several")
     add("--html", metavar="FILE", help="write a page")
     add("--csv", metavar="FILE", help="write a table, fractions of 1")
     add("--markdown", metavar="FILE", help="write tables in Markdown")
     add("--published", metavar="CSV", help="published scores for context: columns model, benchmark, score")
-    add(
-        "--benchmark", action="append", default=[], metavar="MODULE:NAME", help="a benchmark of yours that runs are of"
-    )
+    _own_benchmarks_option(add)
     add("--model-card", metavar="README", help="put the metrics of one model into its README.md and beside it")
 
 
@@ -440,9 +444,7 @@ def _compare_options(add) -> None:
     add("--html", metavar="FILE", help="write a page")
     add("--json", metavar="FILE", help="write all numbers")
     add("--csv", metavar="FILE", help="write a table by benchmark and subset, fractions of 1")
-    add(
-        "--benchmark", action="append", default=[], metavar="MODULE:NAME", help="a benchmark of yours that runs are of"
-    )
+    _own_benchmarks_option(add)
 
 
 def _compare(args: argparse.Namespace) -> None:
