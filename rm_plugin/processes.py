@@ -74,6 +74,13 @@ class Processes:
         return value
 
 
+def leave() -> None:
+    """Close the connection to the other processes, at a program's end: one that ends with it open may abort."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def shares(costs: Sequence[int], size: int) -> list[list[int]]:
     """
     Indices for each of `size` processes, so that the sums of their costs are balanced: the costliest goes first, to

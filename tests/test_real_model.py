@@ -79,7 +79,7 @@ def test_training_saves_adapter_and_head_and_logs_what_it_did(folder):
     assert len(losses) == 2 and all(0 < loss < 5 for loss in losses)
     for name in ("adapter_model.safetensors", "reward_model.json", "README.md"):
         assert (folder / "model" / name).is_file()
-    assert "num_pairs 4" in (folder / "screen.txt").read_text()
+    assert " of 4 pairs" in (folder / "screen.txt").read_text()
 
 
 def test_evaluation_reports_every_pair(folder):

@@ -10,6 +10,7 @@ runs, so that `--help` loads no torch. Exit code 0 on success, 2 on bad usage or
 from __future__ import annotations
 
 import argparse
+import atexit
 import dataclasses
 import json
 import os
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import atomic_writer, write_atomically
 from ..messages import check_choice, explained, nearest, one_line
+from ..processes import leave
 
 if TYPE_CHECKING:
     from ..scoring.base import Scorer
@@ -46,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in argv
     command = None
+    atexit.register(leave)
     try:
         args = parse_arguments([word for word in argv if word != "--debug"])
         command = args.command

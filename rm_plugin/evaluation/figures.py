@@ -135,7 +135,7 @@ def bradley_terry_curve(losses: Sequence[float] = ()) -> str:
         axes.plot(margins, np.logaddexp(0, -margins), color=ACCENT)
         for margin in (0, 1, 2, 5):
             loss = np.logaddexp(0, -margin)
-            axes.plot(margin, loss, color=ACCENT, marker="o", markersize=5, markerfacecolor="white")
+            axes.plot(margin, loss, color=ACCENT, marker="o", markersize=6, markerfacecolor="none")
             axes.annotate(f"{margin}: {loss:.3f}", (margin, loss), xytext=(4, 6), textcoords="offset points")
         at = np.clip(-np.log(np.expm1(np.maximum(losses, 1e-9))), -2, 6)
         axes.plot(at, losses, color=INK, marker="o", markersize=4, linestyle="")

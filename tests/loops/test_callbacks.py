@@ -580,3 +580,4 @@ def test_a_conversation_for_a_policy_without_a_chat_template_is_refused_before_t
 
 if __name__ == "__main__":  # torchrun, for the test of two processes
     run_on_two_processes(Path(sys.argv[1]), sys.argv[2])
+    torch.distributed.destroy_process_group()  # a process that ends with it open may abort
