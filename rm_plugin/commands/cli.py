@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 MODEL_HELP = "reward model: folder or hub id, adapters included"
 SCORED_HELP = f"{MODEL_HELP}; or the URL of a server of one, with --tokenizer"
 DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
-MODEL_OPTIONS = ("dtype", "load_in_4bit", "revision", "tokenizer")
-SCORER_OPTIONS = ("max_length", "max_num_batched_tokens", "truncation_mode", "control_tokens")
+RECIPE_HELP = "YAML file with the names of TRL's fields"
+SCORER_OPTIONS = (
+    *("dtype", "load_in_4bit", "revision", "processing_class"),
+    *("max_length", "max_num_batched_tokens", "truncation_mode", "control_tokens"),
+)
+OPTION_NAMES = {"n": "-n", "processing_class": "--tokenizer"}  # where a word is not named as its argument
 
 # What is true after Ctrl-C, of each command.
 INTERRUPTED = {
@@ -107,7 +111,7 @@ def _quickstart(args: argparse.Namespace) -> None:
 
 
 def _train_options(add) -> None:
-    add("--config", metavar="RECIPE", help="YAML file with the names of TRL's fields")
+    add("--config", metavar="RECIPE", help=RECIPE_HELP)
     add("--force", action="store_true", help="train where the plan says that the GPU here is too small")
     add("-h", "--help", action="store_true", dest="show_help", help="show this")
     add("--help-all", action="store_true", help="show the fields of TRL and transformers too")
@@ -143,7 +147,7 @@ def _train_help() -> None:
 
 
 def _plan_options(add) -> None:
-    add("--config", metavar="RECIPE", help="YAML file with the names of TRL's fields")
+    add("--config", metavar="RECIPE", help=RECIPE_HELP)
     add("--gpu", metavar="SIZE", help="memory of the card, such as 12GB; that of the GPU here if absent")
 
 
@@ -194,12 +198,9 @@ def _score(args: argparse.Namespace) -> None:
         except ValueError:
             raise ValueError(f"--shard {args.shard} is not understood; write I/N, such as 1/8") from None
     processes = Processes.current()  # before the model: it says which accelerator is this process's
-    given = _given(args, MODEL_OPTIONS + SCORER_OPTIONS)
-    if args.model is None or is_dotted_path(args.model):
-        if given:
-            raise ValueError(f"{', '.join(map(_option, given))} cannot be applied without a model; leave it out")
-    else:
-        given = _scorer_arguments(args.model, **given)
+    given = _given(args, SCORER_OPTIONS)
+    if given and (args.model is None or is_dotted_path(args.model)):
+        raise ValueError(f"{_options(given)} cannot be applied without a model; leave it out")
     given |= _given(args, ("columns", "split", "config", "on_bad_row", "push_to_hub"))
     counts = score_dataset(args.data, args.model, args.output, shard=shard, progress=sys.stderr.isatty(), **given)
     if processes.rank > 0:
@@ -246,14 +247,12 @@ def _best_of_n(args: argparse.Namespace) -> None:
     fields = _given(args, ("max_new_tokens", "temperature", "top_p"))
     options = _given(args, ("n", "seed", "batch_size"))
     if args.candidates is not None and (sampling := {**options, **fields}):
-        words = ", ".join("-n" if name == "n" else _option(name) for name in sampling)
-        raise ValueError(f"{words}: --candidates are ready, nothing is sampled; leave it out")
+        raise ValueError(f"{_options(sampling)}: --candidates are ready, nothing is sampled; leave it out")
     processes = Processes.current()  # before the models: it says which accelerator is this process's
-    scorer_options = _given(args, MODEL_OPTIONS + SCORER_OPTIONS)
+    scorer_options = _given(args, SCORER_OPTIONS)
     scorer = load_scorer(args.reward_model, **scorer_options)
-    for name in ("revision", "tokenizer"):  # of the reward model
-        scorer_options.pop(name, None)
-    scorer_options |= {} if args.gold_tokenizer is None else {"tokenizer": args.gold_tokenizer}
+    scorer_options.pop("revision", None)  # of the reward model, as its tokenizer is
+    scorer_options["processing_class"] = args.gold_tokenizer
     sampler = BestOfNSampler(
         args.policy,
         scorer=scorer,
@@ -281,7 +280,7 @@ def _best_of_n(args: argparse.Namespace) -> None:
 
 
 def _ppo_options(add) -> None:
-    add("--config", required=True, metavar="RECIPE", help="YAML file with the names of TRL's fields")
+    add("--config", required=True, metavar="RECIPE", help=RECIPE_HELP)
 
 
 def _ppo(args: argparse.Namespace) -> None:
@@ -338,10 +337,10 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.data and args.source:
         raise ValueError("--source is for a --benchmark, --data names its own data; leave --source out")
     is_function = bool(args.model) and is_dotted_path(args.model)
-    scorer_options, shown_as = _given(args, MODEL_OPTIONS + SCORER_OPTIONS), _given(args, ("text_format",))
+    scorer_options, shown_as = _given(args, SCORER_OPTIONS), _given(args, ("text_format",))
     if unused := (scorer_options | shown_as if args.scores else scorer_options if is_function else {}):
         what = "--scores, which run no model" if args.scores else f"the function {args.model}"
-        raise ValueError(f"{', '.join(map(_option, unused))} cannot be applied to {what}; leave it out")
+        raise ValueError(f"{_options(unused)} cannot be applied to {what}; leave it out")
     if args.truncation_mode == "error":
         raise ValueError("truncation_mode=error would stop the evaluation; use drop (counts as wrong) or keep_end")
     if not args.scores and not (args.model and args.output):
@@ -533,7 +532,8 @@ def _scorer_options(add, truncation_mode: str = "error") -> None:
     add("--dtype", choices=DTYPES, help="dtype of the weights (default auto: as saved)")
     add("--load-in-4bit", action="store_true", default=None, help="load the backbone in NF4")
     add("--revision", help="commit or branch on the hub")
-    add("--tokenizer", metavar="DIR", help="where MODEL is the URL of a server, the folder of the model")
+    tokenizer = "folder of the tokenizer: needed where MODEL is the URL of a server, else the model's own"
+    add("--tokenizer", metavar="DIR", dest="processing_class", help=tokenizer)
     add("--max-length", type=int, help="most tokens of a text; the model's context if absent")
     add("--max-num-batched-tokens", type=int, help="token budget of one call of the model (default 16384)")
     over = f"for texts over max-length: error, drop (score null) or keep_end (default {truncation_mode})"
@@ -550,19 +550,8 @@ def _given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _scorer_arguments(model: str, tokenizer: str | None = None, **options: Any) -> dict[str, Any]:
-    """The options of a command as a scorer takes them."""
-    from ..scoring.remote import is_url
-
-    if is_url(model) and tokenizer is None:
-        raise ValueError(f"--tokenizer DIR is missing, the folder of the model that {model} serves")
-    if tokenizer is not None and not is_url(model):
-        raise ValueError(f"--tokenizer is for the URL of a server, {model} has its own; leave it out")
-    return {"processing_class": tokenizer, **options}
+def _options(names: Iterable[str]) -> str:
+    return ", ".join(OPTION_NAMES.get(name, f"--{name.replace('_', '-')}") for name in names)
 
 
 def load_scorer(model: str, **options: Any) -> Scorer:
@@ -570,7 +559,7 @@ def load_scorer(model: str, **options: Any) -> Scorer:
     from ..scoring.rewards import load_scorer
 
     with explained(f"{model} cannot be loaded"):
-        return load_scorer(model, **_scorer_arguments(model, **options))
+        return load_scorer(model, **options)
 
 
 def _refuse_equal_paths(args: argparse.Namespace, outputs: Iterable[str], inputs: Iterable[str] = ()) -> None:
@@ -582,7 +571,7 @@ def _refuse_equal_paths(args: argparse.Namespace, outputs: Iterable[str], inputs
             continue
         other = seen.setdefault(Path(path).resolve(), name)
         if other != name:
-            raise ValueError(f"{_option(other)} and {_option(name)} are the same file, {path}; name another one")
+            raise ValueError(f"{_options([other])} and {_options([name])} are the same file, {path}; name another one")
 
 
 def _write_forms(*forms: tuple[str | None, Callable[[], str]]) -> None:

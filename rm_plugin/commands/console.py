@@ -10,49 +10,25 @@ import sys
 import time
 from typing import Any
 
-from transformers import ProgressCallback
+from tqdm.auto import tqdm
+from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..metrics.statistics import wilson_interval
 from ..training.trainer import PairwiseRewardTrainer
 
 
-class ConsoleCallback(ProgressCallback):
-    """In place of transformers' callbacks that print whole dictionaries."""
-
-    def __init__(self):
-        super().__init__()
-        self._start = self._last = (0.0, 0, 0)  # time, step, tokens
+class ShortLines(TrainerCallback):
+    """One line per log, above the progress bar where there is one."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._start = self._last = (time.perf_counter(), state.global_step, state.num_input_tokens_seen)
-        if not args.disable_tqdm and sys.stderr.isatty():
-            super().on_train_begin(args, state, control, **kwargs)
-
-    def on_prediction_step(self, args, state, control, **kwargs):
-        if sys.stderr.isatty():
-            super().on_prediction_step(args, state, control, **kwargs)
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        if self.prediction_bar is not None:
-            super().on_evaluate(args, state, control, **kwargs)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.training_bar is not None:
-            super().on_step_end(args, state, control, **kwargs)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.training_bar is not None:
-            super().on_train_end(args, state, control, **kwargs)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        for line in evaluation_lines(logs, state.global_step) or self._training_line(logs, state):
-            if self.training_bar is not None:
-                self.training_bar.write(line)
-            else:
-                print(line, flush=True)
+        lines = evaluation_lines(logs, state.global_step) or self._training_line(logs, state)
+        if lines and state.is_world_process_zero:
+            with tqdm.external_write_mode():
+                print(*lines, sep="\n", flush=True)
 
     def _training_line(self, logs: dict[str, Any], state) -> list[str]:
         if "loss" not in logs:
@@ -69,6 +45,13 @@ class ConsoleCallback(ProgressCallback):
         if steps and state.global_step < state.max_steps:
             parts.append(f"{_duration(elapsed / steps * (state.max_steps - state.global_step))} left")
         return [" · ".join(parts)]
+
+
+class ProgressBar(ProgressCallback):
+    """The bar alone: the lines are [`ShortLines`]'."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        pass
 
 
 def evaluation_lines(metrics: dict[str, Any], step: int) -> list[str]:
@@ -88,10 +71,12 @@ def evaluation_lines(metrics: dict[str, Any], step: int) -> list[str]:
 
 
 def print_short_lines(trainer: PairwiseRewardTrainer) -> None:
-    """Put [`ConsoleCallback`] in the place of transformers' own."""
+    """Put [`ShortLines`], and on a terminal the bar, in the place of transformers' own callbacks."""
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    trainer.add_callback(ConsoleCallback)
+    trainer.add_callback(ShortLines)
+    if sys.stderr.isatty() and not trainer.args.disable_tqdm:
+        trainer.add_callback(ProgressBar)
 
 
 def _duration(seconds: float) -> str:

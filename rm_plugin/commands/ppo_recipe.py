@@ -20,7 +20,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, Qwen3ForCausalLM, set_seed
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
-from ..data.comparison import template_arguments, to_comparison, to_prompt
+from ..data.comparison import to_prompt
 from ..data.encoding import ensure_pad_token, prompt_ids
 from ..loops.generation import load_policy
 from ..loops.ppo import as_ppo_reward_model, require_ppo
@@ -146,16 +146,13 @@ def _check_fields(script_args, training_args) -> bool:
 
 
 def prompt_rows(script_args, tokenizer, split: str) -> list[dict[str, Any]]:
-    """Rows for PPO of any data set that has a prompt or is a preference set, each prompt once, with its tools."""
+    """Rows for PPO of any data set of prompts or preferences, each prompt once, with its tools."""
     rows = {}
     for index, row in enumerate(load_split(script_args, split)):
         with located(f"{script_args.dataset_name} row {index}"):
-            prompt = (to_prompt(row) if row.get("prompt") else to_comparison(row)).prompt
-            if not prompt:
-                raise ValueError("it has no prompt; PPO needs one to complete")
-            columns = template_arguments(row)
-            ids = prompt_ids(prompt, tokenizer, **columns)
-        rows[tuple(ids)] = {"prompt": prompt, "input_ids": ids, **columns}
+            asked = to_prompt(row)
+            ids = prompt_ids(asked.prompt, tokenizer, **asked.template_arguments)
+        rows[tuple(ids)] = {"prompt": asked.prompt, "input_ids": ids, **asked.template_arguments}
     return list(rows.values())
 
 

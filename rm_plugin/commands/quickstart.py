@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, 
 
 from ..evaluation import figures
 from ..evaluation.harness import evaluate
-from ..evaluation.page import Link, Section, Table, bounds, percent, render_page
+from ..evaluation.page import Link, Section, Table, render_page
 from ..evaluation.report import EvaluationReport
 from ..files import write_atomically
 from ..scoring.scorer import RewardScorer
@@ -136,8 +136,8 @@ def run(output: str | Path = "quickstart-reward-model", seed: int | None = None)
     rows = str(output / "data" / "test.jsonl")
     report = evaluate(scorer, source=rows, output=output / "evaluation", name="quickstart")
     examples = [ANTARCTICA, *{row["kind"]: row for row in heldout if row["kind"] != ANTARCTICA["kind"]}.values()][:6]
-    happened = _what_happened(output, trainer.state, report, scorer, time.perf_counter() - start)
-    write_atomically(output / "quickstart.html", _page(output, happened, report, history, _ranked(scorer, examples)))
+    happened = _what_happened(output, history, report, scorer, time.perf_counter() - start)
+    write_atomically(output / "quickstart.html", _page(output, happened, history, _ranked(scorer, examples)))
     print("", *happened, "", "Next:", *(f"  {command}" for command in _next_commands(output)), sep="\n")
     return report
 
@@ -161,13 +161,14 @@ def _ranked(scorer: RewardScorer, rows: list[dict[str, Any]]) -> Table:
     return Table(["prompt", "answer", "label", "r", "Δ", "σ(Δ)"], lines, num_text_columns=3)
 
 
-def _what_happened(output: Path, state, report: EvaluationReport, scorer: RewardScorer, seconds: float) -> list[str]:
+def _what_happened(
+    output: Path, history: list[dict[str, Any]], report: EvaluationReport, scorer: RewardScorer, seconds: float
+) -> list[str]:
     """The run in five lines."""
-    history = [log for log in state.log_history if "eval_accuracy" in log]
     num_rows, (low, high) = len(report.results.margins), report.interval
     good, bad = scorer.score([ANTARCTICA["prompt"]] * 2, [ANTARCTICA["chosen"], ANTARCTICA["rejected"]])
     return [
-        f"Trained a tiny decoder for {state.global_step} steps on pairs of a chosen and a rejected answer, "
+        f"Trained a tiny decoder for {history[-1]['step']} steps on pairs of a chosen and a rejected answer, "
         f"{seconds:.0f} s in all: held-out loss {history[0]['eval_loss']:.3f} before (ln 2 is chance), "
         f"{history[-1]['eval_loss']:.3f} after.",
         f"On {num_rows:,} pairs with prompts not trained on, accuracy {history[0]['eval_accuracy']:.3f} before, "
@@ -186,26 +187,16 @@ def _next_commands(output: Path) -> list[str]:
     ]
 
 
-def _page(
-    output: Path, happened: list[str], report: EvaluationReport, history: list[dict[str, Any]], ranked: Table
-) -> str:
-    margins = report.results.margins
+def _page(output: Path, happened: list[str], history: list[dict[str, Any]], ranked: Table) -> str:
     steps, accuracies, losses = ([log[key] for log in history] for key in ("step", "eval_accuracy", "eval_loss"))
-    cards = [
-        ("before training", f"{percent(accuracies[0])} %", "held-out pairwise accuracy"),
-        ("after training", f"{percent(report.score)} %", f"95 % interval {bounds(report.interval)}"),
-        ("held-out pairs", f"{len(margins)}", "prompts not trained on"),
-    ]
     accuracy = figures.line_plot(steps, accuracies, "step", "held-out accuracy", references={"chance": 0.5})
     loss = figures.line_plot(steps, losses, "step", "held-out loss", references={"chance": 0.693})
     plots = [
         (accuracy, "Held-out pairwise accuracy over training steps; 0.5 is chance."),
         (loss, "Held-out loss −log σ(Δ); ln 2 = 0.693 is chance."),
-        (figures.margin_histogram(margins), "Margins Δ = r(chosen) − r(rejected) of the held-out pairs."),
-        (figures.reliability_diagram(margins), "Predicted σ(|Δ|) against how often the preferred answer was right."),
         (
             figures.bradley_terry_curve(losses),
-            "The loss of one pair over its margin; dots: the held-out losses of the run.",
+            "The loss of one pair over its margin; dots: those of the held-out pairs.",
         ),
     ]
     what_it_is = (
@@ -217,7 +208,7 @@ def _page(
     report_link = Table(["more"], [[Link("the whole report of the held-out pairs", "evaluation/report.html")]])
     commands = Table(["command"], [[command] for command in _next_commands(output)])
     sections = [
-        Section("What happened", cards=cards, paragraphs=[(line, "") for line in happened], tables=[report_link]),
+        Section("What happened", paragraphs=[(line, "") for line in happened], tables=[report_link]),
         Section("What a reward model is", paragraphs=[(what_it_is, "")]),
         Section("What it learned", plots=plots),
         Section("Held-out answers, ranked", tables=[ranked]),

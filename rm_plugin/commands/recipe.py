@@ -236,16 +236,15 @@ def train(script_args, training_args: PairwiseRewardConfig, model_args, dataset_
     if eval_rows is not None:
         metrics = trainer.held_out_metrics or trainer.evaluate()
         trainer.save_metrics("eval", metrics)
+    names = [one.path for one in dataset_args.datasets or []] or script_args.dataset_name
     with writing(training_args.output_dir):
         trainer.save_model(training_args.output_dir)
-        trainer.create_model_card(
-            dataset_name=[one.path for one in dataset_args.datasets or []] or script_args.dataset_name
-        )
+        trainer.create_model_card(dataset_name=names)
         trainer.save_state()
     if trainer.is_world_process_zero():
         print(f"saved to {training_args.output_dir}")
     if training_args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+        trainer.push_to_hub(dataset_name=names)
     return trainer
 
 

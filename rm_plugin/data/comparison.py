@@ -45,14 +45,15 @@ from .conversations import (
     show_value,
 )
 from .layouts import (
+    COMPARED_COLUMNS,
     LIST_COLUMNS,
     PROMPT_COLUMNS,
     PROMPT_PARTS,
     QUESTION_COLUMNS,
-    REPLIED_TO,
     SYSTEM_COLUMNS,
     BadLayout,
     Responses,
+    first_column,
     usual_row,
 )
 from .sources import load_rows
@@ -301,7 +302,8 @@ def to_comparison(
 
 def to_prompt(row: Text | Mapping[str, Any], index: int | None = None) -> Comparison:
     """
-    Read a prompt for a policy: a text, a conversation, or a row that has one, as a comparison without completions.
+    Read a prompt for a policy: a text, a conversation, a row that has one, or what the texts of a preference row begin
+    with; as a comparison without completions.
 
     Raises:
         BadRow: there is no prompt, or a column looks like a part of it that would not be read.
@@ -316,11 +318,14 @@ id=None, subset=None, metadata=None)
     """
     row = row if isinstance(row, Mapping) else {"prompt": row}
     with _reading(index):
-        column = _first_column(row, (*PROMPT_COLUMNS, *QUESTION_COLUMNS))
-        if column is None or not row[column]:
-            found = ", ".join(name for name in row if row[name]) or "nothing"
-            raise BadRow(f"there is no prompt (found: {found}); a policy needs words to continue, give a `prompt`")
-        return _comparison(row, _read_text(row[column], column), [], None)
+        column = first_column(row, (*PROMPT_COLUMNS, *QUESTION_COLUMNS))
+        if column is not None and row[column]:
+            return _comparison(row, _read_text(row[column], column), [], None)
+        replies = usual_row(row)
+        if first_column(replies, COMPARED_COLUMNS) is not None and (prompt := to_comparison(replies).prompt):
+            return _comparison(replies, prompt, [], None)
+        found = ", ".join(name for name in row if row[name]) or "nothing"
+        raise BadRow(f"there is no prompt (found: {found}); a policy needs words to continue, give a `prompt`")
 
 
 @contextmanager
@@ -341,11 +346,6 @@ def template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
         "tools": read_tools(row.get("tools")),
         "chat_template_kwargs": read_template_variables(row.get("chat_template_kwargs")),
     }
-
-
-def _first_column(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
-    """The first of these columns that the row has; tables give every row all columns, so null is one it has not."""
-    return next((column for column in columns if row.get(column) is not None), None)
 
 
 def _comparison(row: Mapping[str, Any], prompt: Text, completions: list[Text], ranks: list[int] | None) -> Comparison:
@@ -375,7 +375,7 @@ def _read_completions(row: Mapping[str, Any], candidates: bool) -> tuple[dict[st
     if not missing:
         chosen, rejected = (_read_texts(row[column], column) for column in ("chosen", "rejected"))
         return chosen | rejected, [0] * len(chosen) + [1] * len(rejected)
-    column = _first_column(row, (*LIST_COLUMNS, "completion"))
+    column = first_column(row, (*LIST_COLUMNS, "completion"))
     if column is None:
         found = ", ".join(str(column) for column in row if row[column] is not None) or "nothing"
         fix = "a preference row has `chosen` and `rejected`, or a list `completions`"
@@ -410,7 +410,7 @@ def _text_of_output(value: Any) -> Any:
 
 def _read_ranks(row: Mapping[str, Any], num_completions: int) -> list[int] | None:
     """The ranks of a list of completions, from `ranks` (smaller is better) or scores (larger is better)."""
-    column = _first_column(row, ("ranks", *SCORE_COLUMNS))
+    column = first_column(row, ("ranks", *SCORE_COLUMNS))
     if column is None:
         return None
     values = row[column]
@@ -429,8 +429,7 @@ def _read_ranks(row: Mapping[str, Any], num_completions: int) -> list[int] | Non
 
 def _read_prompt(row: Mapping[str, Any], texts: list[Text], candidates: bool) -> tuple[Text, list[Text]]:
     """Prompt and completions, from an explicit prompt column or from the beginning of the texts."""
-    elsewhere = REPLIED_TO if isinstance(row.get("completions"), Responses) else QUESTION_COLUMNS * candidates
-    column = _first_column(row, PROMPT_COLUMNS + elsewhere)
+    column = first_column(row, PROMPT_COLUMNS + QUESTION_COLUMNS * candidates)
     if column == "messages" and isinstance(texts[0], list) and texts[0][0]["role"] != "assistant":
         column = None  # a copy of what is compared, whole conversations
     read = "\n".join(map(str, _leaves([row.get(column), texts])))

@@ -21,7 +21,6 @@ from .conversations import BadRow, show_value
 LIST_COLUMNS = ("completions", "outputs", "choices", "responses")
 PROMPT_COLUMNS = ("prompt", "conversations", "messages")
 QUESTION_COLUMNS = ("question", "instruction", "query", "conversation", "dialogue", "dialog")  # the prompt, elsewhere
-REPLIED_TO = (*QUESTION_COLUMNS, "input")  # the prompt of what is a reply by its name
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 CONTEXT_COLUMNS = ("input", "context", "contexts", "history", "document", "documents", "passage", "passages")
 PROMPT_PARTS = (*SYSTEM_COLUMNS, *CONTEXT_COLUMNS, "article", "background", "post")  # what others keep beside it
@@ -29,6 +28,7 @@ PROMPT_PARTS = (*SYSTEM_COLUMNS, *CONTEXT_COLUMNS, "article", "background", "pos
 COMPARED = (("chosen", "rejected"), ("completions",), ("completion",), ("response_1", "response_2"))
 COLUMNS = ("prompt", *(name for names in COMPARED for name in names), "label", "ranks", "scores", "margin", "system")
 COLUMNS = (*COLUMNS, "tools", "chat_template_kwargs", "id", "subset", "answer", "gold")
+COMPARED_COLUMNS = ("chosen", "rejected", *LIST_COLUMNS, "completion")
 
 # Two responses and which of them is better, by the names and values that others give them.
 RESPONSE = re.compile("(response|output|answer|completion|conversation|candidate)([0-9]+|[a-e])")
@@ -42,7 +42,7 @@ RANKS = {"first": [0, 1], "second": [1, 0], "tie": [0, 0]}
 
 
 class Responses(dict):
-    """Texts by the names of their columns, which are replies to a prompt and not transcripts with it."""
+    """Texts by the names of their columns, for errors."""
 
 
 class BadLayout(ValueError):
@@ -102,7 +102,7 @@ def select_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[s
     if "label" in columns:
         read |= {*LABELS}
     if compared := [name for names in COMPARED if columns.keys() & set(names) for name in names]:
-        usual = (*COLUMNS[1:7], *LIST_COLUMNS, "reject", "targets")
+        usual = (*COMPARED_COLUMNS, "response_1", "response_2", "reject", "targets")
         others = (name for name in row if name in usual or _response_key(name))
         read |= {name for name in others if name not in compared}
     return {name: value for name, value in row.items() if name not in read} | selected
@@ -178,12 +178,12 @@ def usual_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
         if row.get("rejected") is not None:
             raise BadRow("`reject` and `rejected` are both there; name one with --columns rejected=COLUMN")
         row = {"rejected" if name == "reject" else name: value for name, value in row.items() if name != "rejected"}
-    if any(row.get(name) is not None for name in (*COLUMNS[1:5], *LIST_COLUMNS)):
+    if first_column(row, COMPARED_COLUMNS) is not None:
         return row
     targets = row.get("targets")
     if isinstance(targets, Mapping) and {"choices", "labels"} <= targets.keys():
         choices = Responses((f"targets.choices[{i}]", choice) for i, choice in enumerate(targets["choices"]))
-        return _without(row, ["targets"]) | {"completions": choices, "scores": targets["labels"]}
+        return _as_replies(row, ["targets"]) | {"completions": choices, "scores": targets["labels"]}
     responses = {
         key: name for name in row if (key := _response_key(name)) and (row[name] == "" or not _is_missing(row[name]))
     }
@@ -202,7 +202,7 @@ def usual_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
     best = [side for side, number in sides.items() if number == max(sides.values())]
     ranks = RANKS[best[0] if len(best) == 1 else "tie"]  # without a majority it is a tie
     completions = Responses((responses[key], row[responses[key]]) for key in sorted(responses))
-    return _without(row, [*responses.values(), *label]) | {"completions": completions, "ranks": ranks}
+    return _as_replies(row, [*responses.values(), *label]) | {"completions": completions, "ranks": ranks}
 
 
 def _response_key(name: str) -> str | None:
@@ -231,14 +231,22 @@ def _side(vote: str, column: str, from_zero: bool) -> str:
     )
 
 
-def _without(row: Mapping[str, Any], used: list[str]) -> dict[str, Any]:
-    """The other columns of a row of responses; one of them at most looks like the prompt."""
-    if not any(row.get(name) is not None for name in PROMPT_COLUMNS):
-        looks = [name for name in REPLIED_TO if not _is_missing(row.get(name))]
+def _as_replies(row: Mapping[str, Any], used: list[str]) -> dict[str, Any]:
+    """The other columns of a row of replies, the one that they reply to as `prompt`."""
+    others = {name: value for name, value in row.items() if name not in used}
+    if first_column(row, PROMPT_COLUMNS) is None:
+        looks = [name for name in (*QUESTION_COLUMNS, "input") if not _is_missing(row.get(name))]
         if len(looks) > 1:
             shown = " and ".join(f"`{name}`" for name in looks)
             raise BadRow(f"{shown} look like the prompt; name it with --columns prompt={'+'.join(looks)}")
-    return {name: value for name, value in row.items() if name not in used}
+        if looks:
+            others["prompt"] = others.pop(looks[0])
+    return others
+
+
+def first_column(row: Mapping[str, Any], columns: Iterable[str]) -> str | None:
+    """The first of these columns that the row has; tables give every row all columns, so null is one it has not."""
+    return next((column for column in columns if row.get(column) is not None), None)
 
 
 # --- rows that hold several

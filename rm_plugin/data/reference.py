@@ -1,6 +1,6 @@
 """Eight texts of ours, whose ids and scores lie beside a model's weights, so that a server of it can be checked.
 
-    write_reference("my-reward-model", model, tokenizer)      # at the final save of training, and at export
+    model.save_reference("my-reward-model", tokenizer)        # at the final save of training, and at export
     read_reference("my-reward-model")["texts"][0]             # {"input_ids": […], "score": 1.23, "bos_twice": 0.4}
 
 The texts are in this file and never from data. Ids and scores are what a server has to give, so they tell its faults
@@ -20,7 +20,7 @@ from .comparison import Comparison
 from .encoding import encode, without_trailing_pads
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 FILE = "reference_scores.json"
 SCHEMA_VERSION = 1
@@ -37,9 +37,7 @@ TURNS = [  # user and assistant in turn; the last one is long, so that a server 
 ]
 
 
-def reference_ids(
-    tokenizer: PreTrainedTokenizerBase, *, reasoning: str = "keep", trailing_pad_id: int | None = None
-) -> list[list[int]]:
+def reference_ids(tokenizer: PreTrainedTokenizerBase, trailing_pad_id: int | None = None) -> list[list[int]]:
     """Token ids of the eight texts; of a tokenizer without a chat template, those of plain prompts and answers."""
     ids = []
     for turns in TURNS:
@@ -47,53 +45,23 @@ def reference_ids(
         prompt, answer = messages[:-1], messages[-1:]
         if tokenizer.chat_template is None:
             prompt, answer = "\n".join(turns[:-1]), " " + turns[-1]
-        group = encode(Comparison(prompt, [answer]), tokenizer, reasoning=reasoning, control_tokens="as_text")
+        group = encode(Comparison(prompt, [answer]), tokenizer, control_tokens="as_text")
         ids += without_trailing_pads(group, trailing_pad_id).input_ids
     return ids
 
 
-def write_reference(
-    folder: str | os.PathLike, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
+def write_reference(folder: str | os.PathLike, dtype: str, texts: list[dict[str, Any]]) -> None:
     """
-    Compute ids and scores of the eight texts by the model's own forward, each alone in its row, and keep them.
+    Keep ids and scores of the eight texts beside a model's weights.
 
     Args:
         folder (`str` or `os.PathLike`): the folder of its weights.
-        model ([`RewardModel`] or `PeftModel` of one): it is left in the mode that it is in.
-        tokenizer (`PreTrainedTokenizerBase`): the reward model's own.
-
-    Returns:
-        `dict`: what the file holds. `texts` is a list of eight: `input_ids` (`list[int]`), `score` (`float`; missing
-            where they are longer than the model can read) and, where there is a BOS, `bos_twice`, with a second one.
+        dtype (`str`): of the weights, which says how close a server's scores can be.
+        texts (`list[dict]`): for each text `input_ids` (`list[int]`), `score` (`float`; missing where they are longer
+            than the model can read) and, where there is a BOS, `bos_twice`, with a second one.
     """
-    import torch
-
-    config = (model.get_base_model() if hasattr(model, "get_base_model") else model).config
-    settings = {"reasoning": config.reasoning, "trailing_pad_id": config.trailing_pad_id}
-    longest = getattr(config.backbone_config.get_text_config(), "max_position_embeddings", None)
-    in_training = [module for module in model.modules() if module.training]
-    model.eval()
-
-    def score(ids: list[int]) -> float:
-        return model(input_ids=torch.tensor([ids], device=model.device)).logits.item()
-
-    try:
-        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-            texts = [{"input_ids": ids} for ids in reference_ids(tokenizer, **settings)]
-            for text in texts:
-                ids = text["input_ids"]
-                if longest is None or len(ids) < longest:
-                    text["score"] = score(ids)
-                    if ids[0] == tokenizer.bos_token_id:
-                        text["bos_twice"] = score([ids[0], *ids])
-    finally:
-        for module in in_training:
-            module.training = True
-    dtype = str(config.dtype or model.dtype).removeprefix("torch.")
-    reference = {"schema_version": SCHEMA_VERSION, "dtype": dtype, **settings, "texts": texts}
+    reference = {"schema_version": SCHEMA_VERSION, "dtype": dtype, "texts": texts}
     write_atomically(Path(folder, FILE), json.dumps(reference) + "\n")
-    return reference
 
 
 def read_reference(folder: str | os.PathLike) -> dict[str, Any] | None:

@@ -144,7 +144,10 @@ def _of_text_backbone(name: str) -> property:
     return property(get, set)
 
 
-for _name in ("hidden_size", "vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", "initializer_range"):
+for _name in (
+    *("hidden_size", "vocab_size", "pad_token_id", "eos_token_id", "bos_token_id"),
+    *("initializer_range", "max_position_embeddings"),
+):
     setattr(RewardModelConfig, _name, _of_text_backbone(_name))
 
 

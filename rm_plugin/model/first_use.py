@@ -20,22 +20,17 @@ def best_form(model: PreTrainedModel, attention: str | None) -> tuple[str, str |
     The form of [`rm_plugin.model.packing.collate`] for a model, and why it is not `"packed"`.
 
     Args:
-        model (`RewardModel`): as it is, adapters included; its attention implementation may be changed.
+        model (`RewardModel`): in eval mode, adapters included; its attention implementation may be changed.
         attention (`str`, *optional*): the implementation that its backbone came with.
     """
     if attention not in (IMPLEMENTATION, "sdpa", "eager"):
         return "sorted", f"attn_implementation={attention!r} was asked for; leave it unset to share prefixes"
     unknown = set(_kinds_of_layers(model)) - {"full_attention", "sliding_attention"}
-    was_training = model.training
-    model.eval()
-    try:
-        if unknown:  # other attention that is refused below may see more than its cache tells
-            reason = f"{type(model.model).__name__} has layers of kind {', '.join(sorted(unknown))}"
-            return ("continued" if _attempt(_why_not_continued, model) is None else "sorted"), reason
-        reason = _attempt(_why_not_packed, model)
-        return ("packed" if reason is None else "sorted"), reason
-    finally:
-        model.train(was_training)
+    if unknown:  # other attention that is refused below may see more than its cache tells
+        reason = f"{type(model.model).__name__} has layers of kind {', '.join(sorted(unknown))}"
+        return ("continued" if _attempt(_why_not_continued, model) is None else "sorted"), reason
+    reason = _attempt(_why_not_packed, model)
+    return ("packed" if reason is None else "sorted"), reason
 
 
 def _kinds_of_layers(model: PreTrainedModel) -> list[str]:

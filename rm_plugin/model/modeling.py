@@ -12,11 +12,14 @@ Shapes: `N` rows (or completions of a packed row), `L` padded length, `T` tokens
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import logging
+import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.utils import can_return_tuple
 
 from ..data.encoding import ensure_pad_token
-from ..data.reference import write_reference
+from ..data.reference import reference_ids, write_reference
 from ..messages import check_choice
 from . import adapters, checkpoint
 from .attention import IMPLEMENTATION, SharedPrefixLayout
@@ -275,7 +278,8 @@ class RewardModel(PreTrainedModel):
         state = hash((own, *((type(layer), *layer.active_adapters, layer.disable_adapters) for layer in layers)))
         if state not in self._forms:
             known = [reason for _, reason in self._forms.values()]
-            form, reason = self._forms[state] = best_form(self, own)
+            with eval_mode(self):
+                form, reason = self._forms[state] = best_form(self, own)
             if form == "continued" and reason not in known:
                 logger.warning("rows are not packed, scoring continues from the cache of a prompt: %s", reason)
             elif form == "sorted" and reason not in known:
@@ -577,8 +581,46 @@ class RewardModel(PreTrainedModel):
             trailing_pad_id=model.config.trailing_pad_id,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
-        write_reference(folder, model, processing_class)
+        model.save_reference(folder, processing_class)
         return model
+
+    @torch.no_grad()
+    def save_reference(self, save_directory: str | os.PathLike, processing_class: Any) -> None:
+        """
+        Write the ids and scores of eight texts, each alone in its row, by which [`RemoteRewardScorer`] knows whether a
+        server gives this model's scores.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): the folder of its weights.
+            processing_class (`PreTrainedTokenizerBase`): the reward model's tokenizer.
+        """
+        config = self.config
+
+        def score(ids: list[int]) -> float:
+            return self(input_ids=torch.tensor([ids], device=self.device)).logits.item()
+
+        texts = [{"input_ids": ids} for ids in reference_ids(processing_class, config.trailing_pad_id)]
+        with eval_mode(self), torch.autocast(self.device.type, enabled=False):
+            for text in texts:
+                read = {"score": text["input_ids"]}
+                if text["input_ids"][0] == processing_class.bos_token_id:
+                    read["bos_twice"] = [processing_class.bos_token_id, *text["input_ids"]]
+                longest = config.max_position_embeddings or math.inf
+                text |= {name: score(ids) for name, ids in read.items() if len(ids) <= longest}
+        dtype = str(config.dtype or self.dtype).removeprefix("torch.")
+        write_reference(save_directory, dtype, texts)
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """No dropout; afterwards every module is in the mode it was in."""
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
 
 
 def load_any(name: str, **kwargs) -> PreTrainedModel:

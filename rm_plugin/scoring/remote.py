@@ -111,7 +111,9 @@ class RemoteRewardScorer(Scorer):
                 raise ValueError(f"{option}={value}, nothing would be asked; give at least 1")
         super().__init__(**options)
         if processing_class is None:
-            raise ValueError(f"{url} needs the reward model's tokenizer; give its folder as processing_class")
+            raise ValueError(
+                f"{url} needs the reward model's tokenizer; give its folder, as processing_class or --tokenizer DIR"
+            )
         if isinstance(processing_class, (str, os.PathLike)):
             folder = processing_class = _folder_of(os.fspath(processing_class))
         settings = {"api": api, "model": model, "api_key": api_key, "max_concurrency": max_concurrency}
@@ -262,7 +264,7 @@ class RemoteRewardScorer(Scorer):
         It is asked for the eight texts of [`rm_plugin.data.reference`]: as ids, and one as messages, where the server
         renders them.
         """
-        ids = reference_ids(self.processing_class, trailing_pad_id=self.config.trailing_pad_id)
+        ids = reference_ids(self.processing_class, self.config.trailing_pad_id)
         if self.reference is None:
             short = [text for text in ids if self.max_length is None or len(text) < self.max_length]
             served = self._scores_of(short)

@@ -31,7 +31,7 @@ from ..messages import check_choice
 from ..model.adapters import check_peft_method
 from ..model.checkpoint import HUB_ARGUMENTS, load_tokenizer
 from ..model.config import sequence_classifier
-from ..model.modeling import RewardModel, head_in_use, load_any, text_tower
+from ..model.modeling import RewardModel, eval_mode, head_in_use, load_any, text_tower
 from ..model.packing import collate, pad, split_by_tokens
 from .base import OPTIONS, Scorer, ScoringBatch, lock_of
 
@@ -278,8 +278,7 @@ class RewardScorer(Scorer):
 
     def _longest_text(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         """The model's context length."""
-        config = getattr(self.config, "backbone_config", self.config).get_text_config()
-        length = getattr(config, "max_position_embeddings", None)
+        length = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         if isinstance(self.model, RewardModel):
             return length
         return min(length or math.inf, tokenizer.model_max_length)  # RoBERTa has positions of no token
@@ -343,14 +342,8 @@ def _is_remote_code(model: PreTrainedModel) -> bool:
 @contextlib.contextmanager
 def in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
     """No dropout, and no other scorer's thread in the model; afterwards every module is in the mode it was in."""
-    with lock_of(getattr(model, getattr(model, "base_model_prefix", ""), model)):
-        in_training = [module for module in model.modules() if module.training]
-        model.eval()
-        try:
-            yield
-        finally:
-            for module in in_training:
-                module.training = True
+    with lock_of(getattr(model, getattr(model, "base_model_prefix", ""), model)), eval_mode(model):
+        yield
 
 
 def weights_digest(model: Any) -> str:

@@ -61,7 +61,6 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify
 from trl import RewardConfig, RewardTrainer
 
 from ..data.encoding import ensure_pad_token
-from ..data.reference import write_reference
 from ..data.sources import HUB_ID, hub_ids, load_rows
 from ..data.templates import template_hash, trim_template_tail
 from ..metrics.statistics import wilson_interval
@@ -607,10 +606,8 @@ class PairwiseRewardTrainer(RewardTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; at the end, which is any call but that of a checkpoint, with its reference scores."""
         super().save_model(output_dir, _internal_call)
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # one process alone could not compute
-        if not _internal_call and self.args.should_save and not sharded:
-            model = self.accelerator.unwrap_model(self.model)
-            write_reference(output_dir or self.args.output_dir, model, self.processing_class)
+        if not (_internal_call or self._is_sharded) and self.args.should_save:  # sharded, no process has it whole
+            self.reward_model.save_reference(output_dir or self.args.output_dir, self.processing_class)
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
         """Write README.md into the output folder: how to load and score, and the metrics measured."""

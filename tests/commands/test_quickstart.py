@@ -189,7 +189,7 @@ def test_quickstart_goes_from_chance_to_nine_in_ten_and_shows_it(tmp_path, capsy
     assert not any("{" in line for line in lines), "no dictionaries of metrics"
     assert sum(line.startswith("held out at step ") for line in lines) == 5
     page = (tmp_path / "out" / "quickstart.html").read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 3
     assert all(
         value in page for value in ("0.693", "0.313", "0.127", "0.007", "Antarctic Treaty System", *happened[:2])
     )

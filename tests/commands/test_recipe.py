@@ -205,7 +205,10 @@ def test_an_adapter_is_trained_on_in_its_own_dtype(stand_in, tmp_path):
     assert run(first, tmp_path / "more", model_init_kwargs='{"dtype": "float16"}') == "float16"
 
 
-def test_mixture_of_datasets_runs(trl_recipe, tmp_path, caplog):
+def test_mixture_of_datasets_runs_and_its_card_names_them(trl_recipe, tmp_path, caplog, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(PairwiseRewardTrainer, "init_hf_repo", lambda trainer, **options: None)
+    monkeypatch.setattr(PairwiseRewardTrainer, "push_to_hub", lambda trainer, *_, **options: pushed.append(options))
     rows = write_rows(tmp_path / "rows", conversation)
     mixture = f"""\
 dataset_name: ignored/as-by-trl
@@ -217,7 +220,8 @@ datasets:
     data_files: {rows / "test.jsonl"}
     split: train
 test_split_size: 0.2"""
-    assert run_recipe(trl_recipe(mixture), ["--eval_strategy", "epoch"]) == 0
+    assert run_recipe(trl_recipe(mixture), ["--eval_strategy", "epoch", "--push_to_hub", "true"]) == 0
+    assert pushed[-1] == {"dataset_name": ["json", "json"]}
     assert "datasets and dataset_name are both set: datasets is used" in caplog.text
     state = json.loads((tmp_path / "output" / "trainer_state.json").read_text())
     (train_rows,) = (line["data_train_rows"] for line in state["log_history"] if "data_train_rows" in line)
@@ -417,7 +421,7 @@ def test_prompts_of_ppo_keep_their_tools_and_are_given_once(tmp_path):
     )
     assert tokenizer.decode(with_tools["input_ids"]) == '[{"name": "add"}]x' + tokenizer.decode(plain["input_ids"])
     (tmp_path / "rows.jsonl").write_text('{"prompt": "", "chosen": "a", "rejected": "b"}\n')
-    with pytest.raises(ValueError, match="rows.jsonl row 0: it has no prompt; PPO needs one to complete"):
+    with pytest.raises(ValueError, match="rows.jsonl row 0: there is no prompt .found: chosen, rejected."):
         prompt_rows(arguments, tokenizer, "train")
 
 

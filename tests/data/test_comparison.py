@@ -461,8 +461,15 @@ def test_a_prompt_is_read_as_rows_are():
     assert (asked.prompt, asked.completions, asked.tools, asked.id) == ("2 + 2?", [], [{"name": "f"}], "3")
     assert not asked.conversational and to_prompt([user("q")]).conversational
     assert to_prompt({"prompt": [user("q")], "system": "Be kind."}).prompt == [SYSTEM, user("q")]
+    whole = {"chosen": [SYSTEM, user("q"), assistant("a")], "rejected": [SYSTEM, user("q"), assistant("b")]}
+    assert to_prompt(whole) == Comparison([SYSTEM, user("q")], [])
+    for row in ({"chosen": HH + " 2", "rejected": HH + " 3"}, {"prompt": HH, "chosen": " 2", "rejected": " 3"}):
+        assert to_prompt(row) == Comparison(HH, [])
+    labelled = {"input": "2 + 2?", "response_1": "4", "response_2": "5", "label": 1}
+    assert to_prompt(labelled) == Comparison("2 + 2?", [])
     for row in (
         {"prompt": "Add.", "input": "2 + 2"},
+        {"prompt": "", "chosen": "a", "rejected": "b"},
         {"prompt": "q", "system": "Be kind."},
         {"prompt": "", "id": 1},
         "",

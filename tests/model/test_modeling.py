@@ -918,7 +918,9 @@ def test_head_reads_what_the_backbone_ends_in(tmp_path):
     model = seeded(lambda: RewardModel.from_backbone(AutoModel.from_config(config))).eval()  # as OPT-350m
     model.score.weight.data.mul_(20)
     assert model.score.in_features == 16
-    assert model.batch_form() == "packed"
+    model.train().model.decoder.embed_tokens.eval()  # the check leaves every module in its mode
+    assert model.batch_form() == "packed" and model.training and not model.model.decoder.embed_tokens.training
+    model.eval()
     model.save_pretrained(tmp_path)
     assert_equal_scores(scores(RewardModel.from_pretrained(tmp_path)), scores(model))
 

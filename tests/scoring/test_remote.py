@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import logging
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -18,7 +19,7 @@ from transformers import AutoTokenizer
 from rm_plugin import AsyncRemoteRewardScorer, RemoteRewardScorer, RewardScorer
 from rm_plugin.commands.cli import main
 from rm_plugin.data.encoding import ensure_pad_token
-from rm_plugin.data.reference import FILE, TURNS, read_reference, write_reference
+from rm_plugin.data.reference import FILE, TURNS, read_reference
 from rm_plugin.data.templates import trim_template_tail
 from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.loops.best_of_n import BestOfNSampler
@@ -139,7 +140,7 @@ def test_a_url_stands_where_a_model_stands_on_the_command_line_and_in_the_enviro
     with serving(stub) as url:
         words = ["evaluate", url, "--data", str(rows), "--output", str(tmp_path / "run")]
         assert main(words) == 2
-        assert "--tokenizer DIR is missing" in capsys.readouterr().err
+        assert "give its folder, as processing_class or --tokenizer DIR" in capsys.readouterr().err
         assert main([*words, "--tokenizer", str(folder), "--dtype", "float32"]) == 2
         assert "dtype cannot be applied to a served model; give it to the server" in capsys.readouterr().err
         assert main([*words, "--tokenizer", str(folder)]) == 0
@@ -151,8 +152,9 @@ def test_a_url_stands_where_a_model_stands_on_the_command_line_and_in_the_enviro
         monkeypatch.delenv("RM_PLUGIN_REWARD_API_KEY")
         with pytest.raises(ValueError, match="refuses the request .HTTP 401"):
             RemoteRewardScorer(url, folder)
-    assert main(["evaluate", str(folder), *words[2:], "--tokenizer", str(folder)]) == 2
-    assert "--tokenizer is for the URL of a server" in capsys.readouterr().err
+    apart = shutil.copytree(folder, tmp_path / "apart", ignore=shutil.ignore_patterns("tokenizer*", "*.jinja"))
+    words = ["evaluate", str(apart), "--data", str(rows), "--output", str(tmp_path / "again")]
+    assert main([*words, "--tokenizer", str(folder)]) == 0  # also where the tokenizer lies apart from its model
 
 
 def test_export_checks_a_server_of_what_it_wrote(exported, stub, tmp_path, capsys):
@@ -348,9 +350,8 @@ def test_reference_scores_are_those_of_the_models_own_forward(exported):
 
 def test_texts_that_the_model_cannot_read_have_no_reference_score(tmp_path):
     model = tiny_reward_model().train()
-    reference = write_reference(tmp_path, model, tiny_tokenizer("plain"))
-    assert model.training and ["score" in text for text in reference["texts"]] == [True] * 7 + [False]
-    assert read_reference(tmp_path) == json.loads(json.dumps(reference))
+    model.save_reference(tmp_path, tiny_tokenizer("plain"))
+    assert model.training and ["score" in text for text in read_reference(tmp_path)["texts"]] == [True] * 7 + [False]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
