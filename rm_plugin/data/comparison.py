@@ -375,7 +375,10 @@ def _read_completions(row: Mapping[str, Any], candidates: bool) -> tuple[dict[st
     if not missing:
         chosen, rejected = (_read_texts(row[column], column) for column in ("chosen", "rejected"))
         return chosen | rejected, [0] * len(chosen) + [1] * len(rejected)
-    column = first_column(row, (*LIST_COLUMNS, "completion"))
+    column, *others = [name for name in (*LIST_COLUMNS, "completion") if row.get(name) is not None] or [None]
+    if others:
+        shown = " and ".join(f"`{name}`" for name in (column, *others))
+        raise BadRow(f"{shown} could each be the completions; name one, such as --columns completions={column}")
     if column is None:
         found = ", ".join(str(column) for column in row if row[column] is not None) or "nothing"
         fix = "a preference row has `chosen` and `rejected`, or a list `completions`"

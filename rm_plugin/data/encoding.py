@@ -30,7 +30,7 @@ from jinja2 import TemplateError
 from ..messages import check_choice
 from .comparison import Comparison, Text
 from .control_tokens import CONTROL_TOKENS, ControlTokens
-from .conversations import check_text, read_messages
+from .conversations import BadRow, check_text, read_messages
 from .templates import template_form
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def encode(
     reasoning: str = "keep",
     pairs: bool = False,
     control_tokens: str = "parse",
+    trailing_pad_id: int | None = None,
 ) -> EncodedGroup:
     """Token ids of every completion of a comparison.
 
@@ -119,13 +120,14 @@ def encode(
         pairs (`bool`): an encoder's form: prompt and completion as a pair of texts, where there is no chat template.
         control_tokens (`str`): how special tokens and turn markers are read that a text spells: `"parse"` as tokens
             (TRL's way), `"as_text"` as ordinary text. Of plain text that is the completion, but for an EOS at its end.
+        trailing_pad_id (`int`, *optional*): `RewardModelConfig.trailing_pad_id`, cut from the end of every text.
 
     Returns:
         `EncodedGroup`
 
     Raises:
+        BadRow: the chat template refuses the messages.
         ValueError: over the length limit, unwanted reasoning, messages without a chat template, unknown mode.
-        jinja2.TemplateError: the chat template refuses the messages.
     """
     check_choice("truncation_mode", truncation_mode, TRUNCATION_MODES)
     check_choice("reasoning", reasoning, REASONING_MODES)
@@ -150,7 +152,7 @@ def encode(
         else:
             ids = read(untrusted, tokenizer)
         texts[f"prompt + completion {i}"] = ids
-    group = within_limit(texts, tokenizer, max_length, truncation_mode)
+    group = without_trailing_pads(within_limit(texts, tokenizer, max_length, truncation_mode), trailing_pad_id)
     return replace(
         group,
         ranks=None if comparison.ranks is None else [comparison.ranks[i] for i in group.kept],
@@ -184,7 +186,7 @@ def without_trailing_pads(group: EncodedGroup, pad_token_id: int | None) -> Enco
     """
     The group as a model reads it that pools the last id other than its pad token; unchanged where that is `None`.
 
-    Every completion keeps its first id. Ids and length limits are those of `encode`, so this comes after it, and
+    Every completion keeps its first id. Length limits are those of the whole texts, so this comes after them, and
     before anything looks at the common prefix.
     """
     if pad_token_id is None:
@@ -285,8 +287,9 @@ def _rendered_ids(
     options |= {"tokenize": True, "return_dict": True, "tools": tools}
     try:
         rendered = tokenizer.apply_chat_template(messages, **options, **(chat_template_kwargs or {}))
-    except (TypeError, KeyError) as error:  # what a template says of a value that it does not take
-        raise TemplateError(f"{type(error).__name__}: {error}") from error
+    except (TemplateError, TypeError, KeyError) as error:  # such as "roles must alternate"
+        said = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
+        raise BadRow(f"the chat template refuses it: {said}; fix the messages or the template") from error
     return list(rendered["input_ids"])
 
 

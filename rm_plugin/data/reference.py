@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import parse_json, write_atomically
 from .comparison import Comparison
-from .encoding import encode, without_trailing_pads
+from .encoding import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,8 +45,8 @@ def reference_ids(tokenizer: PreTrainedTokenizerBase, trailing_pad_id: int | Non
         prompt, answer = messages[:-1], messages[-1:]
         if tokenizer.chat_template is None:
             prompt, answer = "\n".join(turns[:-1]), " " + turns[-1]
-        group = encode(Comparison(prompt, [answer]), tokenizer, control_tokens="as_text")
-        ids += without_trailing_pads(group, trailing_pad_id).input_ids
+        how = {"control_tokens": "as_text", "trailing_pad_id": trailing_pad_id}
+        ids += encode(Comparison(prompt, [answer]), tokenizer, **how).input_ids
     return ids
 
 

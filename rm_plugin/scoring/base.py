@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from jinja2 import TemplateError
 from scipy.special import expit
 from tqdm.auto import tqdm
 
@@ -38,7 +37,6 @@ from ..data.encoding import (
     EncodedGroup,
     common_prefix_length,
     encode,
-    without_trailing_pads,
 )
 from ..data.templates import template_hash
 from ..messages import check_choice
@@ -427,15 +425,12 @@ class Scorer(Reward):
         """Token ids as the model reads them; errors name the comparison."""
         names = ("max_length", "truncation_mode", "reasoning", "control_tokens", "pairs")
         options = {name: getattr(self, name) for name in names}
+        options["trailing_pad_id"] = getattr(self.config, "trailing_pad_id", None)
         try:
             with lock_of(self.processing_class):
-                group = encode(comparison, self.processing_class, **options)
-        except (ValueError, TemplateError) as error:
-            cause = str(error)
-            if isinstance(error, TemplateError):
-                cause = f"the chat template refuses it: {cause}; fix the messages or the template"
-            raise ValueError(f"{comparison.id or f'comparison {index}'}: {cause}") from error
-        return without_trailing_pads(group, getattr(self.config, "trailing_pad_id", None))
+                return encode(comparison, self.processing_class, **options)
+        except ValueError as error:
+            raise ValueError(f"{comparison.id or f'comparison {index}'}: {error}") from error
 
     def _key(self, ids: list[int]) -> tuple[int, ...]:
         """What two texts have in common that have one score."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.comparison import LIST_COLUMNS, QUESTION_COLUMNS, Comparison, to_comparison
-from ..data.layouts import select_columns
+from ..data.comparison import Comparison, to_comparison
+from ..data.layouts import LIST_COLUMNS, QUESTION_COLUMNS, first_column, select_columns
 from ..messages import explained, one_line
 from .base import Reward
 from .rewards import as_reward, is_dotted_path
@@ -72,9 +72,7 @@ def to_texts(row: dict[str, Any], columns: Mapping[str, str]) -> Comparison:
     row = select_columns(row, columns) if columns else row
     given = [name for name in (*LIST_COLUMNS, "completion") if row.get(name) is not None]
     is_pair = row.get("chosen") is not None and row.get("rejected") is not None
-    column = next((name for name in ("messages", "conversations") if row.get(name) is not None), None)
-    if not is_pair and len(given) > 1:
-        raise ValueError(f"it has {' and '.join(given)}; give one of them")
+    column = first_column(row, ("messages", "conversations"))
     if not is_pair and given and column is None and prompt_of(row, {}) is None:
         raise ValueError("it has no prompt; give it a column prompt, which may be empty")
     comparison = None

@@ -17,6 +17,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -320,18 +321,13 @@ def tokens_that_fit(model: PreTrainedModel, free: int) -> int:
 
 def _halves(batch: ScoringBatch) -> list[ScoringBatch]:
     """Two calls for the texts of one, in their order."""
-    middle = (len(batch.texts) + 1) // 2
-    groups: tuple[list, list] = ([], [])
-    start = 0
-    for group in batch.groups:
-        cut = min(max(middle - start, 0), len(group.input_ids))
-        for half, ids in zip(groups, (group.input_ids[:cut], group.input_ids[cut:]), strict=True):
-            half.extend([EncodedGroup(ids)] if ids else [])
-        start += len(group.input_ids)
-    return [
-        ScoringBatch(half, members)
-        for half, members in zip(groups, (batch.members[:middle], batch.members[middle:]), strict=True)
-    ]
+    of_group = [g for g, group in enumerate(batch.groups) for _ in group.input_ids]
+    rows = list(zip(of_group, batch.texts, batch.members, strict=True))
+    halves, middle = [], (len(rows) + 1) // 2
+    for half in (rows[:middle], rows[middle:]):
+        groups = [EncodedGroup([ids for _, ids, _ in part]) for _, part in groupby(half, key=lambda row: row[0])]
+        halves.append(ScoringBatch(groups, [members for *_, members in half]))
+    return halves
 
 
 def _is_remote_code(model: PreTrainedModel) -> bool:

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset, Features, IterableDataset, Value
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ..data import comparison, control_tokens, conversations, encoding, templates
@@ -88,40 +87,31 @@ class RowEncoder:
     code: str = ""
 
     def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
-        tokenised = row.get("chosen_ids") is not None and row.get("rejected_ids") is not None
+        names = ("max_length", "truncation_mode", "reasoning", "trailing_pad_id")
         try:
-            group = self._tokenised(row, index) if tokenised else self._encoded(row, index)
+            if row.get("chosen_ids") is not None and row.get("rejected_ids") is not None:
+                group = self._tokenised(row)
+            else:
+                group = encode(to_comparison(row), self.tokenizer, **{name: getattr(self, name) for name in names})
         except BadRow as bad_row:
             if self.on_bad_row == "error":
                 raise BadRow(f"row {index}: {bad_row}") from None
             return _encoded_row(index, EncodedGroup([]), str(bad_row))
-        group = without_trailing_pads(group, self.trailing_pad_id)
+        except ValueError as error:
+            raise ValueError(f"row {index}: {error}") from None
         ranks = group.ranks or []
         if len(ranks) > 1 and (self.ties or len(set(ranks)) > 1):
             return _encoded_row(index, group, "")
         return _encoded_row(index, group, OVER_LENGTH if group.num_dropped else NO_PREFERENCE)
 
-    def _encoded(self, row: dict[str, Any], index: int) -> EncodedGroup:
-        comparison = to_comparison(row)
-        limits = {name: getattr(self, name) for name in ("max_length", "truncation_mode", "reasoning")}
-        try:
-            return encode(comparison, self.tokenizer, **limits)
-        except TemplateError as error:  # such as "roles must alternate"
-            raise BadRow(f"the chat template refuses it: {error}; fix the row or the template") from None
-        except ValueError as error:
-            raise ValueError(f"row {index}: {error}") from None
-
-    def _tokenised(self, row: dict[str, Any], index: int) -> EncodedGroup:
+    def _tokenised(self, row: dict[str, Any]) -> EncodedGroup:
         """TRL's `chosen_ids` and `rejected_ids`, under the over-length policy that text gets."""
         names = ("chosen_ids", "rejected_ids")
         if empty := [name for name in names if not row[name]]:
             raise BadRow(f"`{empty[0]}` is empty; give at least one token id")
-        group = within_limit(
-            {f"row {index}: `{name}`": list(row[name]) for name in names},
-            self.tokenizer,
-            self.max_length,
-            self.truncation_mode,
-        )
+        texts = {f"`{name}`": list(row[name]) for name in names}
+        group = within_limit(texts, self.tokenizer, self.max_length, self.truncation_mode)
+        group = without_trailing_pads(group, self.trailing_pad_id)
         return replace(group, ranks=group.kept, margin=row.get("margin"))
 
 

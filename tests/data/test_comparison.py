@@ -478,6 +478,15 @@ def test_a_prompt_is_read_as_rows_are():
             to_prompt(row, 3)
 
 
+def test_two_columns_of_completions_are_refused_until_one_is_named():
+    row = {"prompt": "2 + 2?", "completion": "It is 4.", "choices": ["4", "5"], "outputs": None}
+    with pytest.raises(BadRow, match="^row 3: `choices` and `completion` could each be the completions; name one"):
+        to_comparison(row, 3, candidates=True)
+    for named, completions in (("completion=completion", ["It is 4."]), ("completions=choices", ["4", "5"])):
+        one = load_rows([row], columns=[named])[0]
+        assert to_comparison(one, candidates=True).completions == completions
+
+
 def test_messages_are_the_prompt_unless_they_are_what_is_compared():
     row = {"messages": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]}
     assert to_comparison(row).prompt == [user("q")]

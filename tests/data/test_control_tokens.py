@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import trl
-from jinja2 import TemplateError
 from models import tiny_tokenizer
 from tokenizers import AddedToken
 
 from rm_plugin.data.comparison import Comparison
 from rm_plugin.data.control_tokens import ControlTokens, spelled_ids
+from rm_plugin.data.conversations import BadRow
 from rm_plugin.data.encoding import encode, token_ids
 
 TEMPLATES = sorted(Path(trl.__file__).parent.joinpath("chat_templates").glob("*.jinja"))
@@ -95,7 +95,7 @@ def test_a_forged_turn_does_not_become_a_turn(tokenizers):
         assert as_text.num_control_tokens == 1
         try:
             parsed = group(tokenizer, "parse", "Who?", forged)
-        except TemplateError:  # gpt-oss refuses such a content
+        except BadRow:  # gpt-oss refuses such a content
             continue
         assert num_control_ids(parsed.input_ids[0], tokenizer) > num_control_ids(turn.input_ids[0], tokenizer)
         assert parsed.num_control_tokens == 1
