@@ -284,26 +284,17 @@ def to_comparison(
     with _reading(index):
         if not isinstance(row, Mapping):
             raise BadRow(f"the row is {show_value(row)}; a row is a dict from column name to value")
-        row = usual_row(row)
-        texts, ranks = _read_completions(row, candidates)
-        for name, text in texts.items():
-            _check_completion(text, name, allow_empty)
-        if not candidates and len({type(text) for text in texts.values()}) > 1:
-            kinds = ", ".join(f"`{name}` {'text' if isinstance(t, str) else 'messages'}" for name, t in texts.items())
-            raise BadRow(f"plain text and messages are mixed ({kinds}); make them all text, or all lists of messages")
-        prompt, completions = _read_prompt(row, list(texts.values()), candidates)
-        comparison = _comparison(row, prompt, completions, ranks)
+        comparison, names = _read_row(usual_row(row), candidates, allow_empty)
         for i, j in comparison.pairs():
             if comparison.completions[i] == comparison.completions[j]:
-                better, worse = (list(texts)[k] for k in (i, j))
-                raise BadRow(f"`{better}` equals `{worse}`; completions of different rank differ in text")
+                raise BadRow(f"`{names[i]}` equals `{names[j]}`; completions of different rank differ in text")
         return comparison
 
 
 def to_prompt(row: Text | Mapping[str, Any], index: int | None = None) -> Comparison:
     """
-    Read a prompt for a policy: a text, a conversation, a row that has one, or what the texts of a preference row begin
-    with; as a comparison without completions.
+    Read a prompt for a policy: a text, a conversation, or a row that has one; of a preference row the prompt that
+    training reads. It is a comparison without completions.
 
     Raises:
         BadRow: there is no prompt, or a column looks like a part of it that would not be read.
@@ -318,14 +309,28 @@ id=None, subset=None, metadata=None)
     """
     row = row if isinstance(row, Mapping) else {"prompt": row}
     with _reading(index):
-        column = first_column(row, (*PROMPT_COLUMNS, *QUESTION_COLUMNS))
-        if column is not None and row[column]:
-            return _comparison(row, _read_text(row[column], column), [], None)
-        replies = usual_row(row)
-        if first_column(replies, COMPARED_COLUMNS) is not None and (prompt := to_comparison(replies).prompt):
-            return _comparison(replies, prompt, [], None)
-        found = ", ".join(name for name in row if row[name]) or "nothing"
-        raise BadRow(f"there is no prompt (found: {found}); a policy needs words to continue, give a `prompt`")
+        column, prompt = first_column(row, (*PROMPT_COLUMNS, *QUESTION_COLUMNS)), None
+        is_pair = row.get("chosen") is not None and row.get("rejected") is not None
+        if column is not None and row[column] and not is_pair:
+            prompt = _read_text(row[column], column)
+        elif first_column(row := usual_row(row), COMPARED_COLUMNS) is not None:
+            prompt = _read_row(row, candidates=False, allow_empty=True)[0].prompt
+        if not prompt:
+            found = ", ".join(name for name in row if row[name]) or "nothing"
+            raise BadRow(f"there is no prompt (found: {found}); a policy needs words to continue, give a `prompt`")
+        return _comparison(row, prompt, [], None)
+
+
+def _read_row(row: Mapping[str, Any], candidates: bool, allow_empty: bool) -> tuple[Comparison, list[str]]:
+    """The comparison of a row of the usual columns, and the names of its completions for errors."""
+    texts, ranks = _read_completions(row, candidates)
+    for name, text in texts.items():
+        _check_completion(text, name, allow_empty)
+    if not candidates and len({type(text) for text in texts.values()}) > 1:
+        kinds = ", ".join(f"`{name}` {'text' if isinstance(t, str) else 'messages'}" for name, t in texts.items())
+        raise BadRow(f"plain text and messages are mixed ({kinds}); make them all text, or all lists of messages")
+    prompt, completions = _read_prompt(row, list(texts.values()), candidates)
+    return _comparison(row, prompt, completions, ranks), list(texts)
 
 
 @contextmanager
@@ -499,9 +504,11 @@ def _check_is_read(row: Mapping[str, Any], columns: Sequence[str], read: list[st
     for column in columns:
         parts = [part.strip() for part in _leaves(row.get(column)) if isinstance(part, str)]
         if not all(part in text for part in parts for text in read):
+            asked = first_column(row, [name for name in (*PROMPT_COLUMNS, *QUESTION_COLUMNS) if name != column])
+            joined = [column, asked] if column in SYSTEM_COLUMNS else [asked, column]
             raise BadRow(
                 f"`{column}` looks like a part of the prompt that would not be read; say what the prompt is, such as "
-                f"--columns prompt={column}, or remove it"
+                f"--columns prompt={'+'.join(filter(None, joined))}, or remove it"
             )
 
 

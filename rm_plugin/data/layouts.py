@@ -145,9 +145,9 @@ def _joined(parts: list[Any]) -> Any:
 
 
 def _votes(parts: list[Any]) -> list[str]:
-    """The values of a label, each as text in one form: `1`, `1.0` and "1" are equal."""
+    """The values of a label, each as text in one form: `1`, `1.0`, "1" and "1.0" are equal."""
     votes = [vote for part in parts for vote in (part if isinstance(part, list) else [part]) if not _is_missing(vote)]
-    return [str(int(v) if isinstance(v, float) and v.is_integer() else v).strip().lower() for v in votes]
+    return [re.sub(r"(?<=\d)\.0+$", "", str(vote).strip().lower()) for vote in votes]
 
 
 def _coded(votes: list[str], values: str) -> list[str]:

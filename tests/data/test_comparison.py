@@ -463,8 +463,12 @@ def test_a_prompt_is_read_as_rows_are():
     assert to_prompt({"prompt": [user("q")], "system": "Be kind."}).prompt == [SYSTEM, user("q")]
     whole = {"chosen": [SYSTEM, user("q"), assistant("a")], "rejected": [SYSTEM, user("q"), assistant("b")]}
     assert to_prompt(whole) == Comparison([SYSTEM, user("q")], [])
-    for row in ({"chosen": HH + " 2", "rejected": HH + " 3"}, {"prompt": HH, "chosen": " 2", "rejected": " 3"}):
-        assert to_prompt(row) == Comparison(HH, [])
+    assert to_prompt({**whole, "messages": whole["chosen"]}) == Comparison([SYSTEM, user("q")], [])
+    assert to_prompt({"prompt": "q", **whole}) == Comparison([SYSTEM, user("q")], [])  # as training reads it
+    for replies in ((" 2", " 3"), (" 2", " 2"), ("", " 2")):  # of no use as a preference, and asked all the same
+        for row in ({"prompt": HH}, {}):
+            texts = [(HH if not row else "") + reply for reply in replies]
+            assert to_prompt(row | dict(zip(("chosen", "rejected"), texts, strict=True))) == Comparison(HH, [])
     labelled = {"input": "2 + 2?", "response_1": "4", "response_2": "5", "label": 1}
     assert to_prompt(labelled) == Comparison("2 + 2?", [])
     for row in (
@@ -492,6 +496,22 @@ def test_messages_are_the_prompt_unless_they_are_what_is_compared():
     assert to_comparison(row).prompt == [user("q")]
     whole = {"messages": [user("q"), assistant("a")], "chosen": [user("q"), assistant("a")]}
     assert to_comparison({**whole, "rejected": [user("q"), assistant("b")]}).prompt == [user("q")]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"instruction": "Translate.", "input": "Hola"}, "instruction+input"),
+        ({"system": "Be brief.", "question": "Sky?"}, "system+question"),
+        ({"context": "The sky is blue.", "prompt": "Sky?"}, "prompt+context"),
+        ({"question": "Sky?"}, "question"),
+    ],
+)
+def test_the_columns_that_an_error_advises_lose_nothing(row, columns):
+    row |= {"chosen": "Hello", "rejected": "Bye"}
+    assert f"such as --columns prompt={columns}, or remove it" in cause_and_fix(row)
+    read = to_comparison(load_rows([row], columns=[f"prompt={columns}"])[0])
+    assert read.prompt == "\n".join(row[name] for name in columns.split("+"))
 
 
 def test_an_alpaca_row_is_refused_until_its_input_is_joined():

@@ -256,7 +256,10 @@ FIRST, SECOND, TIE = [0, 1], [1, 0], [0, 0]
 @pytest.mark.parametrize(
     ("label", "ranks"),
     [
-        *[(label, FIRST) for label in (1, "1", 1.0, "A", "a", "A>B", "A>>B", "[[A]]", "model_a", "Model A", True)],
+        *[
+            (label, FIRST)
+            for label in (1, "1", 1.0, "1.0", "A", "a", "A>B", "A>>B", "[[A]]", "model_a", "Model A", True)
+        ],
         *[(label, FIRST) for label in ("response_1", "response 1", "Response1", "output_a", "first", "true")],
         *[(label, SECOND) for label in (2, "2", 2.0, "B", "B>A", "B >> A", "A<B", "model_b", "assistant_b", False)],
         *[(label, TIE) for label in ("tie", "Tie", "tie (bothbad)", "both", "A=B", "same", "equal", "draw")],
