@@ -13,11 +13,12 @@ SMOLLM2 ?= .cache/smollm2
 PARALLEL ?= -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-scale cov gpu wheel docs lint format clean test-vllm
+.PHONY: help quickstart test test-real test-scale cov gpu wheel docs lint format clean test-vllm
 
 help:
 	@echo "make quickstart   install into $(VENV), then train, evaluate and score the embedded default (ARGS='--seed 1')"
 	@echo "make test         the whole suite on TRL 1.16.0, then the tests marked trl112 on TRL 1.12.0 (ARGS='-k name')"
+	@echo "make test-real    train, evaluate, score, export and RL with real weights (SmolLM2-135M-Instruct), on both TRLs"
 	@echo "make cov          the suite with coverage of lines and branches, and what is not covered (ARGS='-k name')"
 	@echo "make test-scale   Ray (in a folder of its own), and intervals and tests over 2,000 simulated sets"
 	@echo "make gpu          the tests that need a GPU, or one line where there is none"
@@ -33,12 +34,16 @@ quickstart: $(INSTALLED)
 
 # HF_HUB_OFFLINE: a test that would need the hub fails at once and says so. Where ARGS picks tests of which none is
 # marked, pytest's exit code 5 ("no tests ran") is no failure of the second run.
-test cov: export HF_HUB_OFFLINE = 1
-test cov: export OMP_NUM_THREADS = 1
+test test-real cov: export HF_HUB_OFFLINE = 1
+test test-real cov: export OMP_NUM_THREADS = 1
 test: $(INSTALLED_DEV) $(TRL112)/.installed
 	$(BIN)/python -m pytest $(PARALLEL) $(COV) $(ARGS)
 	PYTHONPATH=$(TRL112) EXPECTED_TRL=1.12.0 $(BIN)/python -m pytest -m trl112 $(PARALLEL) $(ARGS) \
 		|| { code=$$?; [ $$code = 5 ] && [ -n "$$ARGS" ]; }
+
+test-real: $(INSTALLED_DEV) $(TRL112)/.installed
+	$(BIN)/python -m pytest -m "real_model and slow" $(PARALLEL) $(ARGS)
+	PYTHONPATH=$(TRL112) EXPECTED_TRL=1.12.0 $(BIN)/python -m pytest -m "real_model and slow and trl112" $(PARALLEL) $(ARGS)
 
 test-scale: export HF_HUB_OFFLINE = 1
 test-scale: export OMP_NUM_THREADS = 1

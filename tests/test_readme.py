@@ -7,9 +7,10 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
+from models import tiny_config, tiny_tokenizer
 from transformers import Qwen3ForCausalLM
 
-from rm_plugin import BestOfNSampler, PairwiseRewardConfig, PairwiseRewardTrainer, RewardScorer
+from rm_plugin import BestOfNSampler, PairwiseRewardConfig, PairwiseRewardTrainer, RewardModel, RewardScorer
 from rm_plugin.commands.quickstart import build_model, build_tokenizer
 from rm_plugin.loops.best_of_n import to_preferences
 
@@ -17,12 +18,13 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 FROM_PYTHON, GRPO, PPO = SNIPPETS  # each has its test
+POLICY = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HAS_PPO = Path(trl.__file__).with_name("experimental").joinpath("ppo").is_dir()
 
 
 def run(snippet, **given):
     """The variables that a snippet leaves, run where the process stands."""
-    variables = {"__name__": "readme", **given}
+    variables = {**given, "__name__": "readme"}
     exec(compile(snippet, "README.md", "exec"), variables)
     return variables
 
@@ -36,9 +38,19 @@ def here(readme_run, tmp_path, monkeypatch):
     return tmp_path
 
 
-def before_ppo():
-    """What the PPO example takes from the one before it, which does not train here."""
-    return run(GRPO.replace("trainer.train()", ""))
+@pytest.fixture(params=["tiny", pytest.param("smollm2", marks=pytest.mark.real_model)])
+def example(request, here):
+    """`example(snippet, **given)` runs one of the README after the first, with an instruct policy from a folder."""
+    if request.param == "smollm2":
+        folder = request.getfixturevalue("smollm2")
+    else:
+        folder, tokenizer = here / "policy", tiny_tokenizer("pad_is_eos")
+        Qwen3ForCausalLM(tiny_config("qwen3", use_cache=True)).save_pretrained(folder)
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>"]})
+        tokenizer.save_pretrained(folder)
+    first = {"on_a_cpu": {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}}
+    first |= {"Dataset": Dataset, "RewardModel": RewardModel, "RewardScorer": RewardScorer}
+    return lambda snippet, **given: run(snippet.replace(POLICY, str(folder)), **first, **given)
 
 
 def records_of(trainer):
@@ -67,8 +79,8 @@ def test_the_first_example_prefers_the_treaty_over_the_penguins_and_says_so(read
 
 @pytest.mark.slow
 @pytest.mark.trl112
-def test_the_grpo_example_runs_and_logs_the_rewards_metrics(here):
-    records = records_of(run(GRPO)["trainer"])
+def test_the_grpo_example_runs_and_logs_the_rewards_metrics(here, example):
+    records = records_of(example(GRPO)["trainer"])
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     for record in records:
         assert record["reward_scoring/num_scores"] == 8
@@ -81,8 +93,8 @@ def test_the_grpo_example_runs_and_logs_the_rewards_metrics(here):
 @pytest.mark.slow
 @pytest.mark.trl112
 @pytest.mark.skipif(not HAS_PPO, reason="PPO is in TRL up to 1.12; `make test` runs this on 1.12.0")
-def test_the_ppo_example_runs_and_logs_the_rewards_metrics(here):
-    trainer = run(PPO, **before_ppo())["trainer"]
+def test_the_ppo_example_runs_and_logs_the_rewards_metrics(example):
+    trainer = example(f"{GRPO.replace('trainer.train()', '')}\n{PPO}")["trainer"]
     records = records_of(trainer)
     assert records == [record for record in trainer.state.log_history if "objective/scores" in record]
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -95,16 +107,17 @@ def test_the_ppo_example_runs_and_logs_the_rewards_metrics(here):
 @pytest.mark.slow
 @pytest.mark.trl112
 @pytest.mark.skipif(not HAS_PPO, reason="PPO is in TRL up to 1.12; `make test` runs this on 1.12.0")
-def test_the_ppo_example_trains_on_answers_that_are_all_empty(here):
+def test_the_ppo_example_trains_on_answers_that_are_all_empty(example):
     """As an instruct policy's often are; with pad = EOS, TRL 1.12 fails in its second update."""
 
     def always_eos(module, args, logits):
-        return logits + 1e4 * (torch.arange(logits.shape[-1]) == 1)
+        return logits + 1e4 * (torch.arange(logits.shape[-1]) == tokenizer.eos_token_id)
 
-    before = before_ppo()
-    before["policy"].lm_head.register_forward_hook(always_eos)
-    variables = run(PPO, **before)
-    assert variables["tokenizer"].eos_token_id == 1
+    before, train = PPO.split("trainer.train()")[0], "trainer.train()"
+    variables = example(f"{GRPO.replace('trainer.train()', '')}\n{before}")
+    tokenizer, policy = variables["tokenizer"], variables["models"][0]
+    policy.lm_head.register_forward_hook(always_eos)
+    variables = run(train, **variables)
     records = [record for record in variables["trainer"].state.log_history if "objective/scores" in record]
     assert len(records) == 8
     assert all(record["val/num_eos_tokens"] > 0 for record in records)

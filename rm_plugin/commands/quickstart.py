@@ -26,6 +26,10 @@ from .quickstart_data import ANTARCTICA, preference_data
 from .recipe import parse_recipe, train
 
 MAX_LENGTH = 128  # tokens; the longest text of the preference set has 26
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] }} "
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -33,7 +37,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     Build the tokenizer: one token for each word and mark of the preference set, whatever its seed.
 
     Other words are spelled in characters, and what is not ASCII becomes `<unk>`. Spaces only part words, so a prompt
-    and its completion have the same tokens joined with or without one. `<pad>` is not `<eos>`; no chat template.
+    and its completion have the same tokens joined with or without one, and so has a conversation, whose template
+    puts the messages one after another. `<pad>` is not `<eos>`.
 
     Returns:
         `PreTrainedTokenizerFast`: about 550 tokens, right padding.
@@ -63,6 +68,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         model_max_length=MAX_LENGTH,
         padding_side="right",
+        chat_template=CHAT_TEMPLATE,
     )
 
 
