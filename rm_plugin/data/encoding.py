@@ -31,7 +31,7 @@ from ..messages import check_choice
 from .comparison import Comparison, Text
 from .control_tokens import CONTROL_TOKENS, ControlTokens
 from .conversations import BadRow, check_text, read_messages
-from .templates import template_form
+from .templates import DIALOGUE, template_form
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -201,6 +201,18 @@ def without_trailing_pads(group: EncodedGroup, pad_token_id: int | None) -> Enco
     return replace(group, input_ids=list(map(read, group.input_ids)), prefix_length=-1)
 
 
+def pooling_of(block: dict[str, Any], pad_token_id: int | None) -> str:
+    """
+    Which token the head of a checkpoint reads, by the block `"reward_model"` of its config or an adapter's
+    `reward_model.json`.
+
+    Before that said `pooling`, all read the last token. Without it, or where the pad token is no longer that of the
+    block, a model was trained elsewhere: it reads what transformers pools, the last token other than the pad token.
+    """
+    ours = bool(block) and block.get("pad_token_id", pad_token_id) == pad_token_id
+    return block.get("pooling", "last_token") if ours else "last_non_pad"
+
+
 def _untrusted(
     comparison: Comparison, completion: Text, tokenizer: PreTrainedTokenizerBase, pairs: bool
 ) -> tuple[Any, Callable[[Any, PreTrainedTokenizerBase], list[int]]]:
@@ -360,9 +372,8 @@ def ensure_pad_token(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel 
         model.config.set_pooling("last_token")  # no text can hold that id
     enders = {tokenizer.eos_token_id, tokenizer.bos_token_id}
     if tokenizer.chat_template is not None:
-        probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         with contextlib.suppress(Exception):  # a template that refuses this conversation says nothing of enders
-            enders |= set(token_ids(probe[:1], probe[1:], tokenizer))
+            enders |= set(token_ids(DIALOGUE[:1], DIALOGUE[1:], tokenizer))
     if tokenizer.eos_token is not None:
         enders |= set(tokenizer("a" + tokenizer.eos_token)["input_ids"])
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in enders:

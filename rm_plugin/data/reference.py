@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import parse_json, write_atomically
 from .comparison import Comparison
-from .encoding import encode
+from .encoding import encode, pooling_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,22 +77,17 @@ def read_facts(folder: str | os.PathLike) -> dict[str, Any]:
     """
     What the files in a model's folder say of how its texts are made: `reasoning`, `reward_mean`, `reward_std`,
     `template_hash`, `trailing_pad_id` and `max_length` where they do, read without torch.
-
-    The rules are those of [`RewardModelConfig.from_backbone_config`], and of an adapter's `reward_model.json`.
     """
     path, side_file = Path(folder, "config.json"), Path(folder, "reward_model.json")
     if side_file.is_file():
-        facts = parse_json(side_file.read_text(encoding="utf-8"), str(side_file))
-        pad_token_id, facts["pooling"] = facts.get("pad_token_id"), facts.get("pooling", "last_token")
+        facts = block = parse_json(side_file.read_text(encoding="utf-8"), str(side_file))
+        pad_token_id = facts.get("pad_token_id")
     elif path.is_file():
         config = parse_json(path.read_text(encoding="utf-8"), str(path))
         text_config = config.get("text_config") or config
-        facts = {"pooling": "last_token", **(config.get("reward_model") or {})}
-        pad_token_id = text_config.get("pad_token_id")
-        if "reward_model" not in config or facts.get("pad_token_id", pad_token_id) != pad_token_id:
-            facts["pooling"] = "last_non_pad"
-        facts["max_length"] = text_config.get("max_position_embeddings")
+        block, pad_token_id = config.get("reward_model") or {}, text_config.get("pad_token_id")
+        facts = {**block, "max_length": text_config.get("max_position_embeddings")}
     else:
         return {}
-    facts["trailing_pad_id"] = pad_token_id if facts["pooling"] == "last_non_pad" else None
-    return facts
+    reads_all = pooling_of(block, pad_token_id) == "last_token"
+    return {**facts, "trailing_pad_id": None if reads_all else pad_token_id}

@@ -177,7 +177,7 @@ def _base_of(
     if (revision := peft_config.revision or side.get("base_revision")) is not None:
         kwargs["revision"] = revision
     if side.get("dtype") is not None and {kwargs.get("dtype"), kwargs.pop("torch_dtype", None)} <= {None, "auto"}:
-        kwargs["dtype"] = getattr(torch, side["dtype"])
+        kwargs["dtype"] = side["dtype"]
     config, kwargs = checkpoint.load_config(base, kwargs)
     if side.get("quantization_config") and getattr(config, "quantization_config", None) is None:
         kwargs.setdefault("quantization_config", BitsAndBytesConfig.from_dict(side["quantization_config"]))

@@ -14,6 +14,8 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from ..data.encoding import pooling_of
+
 _HAS_LINEAR_HEAD: dict[type, bool] = {}  # by sequence classifier class: is its head a linear `score` without bias?
 
 
@@ -75,9 +77,8 @@ class RewardModelConfig(PreTrainedConfig):
         """
         Around a backbone's config, or around that of a standard checkpoint, whose extras it takes over.
 
-        A trained head keeps reading what it was trained on: without our block, or where the pad token is no longer the
-        block's, that is what transformers pools, the last token other than the pad token. Of a model that also sees or
-        hears, the part that reads text is the backbone.
+        A trained head keeps reading what it was trained on ([`pooling_of`]). Of a model that also sees or hears, the
+        part that reads text is the backbone.
         """
         outer = copy.deepcopy(backbone_config)
         block = outer.__dict__.pop("reward_model", None) or {}
@@ -85,9 +86,7 @@ class RewardModelConfig(PreTrainedConfig):
         extras = {name: block[name] for name in cls.EXTRAS if name in block} if has_trained_head else {}
         config = cls(backbone_config, **extras)
         if has_trained_head:
-            pad_token_id = config.pad_token_id
-            ours = bool(block) and block.get("pad_token_id", pad_token_id) == pad_token_id
-            config.set_pooling(config.pooling if ours else "last_non_pad", pad_token_id)
+            config.set_pooling(pooling_of(block, config.pad_token_id), config.pad_token_id)
         for name in ("quantization_config", "dtype", "_name_or_path"):
             if getattr(outer, name, None):
                 setattr(config, name, getattr(outer, name))
@@ -119,12 +118,12 @@ class RewardModelConfig(PreTrainedConfig):
         return extras if pad_token_id is None else {**extras, "pad_token_id": pad_token_id}
 
     def take_over(self, extras: dict[str, Any]) -> None:
-        """Set what an adapter's `reward_model.json` holds; before that said `pooling`, all read the last token."""
+        """Set what an adapter's `reward_model.json` holds."""
         for name in self.EXTRAS.keys() & extras:
             setattr(self, name, extras[name])
         if extras.get("pad_token_id") is not None:
             self.pad_token_id = extras["pad_token_id"]
-        self.set_pooling(extras.get("pooling", "last_token"), extras.get("pad_token_id"))
+        self.set_pooling(pooling_of(extras, extras.get("pad_token_id")), extras.get("pad_token_id"))
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -31,8 +31,6 @@ def load_to_train(path: str, args: RewardConfig, quantization_config) -> RewardM
                 "quantization_config is set twice, as an argument and in model_init_kwargs; set one of them"
             )
         kwargs["quantization_config"] = quantization_config
-    if isinstance(kwargs.get("dtype"), str) and kwargs["dtype"] != "auto":
-        kwargs["dtype"] = getattr(torch, kwargs["dtype"])
     if "quantization_config" in kwargs and torch.cuda.is_available():
         kwargs.setdefault("device_map", {"": PartialState().local_process_index})
     if is_adapter(path, kwargs):
