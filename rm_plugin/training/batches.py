@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import deque
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,8 @@ FEATURES = Features(  # given, not guessed from the first rows: those may lack a
         **dict.fromkeys(COUNTED, Value("int32")),
     }
 )
+LEGACY = {"chosen_input_ids": "chosen_ids", "rejected_input_ids": "rejected_ids"}  # names of TRL's
+NUM_COMPARED = 1000  # rows of a stream, when a run that it trained is resumed
 OVER_LENGTH, NO_PREFERENCE = "over max_length", "without a preference"
 
 
@@ -88,6 +93,7 @@ class RowEncoder:
 
     def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
         names = ("max_length", "truncation_mode", "reasoning", "trailing_pad_id")
+        row = {LEGACY.get(name, name): value for name, value in row.items()}
         try:
             if row.get("chosen_ids") is not None and row.get("rejected_ids") is not None:
                 group = self._tokenised(row)
@@ -187,11 +193,30 @@ def encode_dataset(dataset: Dataset, encoder: RowEncoder, name: str, num_proc: i
     return (encoded if len(usable) == len(encoded) else encoded.select(usable)).select_columns(COLUMNS), counts
 
 
-def encode_stream(dataset: IterableDataset, encoder: RowEncoder, name: str) -> IterableDataset:
+def encode_stream(
+    dataset: IterableDataset, columns: Collection[str], encoder: RowEncoder, name: str
+) -> IterableDataset:
     """Encode a stream as it is read; what is left out is logged at the 1st, 10th, 100th, … such row."""
-    columns = dataset.column_names or list(next(iter(dataset)))
-    encoded = dataset.map(encoder, with_indices=True, remove_columns=columns, features=FEATURES)
+    encoded = dataset.map(encoder, with_indices=True, remove_columns=list(columns), features=FEATURES)
     return encoded.filter(_StreamFilter(name)).select_columns(COLUMNS)
+
+
+def first_rows(stream: IterableDataset) -> tuple[IterableDataset, list[dict[str, Any]]]:
+    """A stream that still has every row, also where it can be read only once, and its first rows."""
+    first = list(islice(stream, NUM_COMPARED))
+    second_try = list(islice(stream, 1))
+    if not first:
+        raise ValueError("the train dataset has no rows; give at least one")
+    if repr(second_try) == repr(first[:1]):
+        return stream, first
+    begun = {"begun": deque([*first, *second_try]), "stream": stream}
+    return IterableDataset.from_generator(_begun_rows, gen_kwargs=begun), first
+
+
+def _begun_rows(begun: deque, stream: IterableDataset) -> Iterator[dict[str, Any]]:
+    while begun:
+        yield begun.popleft()
+    yield from stream
 
 
 @dataclass

@@ -9,21 +9,23 @@ sum of its losses so far. The output folder holds the settings of its latest run
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import PeftConfig
 from pyarrow.compute import list_value_length
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, SchedulerType
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from trl import RewardConfig
 
 from ..files import differences, write_atomically
@@ -55,7 +57,8 @@ TRAINING_FIELDS = (  # what training depends on; data, model and batch are setti
 SURROUNDINGS = (  # of an adapter
     *("base_model_name_or_path", "revision", "peft_version", "auto_mapping", "runtime_config", "inference_mode"),
 )
-LENGTHS = ("max_steps", "num_train_epochs")  # a run may be made longer
+LENGTHS = ("max_steps", "num_train_epochs")  # the second counts where the first is not positive
+COMPARED = ("input_ids", "ranks", "margin")  # of an encoded row
 
 
 # --- which are whole
@@ -121,34 +124,67 @@ def _step(folder: Path) -> int:
 # --- what they depend on
 
 
-def training_settings(args: RewardConfig, dataset: Any, model: dict[str, Any]) -> dict[str, Any]:
+def training_settings(args: RewardConfig, data: dict[str, str], model: dict[str, Any]) -> dict[str, Any]:
     """
     What training depends on, by name; fields of logging, saving and reporting are not in it.
 
+    The length of a run is in it where the learning rate depends on it: a constant one lets a run be made longer.
+
     Args:
         args ([`PairwiseRewardConfig`]): the config.
-        dataset (`Dataset` or `IterableDataset`): encoded rows; those of a stream cannot be compared.
+        data (`dict`): [`data_settings`] or [`stream_settings`].
         model (`dict`): [`model_settings`], as they were before training.
     """
     settings = {name: getattr(args, name) for name in TRAINING_FIELDS if hasattr(args, name)}
-    schedule = SchedulerType(args.lr_scheduler_type).value
-    if not (schedule == "constant" or schedule == "constant_with_warmup" and args.warmup_steps >= 1):
-        length = LENGTHS[args.max_steps <= 0]  # all others end with the run
+    schedule = inspect.signature(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(args.lr_scheduler_type)]).parameters
+    warms_up_by_share = "num_warmup_steps" in schedule and 0 < args.warmup_steps < 1
+    if "num_training_steps" in schedule or warms_up_by_share:
+        length = LENGTHS[args.max_steps <= 0]
         settings[length] = getattr(args, length)
     settings["batch"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    settings["data"] = _data_of(dataset) if isinstance(dataset, Dataset) else None
-    plain = json.dumps({**settings, **model}, default=lambda v: sorted(v) if isinstance(v, set) else str(v))
+    plain = json.dumps({**settings, **data, **model}, default=lambda v: sorted(v) if isinstance(v, set) else str(v))
     return json.loads(plain)
 
 
-def _data_of(dataset: Dataset) -> str:
+def stream_settings(stream: IterableDataset, first: list[dict[str, Any]]) -> dict[str, str]:
+    """What identifies a stream without reading it: its first rows, encoded, and the local files that it reads from."""
+    texts = json.dumps([[row[name] for name in COMPARED] for row in first])
+    digest, num_bytes, files = hashlib.sha256(), 0, dict.fromkeys(_local_files(stream))
+    for path in files:
+        with Path(path).open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+                num_bytes += len(chunk)
+    settings = {"data": f"{hashlib.sha256(texts.encode()).hexdigest()[:8]} (a stream's first {len(first):,} rows)"}
+    if files:
+        settings["data's files"] = f"{digest.hexdigest()[:8]} ({len(files):,} files, {num_bytes:,} bytes)"
+    return settings
+
+
+def _local_files(source: Any) -> Iterator[str]:
+    """Of a stream. `datasets` has no public name for them: they stand among the arguments of what its steps call."""
+    if isinstance(source, str) and os.path.isfile(source):  # noqa: PTH113, as Path's refuses a text that is too long
+        yield os.path.realpath(source)
+    elif isinstance(source, IterableDataset):
+        yield from _local_files(source._ex_iterable)
+    elif type(source).__module__ == IterableDataset.__module__:
+        yield from _local_files(vars(source))
+    elif isinstance(source, Mapping):
+        yield from _local_files(list(source.values()))
+    elif isinstance(source, Sequence) and not isinstance(source, str | bytes):
+        for part in source:
+            yield from _local_files(part)
+
+
+def data_settings(dataset: Dataset) -> dict[str, str]:
+    """What identifies encoded rows, for [`training_settings`]."""
     digest = hashlib.sha256()
-    for table in dataset.select_columns(["input_ids", "ranks", "margin"]).with_format("arrow").iter(batch_size=1000):
+    for table in dataset.select_columns(list(COMPARED)).with_format("arrow").iter(batch_size=1000):
         texts = table["input_ids"].combine_chunks().flatten()
         digest.update(texts.flatten().to_numpy().tobytes())
         digest.update(repr([list_value_length(texts).to_pylist(), table["ranks"].to_pylist()]).encode())
         digest.update(repr(table["margin"].to_pylist()).encode())
-    return f"{digest.hexdigest()[:8]} ({len(dataset):,} rows)"
+    return {"data": f"{digest.hexdigest()[:8]} ({len(dataset):,} rows)"}
 
 
 def model_settings(backbone: PreTrainedModel) -> dict[str, Any]:
@@ -190,14 +226,13 @@ def resumed_loss(checkpoint: str | Path, settings: Mapping[str, Any]) -> float |
         logger.warning("%s has no %s: whether its settings are those of this run is unknown", checkpoint, RUN_FILE)
         return None
     run = json.loads(file.read_text(encoding="utf-8"))
-    before = run["settings"]
-    if found := differences(before, settings, ignoring=LENGTHS):
+    if found := differences(run["settings"], settings):
+        constant = "; a run that may be made longer has lr_scheduler_type constant from its beginning"
+        has_other_length = any(run["settings"].get(name) != settings.get(name) for name in LENGTHS)
         raise ValueError(
             f"{checkpoint} is of a run with other settings: {'; '.join(found)}; resume with those that it began with, "
-            "or name another output_dir"
+            f"or name another output_dir{constant if has_other_length else ''}"
         )
-    if found := differences({n: before.get(n) for n in LENGTHS}, {n: settings.get(n) for n in LENGTHS}):
-        logger.warning("%s: from here on the learning rate follows the schedule of the new length", "; ".join(found))
     return run["total_loss"]
 
 

@@ -83,16 +83,19 @@ from .batches import (
     code_version,
     encode_dataset,
     encode_stream,
+    first_rows,
     metric_sums,
     metrics_of,
     results_by_row,
 )
 from .checkpoints import (
+    data_settings,
     delete_old_checkpoints,
     model_settings,
     newest_complete_checkpoint,
     peft_settings,
     resumed_loss,
+    stream_settings,
     sync_to_disk,
     training_settings,
     why_incomplete,
@@ -239,6 +242,7 @@ class PairwiseRewardTrainer(RewardTrainer):
 
         # Read while TRL's constructor prepares the data sets.
         self._has_fresh_head, self._trailing_pad_id = reward_model.has_fresh_head, config.trailing_pad_id
+        self._stream_settings: dict[str, str] | None = None  # where the training data is a stream
         self._data_counts: dict[str, dict[str, int]] = {}  # by data set, until the first log
         self._window: torch.Tensor | None = None  # `metric_sums` of all micro-batches since the last log
         self._losses: list[torch.Tensor] = []  # of steps, and their gradient norms, since `_check_finite`
@@ -308,13 +312,18 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         """Rows ► encoded groups. What is left out is counted, logged, and reported with the first training log."""
-        columns = dataset.column_names or list(next(iter(dataset)))
-        if set(COLUMNS) <= set(columns):
+        if isinstance(dataset, IterableDataset) and dataset_name != "train":
+            dataset = load_rows(list(dataset))  # an evaluation has an end, and counts every row once
+        is_stream = isinstance(dataset, IterableDataset)
+        if is_stream:
+            dataset, first = first_rows(dataset)
+        columns = set(first[0] if is_stream else dataset.column_names)
+        if columns.issuperset(COLUMNS):
+            if is_stream:
+                self._stream_settings = stream_settings(dataset, first)
             return dataset
-        if "chosen_input_ids" in columns and "chosen_ids" not in columns:  # TRL's legacy names
-            dataset = dataset.rename_columns({"chosen_input_ids": "chosen_ids", "rejected_input_ids": "rejected_ids"})
-            columns = dataset.column_names
-        trims = self._has_fresh_head and args.trim_template_tail and "chosen_ids" not in columns  # those have a tail
+        is_tokenised = "chosen_ids" in columns or "chosen_input_ids" in columns  # and has a tail
+        trims = self._has_fresh_head and args.trim_template_tail and not is_tokenised
         if trims and trim_template_tail(processing_class):
             logger.info("the chat template's tail is trimmed: conversations end at their last special token")
         encoder = RowEncoder(
@@ -327,10 +336,9 @@ class PairwiseRewardTrainer(RewardTrainer):
             trailing_pad_id=self._trailing_pad_id,
             code=code_version(),
         )
-        if isinstance(dataset, IterableDataset):
-            if dataset_name == "train":
-                return encode_stream(dataset, encoder, dataset_name)
-            dataset = load_rows(list(dataset))  # an evaluation has an end, and counts every row once
+        if is_stream:
+            self._stream_settings = stream_settings(dataset, list(map(encoder, first, range(len(first)))))
+            return encode_stream(dataset, columns, encoder, dataset_name)
         encoded, self._data_counts[dataset_name] = encode_dataset(
             dataset, encoder, dataset_name, args.dataset_num_proc
         )
@@ -544,7 +552,8 @@ class PairwiseRewardTrainer(RewardTrainer):
             checkpoint = newest if checkpoint else None
         elif (reason := why_incomplete(checkpoint)) is not None:
             raise ValueError(f"{checkpoint} cannot be resumed from: {reason}; name a whole checkpoint")
-        settings = training_settings(self.args, self.train_dataset, self._model_settings)
+        data = self._stream_settings or data_settings(self.train_dataset)
+        settings = training_settings(self.args, data, self._model_settings)
         self._settings = broadcast_object_list([settings])[0]  # a process may hold a part of the model
         self._losses, self._grad_norms = [], []
         self._total_loss = 0.0 if checkpoint is None else resumed_loss(checkpoint, self._settings)

@@ -308,11 +308,24 @@ def test_the_final_evaluation_is_computed_once(how, times, run, tmp_path, monkey
 
 def test_resuming_with_another_recipe_is_one_line_and_exit_code_2(run):
     assert run()[0] == 0
-    code, _, (line,) = run(resume_from_checkpoint="true", learning_rate=2e-3, max_steps=3)
-    assert (
-        code == 2 and "checkpoint-2 is of a run with other settings: learning_rate was 0.001 and is now 0.002" in line
-    )
-    assert run(resume_from_checkpoint="true", max_steps=3, save_steps=7, logging_steps=5)[0] == 0
+    of_another = "checkpoint-2 is of a run with other settings: "
+    for changed, said in (
+        ({"learning_rate": 2e-3}, "learning_rate was 0.001 and is now 0.002"),
+        ({"max_steps": 3}, "max_steps was 2 and is now 3"),  # where a linear schedule ends
+    ):
+        code, _, (line,) = run(resume_from_checkpoint="true", **changed)
+        assert code == 2 and of_another + said in line
+    assert run(resume_from_checkpoint="true", save_steps=7, logging_steps=5)[0] == 0
+
+
+def test_resuming_on_another_file_is_one_line_and_exit_code_2_for_a_stream_too(run, tmp_path):
+    options = {"dataset_streaming": True, "lr_scheduler_type": "constant"}
+    assert run(**options)[0] == 0
+    data = tmp_path / "rows" / "train.jsonl"
+    data.write_text(data.read_text().replace("penguins", "the sea"))
+    code, _, (line,) = run(**options, resume_from_checkpoint="true", max_steps=3)
+    assert code == 2 and re.search(r"data was \w{8} \(a stream's first [\d,]+ rows\) and is now \w{8}", line)
+    assert re.search(r"data's files was \w{8} \(1 files, [\d,]+ bytes\) and is now", line)
 
 
 def test_a_run_that_diverges_saves_nothing_and_exits_with_2(run, tmp_path):

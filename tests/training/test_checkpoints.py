@@ -14,12 +14,19 @@ from pathlib import Path
 import pytest
 import torch
 import training_runs
+from datasets import Dataset, IterableDataset, load_dataset
 from models import tiny_tokenizer
 from training_runs import KILLED, classifier, history, make_trainer, preference_rows, trained_weights
-from transformers import TrainerCallback, TrainerState
+from transformers import SchedulerType, TrainerCallback, TrainerState, get_scheduler
 
 from rm_plugin import RewardModel
-from rm_plugin.training.checkpoints import delete_old_checkpoints, newest_complete_checkpoint, why_incomplete
+from rm_plugin.data.sources import load_rows
+from rm_plugin.training.checkpoints import (
+    delete_old_checkpoints,
+    newest_complete_checkpoint,
+    training_settings,
+    why_incomplete,
+)
 from rm_plugin.training.config import PairwiseRewardConfig
 from rm_plugin.training.peft_configs import lora_config
 
@@ -183,12 +190,156 @@ def test_logging_saving_reporting_and_the_split_of_a_batch_may_change(finished, 
     options |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_length": 999}
     trainer = make_trainer(tmp_path / "out", classifier(), preference_rows(), **options)
     assert trainer.train(resume_from_checkpoint=True).global_step == 3
-    longer = make_trainer(tmp_path / "out", classifier(), preference_rows(), **{**SAVING, "max_steps": 4})
-    assert longer.train(resume_from_checkpoint=True).global_step == 4
-    said = "max_steps was 3 and is now 4: from here on the learning rate follows the schedule of the new length"
-    assert said in caplog.text
-    run = json.loads((tmp_path / "out" / "training_run.json").read_text())
-    assert run["settings"]["max_steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "may_be_longer"),
+    [
+        ({"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 2}, True),
+        ({"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.9}, False),
+        ({"lr_scheduler_type": "linear"}, False),
+    ],
+)
+def test_a_run_may_be_made_longer_where_its_learning_rates_stay_the_same(options, may_be_longer, tmp_path):
+    def run(steps, folder="out", **kwargs):
+        options_then = {**SAVING, "logging_steps": 1, **options, "max_steps": steps}
+        trainer = make_trainer(tmp_path / folder, classifier(), preference_rows(), **options_then)
+        trainer.train(**kwargs)
+        return history(trainer, "learning_rate")
+
+    rates, of_longer = run(2), run(4, "longer")
+    assert (rates == of_longer[:2]) == may_be_longer
+    if may_be_longer:
+        assert run(4, resume_from_checkpoint=True) == of_longer
+    else:
+        with pytest.raises(ValueError, match="max_steps was 2 and is now 4; .* lr_scheduler_type constant from its"):
+            run(4, resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("schedule", [kind.value for kind in SchedulerType])
+def test_the_length_of_a_run_is_among_its_settings_where_the_schedule_ends_with_it(schedule):
+    def settings(**options):
+        options |= {"eval_strategy": "epoch", "lr_scheduler_type": schedule}
+        args = PairwiseRewardConfig("out", use_cpu=True, bf16=False, **options)
+        return training_settings(args, {}, {})
+
+    def rates(steps):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        kwargs = {"num_decay_steps": 2} if schedule == "warmup_stable_decay" else {}
+        kwargs = {"min_lr_rate": 0.1} if "min_lr" in schedule else kwargs
+        scheduler = get_scheduler(schedule, optimizer, 1, steps, kwargs)
+        seen = []
+        for _ in range(5):
+            seen.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step(*([0.0] if schedule in ("reduce_lr_on_plateau", "greedy") else []))
+        return seen
+
+    ends = rates(5) != rates(10)
+    assert settings(max_steps=5).get("max_steps") == (5 if ends else None)
+    assert settings(num_train_epochs=2).get("num_train_epochs") == (2 if ends else None)
+    if schedule in ("constant_with_warmup", "inverse_sqrt"):
+        assert settings(max_steps=5, warmup_steps=0.2)["max_steps"] == 5
+
+
+# --- the data of a run that is resumed, where it is a stream
+
+
+def stream_rows(n=48, **kwargs):
+    return [{**row, "kept": i % 2} for i, row in enumerate(preference_rows(n, **kwargs))]
+
+
+def streams_of(folder: Path) -> dict:
+    """name ► (the stream of a run, the same once more, others by name)"""
+
+    def file(name, rows):
+        Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+        Path(folder, name).write_text("\n".join(map(json.dumps, rows)))
+        return str(Path(folder, name))
+
+    rows = stream_rows()
+    edited = [*rows[:-1], {**rows[-1], "chosen": rows[-1]["rejected"], "rejected": rows[-1]["chosen"]}]
+    swapped = file("edited.jsonl", edited)
+    a, copy, b = file("a.jsonl", rows), file("elsewhere/c.jsonl", rows), file("b.jsonl", stream_rows(seed=1))
+    assert Path(a).stat().st_size == Path(swapped).stat().st_size
+    file("splits/train.jsonl", rows)
+    file("splits/test.jsonl", stream_rows(seed=2))
+
+    def ours(source, split=None):
+        return load_rows(source, split, streaming=True)
+
+    def theirs(path):
+        return load_dataset("json", data_files=path, split="train", streaming=True)
+
+    def generated(path, **kwargs):
+        return IterableDataset.from_generator(lines_of, gen_kwargs={"path": path, **kwargs})
+
+    columns = {"chosen": "rejected", "rejected": "chosen"}
+    return {
+        "files": (ours(a), ours(copy), {"other": ours(b), "edited": ours(swapped)}),
+        "splits": (ours(f"{folder}/splits", "train"), None, {"other split": ours(f"{folder}/splits", "test")}),
+        "columns": (ours(a), None, {"swapped": load_rows(a, streaming=True, columns=columns)}),
+        "of datasets": (theirs(a), theirs(copy), {"other": theirs(b), "edited": theirs(swapped)}),
+        "generator": (generated(a), generated(copy), {"its file": generated(swapped), "less": generated(a, skip=1)}),
+        "filter": (
+            ours(a).filter(lambda row: row["kept"]),
+            ours(a).filter(lambda row: row["kept"] == 1),
+            {"other": ours(a).filter(lambda row: not row["kept"]), "none": ours(a)},
+        ),
+        "in memory": (
+            Dataset.from_list(rows).to_iterable_dataset(),
+            Dataset.from_list(rows).to_iterable_dataset(num_shards=1),
+            {"other": Dataset.from_list(edited).to_iterable_dataset(), "a table": Dataset.from_list(rows)},
+        ),
+        "shuffled": (ours(a).shuffle(seed=1), ours(a).shuffle(seed=1), {"otherwise": ours(a).shuffle(seed=2)}),
+    }
+
+
+def lines_of(path, skip=0):
+    yield from map(json.loads, Path(path).read_text().splitlines()[skip:])
+
+
+STREAMS = ["files", "splits", "columns", "of datasets", "generator", "filter", "in memory", "shuffled"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_compared"), [*((kind, 1000) for kind in STREAMS), ("files", 10), ("of datasets", 10)]
+)
+def test_a_run_resumes_with_the_stream_that_it_began_with_and_names_another(kind, num_compared, tmp_path, monkeypatch):
+    monkeypatch.setattr("rm_plugin.training.batches.NUM_COMPARED", num_compared)
+    stream, same, others = streams_of(tmp_path)[kind]
+
+    def trainer(data, steps=3):
+        options = {**SAVING, "max_steps": steps, "lr_scheduler_type": "constant"}
+        return make_trainer(tmp_path / "out", classifier(), data, **options)
+
+    trainer(stream).train()
+    for name, other in others.items():
+        with pytest.raises(ValueError, match="other settings: data('s files)? was") as error:
+            trainer(other).train(resume_from_checkpoint=True)
+        assert "\n" not in str(error.value), name
+    assert trainer(stream if same is None else same, 4).train(resume_from_checkpoint=True).global_step == 4
+
+
+def test_a_stream_that_can_be_read_only_once_loses_no_row(tmp_path, caplog, monkeypatch):
+    rows = [{"prompt": "hello", "chosen": "", "rejected": " b"}, *preference_rows(7)]
+    for num_compared in (3, 8, 100):
+        monkeypatch.setattr("rm_plugin.training.batches.NUM_COMPARED", num_compared)
+        once = iter(rows)
+        stream = IterableDataset.from_generator(lambda once=once: once)
+        options = {"max_steps": 1, "per_device_train_batch_size": 7, "on_bad_row": "skip"}
+        caplog.clear()
+        trainer = make_trainer(tmp_path, classifier(), stream, **options)
+        assert "left out" not in caplog.text  # which counts what is read to train
+        read = [row["row"] for row in trainer.train_dataset]
+        assert read == [1, 2, 3, 4, 5, 6, 7], num_compared
+        left_out = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+        assert len(left_out) == 1 and "1 rows left out so far, the last is row 0: `chosen` is empty" in left_out[0]
+
+
+def test_a_stream_without_rows_is_named(tmp_path):
+    with pytest.raises(ValueError, match="the train dataset has no rows"):
+        make_trainer(tmp_path, classifier(), IterableDataset.from_generator(lambda: iter([])), max_steps=1)
 
 
 def test_a_checkpoint_of_an_earlier_run_in_the_folder_keeps_its_own_settings(finished, tmp_path):
