@@ -413,7 +413,7 @@ class EvaluationCallback(TrainerCallback):
         if not chosen:
             known = sorted({str(c.subset) for c in data.comparisons})
             raise ValueError(f"no comparison of {data.name} is in subsets={list(subsets or [])}; it has {known}")
-        if limit is not None and limit < len(chosen):
+        if limit is not None:
             chosen = balanced_sample(chosen, limit)
         self.data = replace(data, comparisons=chosen)
         self.trainer = trainer

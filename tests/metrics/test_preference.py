@@ -157,8 +157,8 @@ NUMBERS = ("spearman", "controlled_accuracy", "accuracy_more", "accuracy_less", 
 
 def shares_that_hold(kind, num_sets, num_prompts, num_samples):
     """Of each number of a bias, how often its 95 % interval holds the value that the judge has in truth."""
-    rng = np.random.default_rng(11)
-    margins, features, _ = planted(rng, kind, 100_000)
+    margins, features, _ = planted(np.random.default_rng(11), kind, 100_000)
+    rng = np.random.default_rng(12)
     truth = feature_bias(margins, {kind: features}, num_samples=1)[kind]
     held = dict.fromkeys((name for name in NUMBERS if truth[name] is not None), 0)
     for trial in range(num_sets):
@@ -179,11 +179,10 @@ def test_intervals_hold_the_size_of_a_planted_bias(kind):
 
 @pytest.mark.scale
 @pytest.mark.parametrize("kind", ["length", "style", "position"])
-def test_over_2000_score_sets_intervals_hold_the_planted_bias_in_93_to_97_percent(kind):
-    shares = shares_that_hold(kind, num_sets=2000, num_prompts=300, num_samples=1000)
-    print(kind, shares)
-    few = shares.pop("accuracy_equal", 0.95)  # a fifth of the pairs, which are no size of the bias: 96.75 % were seen
-    assert 0.935 <= few <= 0.975
+def test_over_4000_score_sets_intervals_hold_the_planted_bias_in_93_5_to_96_5_percent(kind):
+    # The standard error of 2,000 sets is half a point: the largest of fourteen shares may be of a right interval, and
+    # yet outside. Of accuracy_equal, six streams of 2,000 sets held it in 94.7 to 95.6 %, and one in 96.75 %.
+    shares = shares_that_hold(kind, num_sets=4000, num_prompts=300, num_samples=1000)
     assert all(0.935 <= share <= 0.965 for share in shares.values()), shares
 
 
