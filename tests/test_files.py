@@ -14,15 +14,16 @@ from rm_plugin.messages import one_line
 
 
 def test_a_file_appears_whole_and_only_when_the_block_ends_well(tmp_path):
-    with atomic_writer(tmp_path / "new" / "a.txt") as out:
+    path = tmp_path / "new" / "folders" / "a.txt"
+    with atomic_writer(path) as out:
         out.write("one \ud800")
-        assert not (tmp_path / "new" / "a.txt").exists()
-    assert (tmp_path / "new" / "a.txt").read_text() == "one \\ud800"
-    with pytest.raises(RuntimeError), atomic_writer(tmp_path / "new" / "a.txt") as out:
+        assert not path.exists()
+    assert path.read_text() == "one \\ud800"
+    with pytest.raises(RuntimeError), atomic_writer(path) as out:
         out.write("two")
         raise RuntimeError
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
-    assert (tmp_path / "new" / "a.txt").read_text() == "one \\ud800"
+    assert [path.name for path in path.parent.iterdir()] == ["a.txt"]
+    assert path.read_text() == "one \\ud800"
 
 
 def test_the_file_that_a_link_points_to_is_replaced(tmp_path):

@@ -20,7 +20,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOO
 
 from rm_plugin.data.templates import template_hash
 from rm_plugin.loops.best_of_n import BestOfNSampler
-from rm_plugin.loops.callbacks import EvaluationCallback, RewardScoringCallback
+from rm_plugin.loops.callbacks import EvaluationCallback, RewardScoringCallback, _unwrapped
 from rm_plugin.loops.monitoring import HackingWatch, ScoreWindow, window_metrics
 from rm_plugin.scoring.scorer import RewardScorer
 
@@ -581,3 +581,19 @@ def test_a_conversation_for_a_policy_without_a_chat_template_is_refused_before_t
 if __name__ == "__main__":  # torchrun, for the test of two processes
     run_on_two_processes(Path(sys.argv[1]), sys.argv[2])
     torch.distributed.destroy_process_group()  # a process that ends with it open may abort
+
+
+@pytest.mark.parametrize("stage", [2, 3, None])
+def test_of_a_sharded_policy_its_wrapper_is_gathered_to_generate(stage, monkeypatch):
+    monkeypatch.setattr("trl.models.unwrap_model_for_generation", lambda model, accelerator: f"{model} gathered")
+    plugin = None if stage is None else SimpleNamespace(zero_stage=stage)
+    accelerator = SimpleNamespace(
+        state=SimpleNamespace(deepspeed_plugin=plugin), unwrap_model=lambda model: f"{model} unwrapped"
+    )
+    trainer = SimpleNamespace(model_wrapped="engine", model="policy", accelerator=accelerator)
+    if stage == 3:
+        assert _unwrapped(trainer) == "engine gathered"
+        return
+    assert _unwrapped(trainer).enter_result == "engine unwrapped"
+    del trainer.model_wrapped  # as TRL's PPOTrainer has none
+    assert _unwrapped(trainer).enter_result == "policy unwrapped"

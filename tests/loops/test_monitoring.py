@@ -141,12 +141,15 @@ def test_the_warning_counts_from_64_scores_of_several_windows(num_scores, warned
         (1.0, -0.71, 0.0, True),
         (1.0, 0.0, 0.51, True),
         (-1.0, 0.9, 0.9, False),
+        (1.0, None, 0.0, False),  # all scores or all lengths are equal: there is no correlation
+        (1.0, None, 0.51, True),
     ],
 )
 def test_the_warning_needs_a_rise_of_two_standard_errors_and_a_bound_crossed(mean, correlation, duplicates, warned):
     watch = HackingWatch(max_length_correlation=0.7, max_duplicate_rate=0.5)
     assert watch.see(of_window(0.0), None) is None
     window = of_window(mean, length_correlation=correlation, duplicate_rate=duplicates)
+    window = {name: value for name, value in window.items() if value is not None}
     assert (watch.see(window, None) is not None) == warned
 
 

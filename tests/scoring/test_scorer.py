@@ -804,6 +804,8 @@ def test_automatic_calls_are_as_long_as_the_free_memory_allows(monkeypatch):
     assert automatic.tokens_per_call == 16384  # of a CPU
     many = tokens_that_fit(automatic.model, 64 * 2**30)
     assert tokens_that_fit(automatic.model, 32 * 2**30) == pytest.approx(many / 2, abs=1)
+    assert tokens_that_fit(automatic.model, 0) == 1
+    assert tokens_that_fit(scorer().model.half(), 64 * 2**30) == pytest.approx(2 * many, abs=2)
     free = 64 * 2**30 * 300 // many
     monkeypatch.setattr("rm_plugin.scoring.scorer.free_memory", lambda device: free)
     assert_equal(automatic.score(prompts, completions), expected)
