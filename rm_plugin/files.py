@@ -13,10 +13,11 @@ import csv
 import gzip
 import json
 import logging
+import math
 import os
 import time
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from errno import EFBIG, EIO, ENOSPC
 from glob import escape
@@ -78,6 +79,22 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
     """[`atomic_writer`] of one text."""
     with atomic_writer(path) as out:
         out.write(text)
+
+
+def write_jsonl(path: str | os.PathLike, rows: Iterable[Any]) -> None:
+    """[`atomic_writer`] of JSON lines."""
+    with atomic_writer(path) as out:
+        out.writelines(map(json_line, rows))
+
+
+def json_line(value: Any) -> str:
+    """A value as a line of JSON; what JSON cannot hold as text."""
+    return json.dumps(value, ensure_ascii=False, default=str) + "\n"
+
+
+def json_number(value: float) -> float | None:
+    """A number as JSON can hold it: null for NaN."""
+    return None if math.isnan(value) else float(value)
 
 
 @contextmanager

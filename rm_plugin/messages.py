@@ -35,6 +35,13 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
         raise ValueError(f"{name}={value!r} is not known{close}; use one of {', '.join(map(repr, choices))}")
 
 
+def check_at_least(least: int, **numbers: int | None) -> None:
+    """Refuse a number that is too small; None is no number."""
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            raise ValueError(f"{name}={number}, it must be at least {least}")
+
+
 @contextmanager
 def located(where: str, kind: type[ValueError] = ValueError) -> Iterator[None]:
     """Errors of a block that reads input become one of `kind` that begins with `where`, such as file and line."""

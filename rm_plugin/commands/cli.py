@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import atomic_writer, write_atomically
+from ..files import write_atomically, write_jsonl
 from ..messages import check_choice, explained, nearest, one_line
 from ..processes import leave
 
@@ -238,7 +238,8 @@ def _best_of_n_options(add) -> None:
 def _best_of_n(args: argparse.Namespace) -> None:
     """sample n completions per prompt, or take ready ones, and choose by the reward"""
     from ..data.sources import load_rows
-    from ..loops.best_of_n import BestOfNSampler, print_summary, summarize, to_preferences, to_sft
+    from ..loops.best_of_n import BestOfNSampler
+    from ..loops.candidates import print_summary, summarize, to_preferences, to_sft
     from ..processes import Processes
 
     if (args.candidates is None) == (args.policy is None) or (args.policy is None) != (args.prompts is None):
@@ -271,10 +272,11 @@ def _best_of_n(args: argparse.Namespace) -> None:
     print_summary(summary)
     print(f"{len(results)} prompts with all their candidates: {args.output}")
     if args.to_preferences is not None:
-        num = _write_lines(args.to_preferences, to_preferences(results))
-        print(f"{num} best-versus-worst pairs: {args.to_preferences}")
+        write_jsonl(args.to_preferences, pairs := to_preferences(results))
+        print(f"{len(pairs)} best-versus-worst pairs: {args.to_preferences}")
     if args.to_sft is not None:
-        print(f"{_write_lines(args.to_sft, to_sft(results))} winners: {args.to_sft}")
+        write_jsonl(args.to_sft, winners := to_sft(results))
+        print(f"{len(winners)} winners: {args.to_sft}")
     if args.summary is not None:
         write_atomically(args.summary, json.dumps(summary, indent=2))
 
@@ -580,12 +582,6 @@ def _write_forms(*forms: tuple[str | None, Callable[[], str]]) -> None:
         if path:
             write_atomically(path, text())
             print(path)
-
-
-def _write_lines(path: str, rows: list[dict[str, Any]]) -> int:
-    with atomic_writer(path) as out:
-        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return len(rows)
 
 
 def _is_of_input(error: BaseException) -> bool:

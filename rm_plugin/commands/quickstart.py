@@ -5,7 +5,6 @@ run("quickstart-reward-model")      # trains, evaluates, scores and writes a pag
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
@@ -20,7 +19,7 @@ from ..evaluation import figures
 from ..evaluation.harness import evaluate
 from ..evaluation.page import Link, Section, Table, render_page
 from ..evaluation.report import EvaluationReport
-from ..files import write_atomically
+from ..files import write_atomically, write_jsonl
 from ..scoring.scorer import RewardScorer
 from .quickstart_data import ANTARCTICA, preference_data
 from .recipe import parse_recipe, train
@@ -128,7 +127,7 @@ def run(output: str | Path = "quickstart-reward-model", seed: int | None = None)
     (output / "quickstart.html").touch()
     train_rows, heldout = preference_data(seed)
     for split, rows in (("train", train_rows), ("test", heldout)):
-        write_atomically(output / "data" / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(output / "data" / f"{split}.jsonl", rows)
     tokenizer = build_tokenizer()
     build_model(tokenizer, seed).save_pretrained(output / "start")
     tokenizer.save_pretrained(output / "start")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 
 from ..data.comparison import Comparison, text_length
-from ..data.conversations import read_messages
 
 # Headings, list items, quotes, fences and rows of tables at the start of a line; bold and code inside it.
 MARKDOWN = re.compile(r"^ *(?:#{1,6} |[-*+] |\d{1,3}[.)] |>|```|\|)|\*\*\S|`[^`\n]+`", re.MULTILINE)
@@ -58,7 +57,7 @@ FEATURES = {"length": text_length, "markdown": markdown, "refusal": refusal, "re
 def features_of(comparison: Comparison) -> dict[str, list[float]]:
     """Each of `FEATURES` for every completion, and whether it is the one that is listed first."""
     texts = [
-        text if isinstance(text, str) else "".join(message["content"] for message in read_messages(text))
+        text if isinstance(text, str) else "".join(message["content"] for message in text)
         for text in comparison.completions
     ]
     found = {name: [float(feature(text)) for text in texts] for name, feature in FEATURES.items()}

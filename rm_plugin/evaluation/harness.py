@@ -24,7 +24,7 @@ import platform
 import time
 from functools import partial
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..data.comparison import Comparison
-from ..files import Journal, differences, write_atomically
+from ..files import Journal, differences, json_number, write_jsonl
 from ..messages import check_choice
 from ..processes import Processes, open_journal, shares
 from ..scoring.base import WITHOUT_EFFECT, Member, Reward, plan_digest
@@ -40,7 +40,7 @@ from ..scoring.functions import PairwiseReward
 from ..scoring.rewards import as_reward
 from .benchmarks import LoadedBenchmark, as_messages, load_benchmark
 from .report import EvaluationReport
-from .results import Results, judge_metrics, measure
+from .results import TEXTS, Results, judge_metrics, measure
 from .scores import read_scores, scores_checksum
 
 __all__ = ["evaluate", "evaluate_scores"]
@@ -130,18 +130,17 @@ def evaluate(
     journal, done, known = open_journal(world, folder and folder / "scores.jsonl", resume)
     with journal:
         for chunk in done.values():
-            known |= _scores_of_chunk(chunk)
+            known |= {(c, k): math.nan if value is None else value for c, k, value in chunk}
         if known:
             log.info("%s: resumes from %d scores", folder, len(known))
-        todo = [batch for batch in plan if any(member not in known for member in _members(batch))]
+        todo = [batch for batch in plan if not known.keys() >= set(chain(*batch.members))]
         computed = _run(todo, reward, journal, world, progress and world.rank == 0)
         times["score"] = time.perf_counter()
-        scores = reward.scores_of(data.comparisons, known | computed)
-        results = measure(data, scores, num_samples=num_samples, seed=seed, num_mistakes=num_mistakes)
+        values, options = known | computed, {"num_samples": num_samples, "seed": seed}
+        scores = reward.scores_of(data.comparisons, values)
+        results = measure(data, scores, **options, num_mistakes=num_mistakes)
         if isinstance(reward, PairwiseReward):
-            results.metrics["judge"] = judge_metrics(
-                reward, data, known | computed, num_samples=num_samples, seed=seed
-            )
+            results.metrics["judge"] = judge_metrics(reward, data, values, **options)
         times["metrics"] = time.perf_counter()
         resumed, tokens = known.keys() - computed.keys(), [batch.tokens for batch in todo]
         run = {
@@ -157,8 +156,7 @@ def evaluate(
         finished = _finished(about, data, scores, results, run)
         if folder is not None and world.rank == 0:
             if isinstance(reward, PairwiseReward):
-                lines = reward.verdict_lines(data.comparisons, known | computed)
-                write_atomically(folder / "verdicts.jsonl", "".join(lines))
+                write_jsonl(folder / "verdicts.jsonl", reward.verdict_rows(data.comparisons, values))
             finished.save(folder)
             journal.finish()
         world.wait()
@@ -172,9 +170,7 @@ def evaluate_scores(
     *,
     output: str | os.PathLike | None = None,
     name: str | None = None,
-    num_samples: int = 10_000,
-    seed: int = 0,
-    num_mistakes: int = 10,
+    **options: int,
 ) -> EvaluationReport:
     """
     Every metric from a file of scores, without a model.
@@ -182,10 +178,12 @@ def evaluate_scores(
     Args:
         scores (`str` or `os.PathLike`):
             JSON lines `{"id", "index", "role", "score"}`, see [`read_scores`].
-        benchmark, source, output, num_samples, seed, num_mistakes:
+        benchmark, source, output:
             As in [`evaluate`].
         name (`str`, *optional*):
             Name of the model in the report; by default that of the run that wrote the scores, else the file's.
+        options:
+            `num_samples`, `seed` and `num_mistakes`, as in [`evaluate`].
 
     Returns:
         [`EvaluationReport`]
@@ -205,8 +203,7 @@ def evaluate_scores(
     about["model"] = {**about["model"], "name": name or about["model"].get("name") or path.stem}
     if output is not None:
         _check_output(Path(output), data, values)
-    results = measure(data, values, num_samples=num_samples, seed=seed, num_mistakes=num_mistakes)
-    finished = _finished(about, data, values, results, {"scores": str(path)})
+    finished = _finished(about, data, values, measure(data, values, **options), {"scores": str(path)})
     if output is not None:
         finished.save(output)
     return finished
@@ -265,7 +262,7 @@ def _finished(
         "counts": results.counts,
         "metrics": results.metrics,
         "baselines": results.baselines,
-        "mistakes": results.mistakes[:10],
+        "mistakes": [{key: one[key] for key in one if key not in TEXTS} for one in results.mistakes[:10]],
         "bad_rows": data.bad_rows[:100],
         "run": {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -304,13 +301,11 @@ def _run(todo: list[Any], reward: Reward, journal: Journal, world: Processes, pr
     computed: dict[Member, float] = {}
     done = tqdm(reward.run_all(mine), total=len(mine), desc="scoring", unit="batch", disable=not progress)
     for batch, scores in done:
-        chunk = [
-            [c, k, None if math.isnan(value) else value]
-            for members, value in zip(batch.members, scores.tolist(), strict=True)
-            for c, k in members
-        ]
+        pairs = zip(batch.members, scores.tolist(), strict=True)
+        values = {member: value for members, value in pairs for member in members}
+        chunk = [[c, k, json_number(value)] for (c, k), value in values.items()]
         journal.append(f"{chunk[0][0]}.{chunk[0][1]}+{len(chunk)}", chunk)
-        computed |= _scores_of_chunk(chunk)
+        computed |= values
     return {member: value for part in world.gather(computed) for member, value in part.items()}
 
 
@@ -351,11 +346,3 @@ def _settings(about: dict[str, Any]) -> dict[str, Any]:
     settings |= {name: about["benchmark"].get(name) for name in ("limit", "text_format")}
     settings |= {name: value for name, value in about["model"].items() if name not in WITHOUT_EFFECT}
     return json.loads(json.dumps({**settings, "token_ids": about.get("plan")}))
-
-
-def _members(batch: Any) -> list[Member]:
-    return [(c, k) for members in batch.members for c, k in members]
-
-
-def _scores_of_chunk(chunk: list[list[Any]]) -> dict[Member, float]:
-    return {(c, k): math.nan if value is None else value for c, k, value in chunk}

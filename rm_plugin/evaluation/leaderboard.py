@@ -27,8 +27,8 @@ from scipy.stats import rankdata
 
 from ..files import parse_json
 from ..messages import located, printable
-from ..metrics.statistics import holm_correction, significance_tiers
-from .benchmarks import BENCHMARKS, SUITES, get_benchmark
+from ..metrics.statistics import Bootstrap, holm_correction, significance_tiers
+from .benchmarks import BENCHMARKS, SUITES, Benchmark, get_benchmark
 from .harness import read_about
 from .page import Link, Section, Table, bounds, markdown_text, number, p_text, percent, points, render_page
 from .report import ALPHA, Row, bars_plot, data_title, is_mostly_scored, remarks, rows
@@ -283,8 +283,8 @@ class Leaderboard:
         rows = []
         for key in ordered:
             entries = found[key]
-            runs = [one.run for title in titles for one in entries.get(title, ()) if one.run is not None]
-            about = ["; ".join(dict.fromkeys(map(show, runs))) or "–" for show in (_kind, _base, _size)]
+            runs = [_about(one.run) for title in titles for one in entries.get(title, ()) if one.run is not None]
+            about = ["; ".join(dict.fromkeys(same)) or "–" for same in zip(*runs, strict=True)] or ["–"] * 3
             rank = f"{mean_ranks[key]:.1f}" if key in mean_ranks else "–"
             cells = [_cell(entries.get(title, ()), page) for title in titles]
             rows.append([key[1], percent(means.get(key)), rank, *cells, *about])
@@ -361,21 +361,30 @@ def _cell(entries: Sequence[Entry], page: Path | None) -> str:
     return entries[0].link("; ".join(texts), page) if entries else "–"
 
 
-def _kind(run: Run) -> str:
+def _about(run: Run) -> list[str]:
+    """Type, base and size (`135M`, `8.0B`) of a model."""
     model = run.report["model"]
-    return " ".join(str(model[key]) for key in ("kind", "dtype") if model.get(key))
+    kind = " ".join(str(model[key]) for key in ("kind", "dtype") if model.get(key))
+    return [kind, str(model.get("base") or "–"), _size(model.get("num_parameters"))]
 
 
-def _base(run: Run) -> str:
-    return str(run.report["model"].get("base") or "–")
-
-
-def _size(run: Run) -> str:
-    """`135M`, `8.0B`."""
-    number = run.report["model"].get("num_parameters")
+def _size(number: Any) -> str:
     if not isinstance(number, int):
         return "–"
     return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.0f}M" if number >= 1e6 else f"{number:,}"
+
+
+def _draw(runs: Sequence[Run], num_samples: int) -> tuple[Benchmark, Bootstrap]:
+    """The bootstrap of runs on the same data."""
+    benchmark, items = get_benchmark(runs[0].data[0]), runs[0].items
+    credits = [run.items["credits"]["model"] for run in runs]
+    return benchmark, draw_items(benchmark, credits, items["groups"], items["clusters"], num_samples=num_samples)
+
+
+def _without_test(*compared: dict[str, Any]) -> None:
+    """Take the p-values of comparisons away, where many comparisons of a run are not scored."""
+    for one in compared:
+        one |= dict.fromkeys({"p_value", "p_holm"} & one.keys())
 
 
 def suite_table(suite: str, reports: Iterable[Mapping[str, Any]]) -> Table:
@@ -429,15 +438,13 @@ def _table(
 ) -> BenchmarkTable:
     """The entries of these runs and of the baselines beside the published ones."""
     first, names, footnotes = runs[0], run_names(runs, models), {}
-    benchmark, credits = get_benchmark(first.data[0]), [run.items["credits"]["model"] for run in runs]
-    draw = draw_items(benchmark, credits, first.items["groups"], first.items["clusters"], num_samples=num_samples)
-    compared = significance_tiers(draw, names, SCORE)
+    compared = significance_tiers(_draw(runs, num_samples)[1], names, SCORE)
     tiers = {row["model"]: row["tier"] for row in compared["models"]}
     untested = {name for name, run in zip(names, runs, strict=True) if not is_mostly_scored(run.report)}
     tiers |= dict.fromkeys(untested)
     for one in compared["comparisons"]:
         if {one["a"], one["b"]} & untested:
-            one |= dict.fromkeys(("p_value", "p_holm"))
+            _without_test(one)
     for name, run in zip(names, runs, strict=True):
         notes = [footnotes.setdefault(sentence, 1 + len(footnotes)) for sentence in remarks(run.report)]
         entries.append(Entry(name, "model", rows(run.report), tiers[name], models[run.model], run, notes))
@@ -525,9 +532,7 @@ def compare_runs(a: str | os.PathLike, b: str | os.PathLike, *, num_samples: int
 
 
 def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
-    benchmark, names = get_benchmark(a.data[0]), run_names([a, b], model_names([a, b]))
-    credits = [run.items["credits"]["model"] for run in (a, b)]
-    draw = draw_items(benchmark, credits, a.items["groups"], a.items["clusters"], num_samples=num_samples)
+    (benchmark, draw), names = _draw([a, b], num_samples), run_names([a, b], model_names([a, b]))
     levels: dict[str | None, list[str]] = {}
     for group in draw.subsets:
         levels.setdefault(benchmark.level(group), []).append(group)
@@ -541,8 +546,7 @@ def _compare(a: Run, b: Run, num_samples: int) -> dict[str, Any]:
     with located(f"{a.folder} or {b.folder} is no whole run (evaluate it again)"):
         agreement = compare_margins(*(run.folder / "scores.jsonl" for run in (a, b)))
     if not (is_mostly_scored(a.report) and is_mostly_scored(b.report)):
-        for one in (result, *subsets.values()):
-            one |= dict.fromkeys({"p_value", "p_holm"} & one.keys())
+        _without_test(result, *subsets.values())
     return {
         "benchmark": data_title(a.report),
         "a": names[0],

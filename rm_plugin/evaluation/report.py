@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from ..data.comparison import Text
-from ..files import write_atomically
+from ..files import json_line, write_atomically, write_jsonl
 from ..messages import printable
 from ..metrics.statistics import MIN_CLUSTERS
 from . import figures
 from .benchmarks import BENCHMARKS, LoadedBenchmark
 from .page import Section, Table, bounds, number, percent, points, render_page
 from .results import MAX_UNSCORED, Results
-from .scores import score_lines
+from .scores import score_rows
 
 __all__ = ["EvaluationReport", "Row", "print_report", "render_report", "rows", "update_model_card"]
 
@@ -68,27 +68,13 @@ class EvaluationReport:
         """Every metric of the model."""
         return self.report["metrics"]
 
-    def mistakes(self) -> list[dict[str, Any]]:
-        """The most confident mistakes with their texts, as preference rows: what may be label noise."""
-        comparisons = {comparison.id: comparison for comparison in self.data.comparisons}
-        return [
-            {
-                **one,
-                "prompt": comparisons[one["id"]].prompt,
-                "chosen": comparisons[one["id"]].completions[one["better"]],
-                "rejected": comparisons[one["id"]].completions[one["worse"]],
-            }
-            for one in self.results.mistakes
-        ]
-
     def save(self, folder: str | os.PathLike) -> None:
         """Write all files of the run; `report.json` comes last, so where it is, the rest is."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        lines = score_lines(self.data.comparisons, self.scores)
-        write_atomically(folder / "scores.jsonl", "".join(lines))
-        write_atomically(folder / "items.json", json.dumps(self.results.items, ensure_ascii=False) + "\n")
-        write_atomically(folder / "mistakes.jsonl", "".join(json.dumps(one) + "\n" for one in self.mistakes()))
+        write_jsonl(folder / "scores.jsonl", score_rows(self.data.comparisons, self.scores))
+        write_atomically(folder / "items.json", json_line(self.results.items))
+        write_jsonl(folder / "mistakes.jsonl", self.results.mistakes)
         write_atomically(folder / "model_card.md", model_card_section([self.report]))
         write_atomically(folder / "report.html", render_report(self))
         write_atomically(folder / "report.json", json.dumps(self.report, ensure_ascii=False, indent=1) + "\n")
@@ -365,27 +351,23 @@ def _plots(report: EvaluationReport, found: Mapping[str, Row]) -> list[tuple[str
             (_coverage_plot(metrics["coverage"]), "Accuracy on the pairs that the model is surest of."),
             (_length_plot(metrics["length"]), "Does length decide? If not, the line is flat."),
         ]
-    bars = {
-        kind: [(row.name, row.value, row.interval) for row in found.values() if row.kind == kind]
+    sections, subsets = (
+        [(row.name, row.value, row.interval) for row in found.values() if row.kind == kind]
         for kind in ("section", "subset")
-    }
-    if bars["section"]:
-        plots.append(bars_plot(bars["section"], "section", "Sections of the official score with 95 % intervals"))
-    if len(bars["subset"]) > 1 and not set(metrics["subsets"]) <= set(metrics["official"]["sections"]):
-        caption = "Pairwise accuracy by subset with 95 % intervals"
-        plots.append(bars_plot(bars["subset"], "pairwise accuracy", caption))
+    )
+    if sections:
+        plots.append(bars_plot(sections, "section", "Sections of the official score with 95 % intervals"))
+    if len(subsets) > 1 and not set(metrics["subsets"]) <= set(metrics["official"]["sections"]):
+        plots.append(bars_plot(subsets, "pairwise accuracy", "Pairwise accuracy by subset with 95 % intervals"))
     if (curve := metrics["best_of_n"]) is not None:
         caption = (
             f"Best of n by this model over {curve['num_prompts']:,} prompts with 95 % intervals; the oracle knows the "
             f"answers. KL from the policy is at most {number(curve['kl_bound'][-1])} nats at n = {curve['n'][-1]}."
         )
-        others = {name: curve[name] for name in ("random", "oracle")}
         intervals = list(zip(curve["low"], curve["high"], strict=True))
-        words = "n samples", "share solved"
-        plot = figures.line_plot(
-            [*map(str, curve["n"])], curve["value"], *words, intervals=intervals, references=others
-        )
-        plots.append((plot, caption))
+        lines = {"intervals": intervals, "references": {name: curve[name] for name in ("random", "oracle")}}
+        x = [*map(str, curve["n"])]
+        plots.append((figures.line_plot(x, curve["value"], "n samples", "share solved", **lines), caption))
     return plots
 
 
@@ -445,7 +427,7 @@ def _pairs_table(report: Report) -> Table:
 
 def _mistakes(report: EvaluationReport) -> list[tuple[str, list]]:
     details = []
-    for one in report.mistakes()[:MAX_MISTAKES]:
+    for one in report.results.mistakes[:MAX_MISTAKES]:
         texts = [
             ("Prompt", _plain(one["prompt"]), ""),
             (f"Preferred by people, r = {one['score_better']:.3f}", _plain(one["chosen"]), "chosen"),

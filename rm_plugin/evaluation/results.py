@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.comparison import Comparison, text_length
+from ..messages import check_at_least
 from ..metrics.calibration import accuracy_by_coverage, calibration, cross_fitted_calibration
 from ..metrics.preference import (
     accuracy_by_length_difference,
@@ -47,6 +48,7 @@ LENGTH_UNIT = "characters"  # so that every metric can be recomputed without a t
 SCORE = ("section", "score")  # the official score among the metrics of a draw of items
 # columns of the draw over pairs, beside the subsets'
 PAIRS, TAU, TOP_1, MRR, BEST_OF = ("pairs",), ("τ_b",), ("top-1",), ("MRR",), "best of"
+TEXTS = ("prompt", "chosen", "rejected")  # of a mistake
 MAX_UNSCORED = 0.05  # with a larger share of comparisons without a score, no p-value is given
 
 Scored = tuple[Comparison, np.ndarray]
@@ -61,7 +63,8 @@ class Results:
         counts (`dict`): rows, comparisons, completions, pairs, and what was left out or not scored.
         metrics (`dict`): the metrics of the model; `json.dumps` takes it.
         baselines (`dict`): official score, pairwise accuracy and difference from the model, of each of `BASELINES`.
-        mistakes (`list[dict]`): the pairs ranked wrong with the largest margins: id, better, worse, margin.
+        mistakes (`list[dict]`): the pairs ranked wrong with the largest margins, as preference rows: what may be label
+            noise.
         margins (`np.ndarray`): (number of scored pairs,) float64.
         items (`dict`): groups, clusters and credits of the official score, of the model and the baselines.
     """
@@ -109,8 +112,7 @@ def measure(
     ```
     """
     scored = _checked(data, scores)
-    if num_mistakes < 0:
-        raise ValueError(f"num_mistakes={num_mistakes}, it must be 0 or more")
+    check_at_least(0, num_mistakes=num_mistakes)
     benchmark, options = data.benchmark, {"num_samples": num_samples, "seed": seed}
     items, pairs = benchmark.score_items(scored), _pairs(scored)
     credits, pairwise = {"model": items.credits}, {}
@@ -120,7 +122,7 @@ def measure(
     metrics = {
         "official": _official(benchmark, {comparison.subset for comparison, _ in scored}, items, draw),
         **_of_order(benchmark, scored, pairs, **options),
-        **_of_margins(pairs, seed),
+        **_of_margins(scored, pairs, seed),
         "bootstrap": {"confidence": 0.95, "num_samples": draw.num_samples, "seed": seed},
     }
     num_unscored = sum(bool(np.isnan(values).any()) for _, values in scored)
@@ -192,18 +194,14 @@ def judge_metrics(
         for first, swapped in zip(verdicts[::2], verdicts[1::2], strict=True):
             if not math.isnan(first + swapped):
                 columns["consistency"].append((float(np.sign(first - 0.5) == np.sign(0.5 - swapped)), cluster))
-    found: dict[str, Any] = {}
-    for name, column in columns.items():
-        found[name], found[f"{name}_interval"] = None, None
-        if column:
-            numbers, clusters = zip(*column, strict=True)
-            estimate = Bootstrap(numbers, clusters=clusters, **options).estimate()
-            found |= {name: estimate.value, f"{name}_interval": estimate.interval()}
+    given = {name: tuple(zip(*column, strict=True)) for name, column in columns.items() if column}
+    draw = Bootstrap.over(given, **options)
     once = reward.scores_of(data.comparisons, values, one_order=True)
     items = data.benchmark.score_items(list(zip(data.comparisons, once, strict=True)))
     score = float(data.benchmark.formula(items.means())["score"])
     counts = {"num_verdicts": len(columns["share_first"]), "num_malformed": num_missing}
-    return {**found, "score_one_order": score, **counts}
+    shares = draw.summary("consistency", "consistency") | draw.summary("share_first", "share_first")
+    return {**shares, "score_one_order": score, **counts}
 
 
 # --- baselines
@@ -285,27 +283,19 @@ def _official(benchmark: Benchmark, present: set[str | None], items: Items, draw
 def _pairs(scored: Sequence[Scored]) -> pd.DataFrame:
     """
     Every pair: index of its comparison, of its better and its worse completion; margin (NaN = unscored), correct (1, ½
-    for a tie, 0; an unscored pair counts as wrong), subset and cluster; and `(feature, "better" | "worse")`.
+    for a tie, 0; an unscored pair counts as wrong), subset and cluster.
     """
-    rows, sides = [], []
-    for index, (comparison, scores) in enumerate(scored):
-        features, subset, cluster = features_of(comparison), comparison.subset or "all", cluster_of(comparison)
-        sides = [(name, side) for name in features for side in ("better", "worse")]
-        for i, j in comparison.pairs():
-            of_text = [values[k] for values in features.values() for k in (i, j)]
-            rows.append((index, i, j, scores[i] - scores[j], *of_text, subset, cluster))
+    rows = [
+        (index, i, j, scores[i] - scores[j], comparison.subset or "all", cluster_of(comparison))
+        for index, (comparison, scores) in enumerate(scored)
+        for i, j in comparison.pairs()
+    ]
     if not rows:
         raise ValueError("no comparison has a preference, there is nothing to measure; check the ranks of the data")
-    kinds = {"comparison": int, "better": int, "worse": int, "margin": float, **dict.fromkeys(sides, float)}
+    kinds = {"comparison": int, "better": int, "worse": int, "margin": float}
     # Texts stay Python's: pandas' strings cannot hold a lone surrogate.
     pairs = pd.DataFrame(rows, columns=[*kinds, "subset", "cluster"], dtype=object).astype(kinds)
     return pairs.assign(correct=pairwise_correctness(pairs["margin"].fillna(-1.0)))
-
-
-def _by_subset(pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Empty where nothing says of what subset a pair is."""
-    names = dict.fromkeys(pairs["subset"])
-    return {} if list(names) == ["all"] else {name: pairs[pairs["subset"] == name] for name in names}
 
 
 def _accuracy(pairs: pd.DataFrame, draw: Bootstrap, name: Hashable) -> dict[str, Any]:
@@ -319,17 +309,17 @@ def _accuracy(pairs: pd.DataFrame, draw: Bootstrap, name: Hashable) -> dict[str,
     }
 
 
-def _of_margins(pairs: pd.DataFrame, seed: int) -> dict[str, Any]:
+def _of_margins(scored: Sequence[Scored], pairs: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Spread, calibration, and what the margins follow beside the content, over the scored pairs."""
     pairs = pairs.dropna(subset=["margin"])
     margins, clusters = pairs["margin"].to_numpy(), pairs["cluster"].to_numpy()
     if not len(margins):
         return dict.fromkeys(("margins", "calibration", "coverage", "length", "bias"))
     fitted = cross_fitted_calibration(margins, clusters, seed=seed) if len(set(clusters)) > 1 else None
-    names = dict.fromkeys(column[0] for column in pairs if isinstance(column, tuple))
-    features = {name: pairs[[(name, "better"), (name, "worse")]].to_numpy() for name in names}
-    bias = feature_bias(margins, features, clusters, seed=seed)
-    lengths = features["length"]
+    of_texts = [features_of(comparison) for comparison, _ in scored]
+    sides = pairs[["comparison", "better", "worse"]].to_numpy()
+    features = {name: [[of_texts[c][name][i], of_texts[c][name][j]] for c, i, j in sides] for name in of_texts[0]}
+    bias, lengths = feature_bias(margins, features, clusters, seed=seed), np.array(features["length"])
     return {
         "margins": margin_distribution(margins),
         "calibration": {**calibration(margins), "cross_fitted": fitted},
@@ -348,35 +338,32 @@ def _of_margins(pairs: pd.DataFrame, seed: int) -> dict[str, Any]:
 
 def _mistakes(scored: Sequence[Scored], pairs: pd.DataFrame, number: int) -> list[dict[str, Any]]:
     """The worst pair of each comparison, the largest margins first."""
-    wrong = pairs[pairs["margin"] < 0].sort_values("margin", kind="stable").drop_duplicates("comparison")
-    return [
-        {
-            "id": scored[index][0].id,
-            "subset": scored[index][0].subset,
-            "better": better,
-            "worse": worse,
-            "score_better": float(scored[index][1][better]),
-            "score_worse": float(scored[index][1][worse]),
-            "margin": margin,
-        }
-        for index, better, worse, margin in wrong[["comparison", "better", "worse", "margin"]]
-        .head(number)
-        .itertuples(index=False)
-    ]
+    wrong = pairs[pairs["margin"] < 0].sort_values("margin", kind="stable").drop_duplicates("comparison").head(number)
+    mistakes = []
+    for index, better, worse in wrong[["comparison", "better", "worse"]].itertuples(index=False):
+        one, scores = scored[index][0], scored[index][1].tolist()
+        high, low = scores[better], scores[worse]
+        pair = {"id": one.id, "subset": one.subset, "better": better, "worse": worse}
+        pair |= {"score_better": high, "score_worse": low, "margin": high - low}
+        texts = (one.prompt, one.completions[better], one.completions[worse])
+        mistakes.append(pair | dict(zip(TEXTS, texts, strict=True)))
+    return mistakes
 
 
 def _of_order(benchmark: Benchmark, scored: Sequence[Scored], pairs: pd.DataFrame, **options: int) -> dict[str, Any]:
     """What the order of the scores says, of pairs and of lists, from one draw."""
-    subsets, (ranking, taus), (lists, places) = _by_subset(pairs), _ranking(scored), _lists(scored)
+    (ranking, taus), (lists, places) = _ranking(scored), _lists(scored)
     best_of_n, curve = _best_of_n(benchmark, scored)
+    names = dict.fromkeys(pairs["subset"])  # all, where nothing says of what subset a pair is
+    subsets = {} if list(names) == ["all"] else {name: pairs[pairs["subset"] == name] for name in names}
     columns = {name: (part["correct"], part["cluster"]) for name, part in {PAIRS: pairs, **subsets}.items()}
     draw = Bootstrap.over(columns | taus | places | curve, **options)
     if ranking is not None:
         ranking["interval"] = draw.estimate(TAU).interval()
     if lists is not None:
-        lists["top_1_interval"], lists["mrr_interval"] = (draw.estimate(one).share_interval() for one in (TOP_1, MRR))
+        lists |= draw.summary("top_1", TOP_1) | draw.summary("mrr", MRR)
     if best_of_n is not None:
-        intervals = [draw.estimate(name).interval() for name in curve]
+        intervals = [draw.estimate(name).share_interval() for name in curve]
         best_of_n["low"], best_of_n["high"] = map(list, zip(*intervals, strict=True))
     return {
         "pairwise": _accuracy(pairs, draw, PAIRS),
@@ -420,9 +407,7 @@ def _lists(scored: Sequence[Scored]) -> tuple[dict[str, Any] | None, dict]:
     sizes, clusters = np.array([len(scores) for _, scores in lists]), [cluster_of(c) for c, _ in lists]
     ranks = sizes - np.array(below)
     return {
-        "top_1": float(np.mean(ranks == 1)),
         "top_1_chance": float(np.mean(1 / sizes)),
-        "mrr": float(np.mean(1 / ranks)),
         "mrr_chance": float(np.mean([np.mean(1 / np.arange(1, size + 1)) for size in sizes])),
         "num_comparisons": len(lists),
     }, {TOP_1: ((ranks == 1).astype(float), clusters), MRR: (1 / ranks, clusters)}

@@ -8,35 +8,32 @@ Anyone's published scores can be converted to it; `read_scores` takes them by co
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..data.comparison import Comparison
-from ..files import read_jsonl
+from ..files import json_line, json_number, read_jsonl
+from ..messages import located
 from ..metrics.preference import agreement
 
 
-def score_lines(comparisons: Sequence[Comparison], scores: Sequence[np.ndarray]) -> list[str]:
-    """All lines of `scores.jsonl`, in the order of the data."""
-    lines = []
+def score_rows(comparisons: Sequence[Comparison], scores: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
+    """All rows of `scores.jsonl`, in the order of the data."""
     for comparison, values in zip(comparisons, scores, strict=True):
         subset = {} if comparison.subset is None else {"subset": comparison.subset}
-        values = np.asarray(values, dtype=np.float64).tolist()
         for index, (role, value) in enumerate(zip(_roles(comparison), values, strict=True)):
-            record = {"id": comparison.id, "index": index, "role": role, "score": None if math.isnan(value) else value}
-            lines.append(json.dumps({**record, **subset}, ensure_ascii=False) + "\n")
-    return lines
+            yield {"id": comparison.id, "index": index, "role": role, "score": json_number(value), **subset}
 
 
 def scores_checksum(comparisons: Sequence[Comparison], scores: Sequence[np.ndarray]) -> str:
     """SHA-256 of `scores.jsonl` as it is written."""
-    return hashlib.sha256("".join(score_lines(comparisons, scores)).encode(errors="backslashreplace")).hexdigest()
+    lines = "".join(map(json_line, score_rows(comparisons, scores)))
+    return hashlib.sha256(lines.encode(errors="backslashreplace")).hexdigest()
 
 
 def _roles(comparison: Comparison) -> list[str]:
@@ -71,25 +68,22 @@ def read_scores(
     known = {comparison.id for comparison in comparisons}
     found: dict[str, dict[tuple[str, int], float]] = {}
     for number, record in read_jsonl(path):
-        if missing := [name for name in ("id", "index", "role", "score") if name not in record]:
-            raise ValueError(
-                f'{path} line {number} lacks {", ".join(missing)}; a line is {{"id", "index", "role", "score"}}'
-            )
-        key, role, index, score = str(record["id"]), record["role"], record["index"], record["score"]
-        if key not in known:
-            if allow_others:
-                continue
-            raise ValueError(
-                f"{path} line {number}: no comparison has the id {key!r}, they are such as "
-                f"{comparisons[0].id!r}; use the ids of the data set (or the row number where it has none)"
-            )
-        if role not in ("chosen", "rejected") or type(index) is not int:
-            raise ValueError(f"{path} line {number}: role is chosen or rejected and index a number from 0")
-        if score is not None and not (type(score) in (int, float) and math.isfinite(score)):  # true is no number
-            raise ValueError(f"{path} line {number}: score is {score!r}; it is a finite number, or null")
-        if (role, index) in found.setdefault(key, {}):
-            raise ValueError(f"{path} line {number}: {role} {index} of {key!r} is there twice; remove one")
-        found[key][role, index] = math.nan if score is None else float(score)
+        with located(f"{path} line {number}"):
+            if missing := [name for name in ("id", "index", "role", "score") if name not in record]:
+                raise ValueError(f'it lacks {", ".join(missing)}; a line is {{"id", "index", "role", "score"}}')
+            key, role, index, score = str(record["id"]), record["role"], record["index"], record["score"]
+            if key not in known:
+                if allow_others:
+                    continue
+                fix = "use the ids of the data set (or the row number where it has none)"
+                raise ValueError(f"no comparison has the id {key!r}, they are such as {comparisons[0].id!r}; {fix}")
+            if role not in ("chosen", "rejected") or type(index) is not int:
+                raise ValueError("role is chosen or rejected and index a number from 0")
+            if score is not None and not (type(score) in (int, float) and math.isfinite(score)):  # true is no number
+                raise ValueError(f"score is {score!r}; it is a finite number, or null")
+            if (role, index) in found.setdefault(key, {}):
+                raise ValueError(f"{role} {index} of {key!r} is there twice; remove one")
+            found[key][role, index] = math.nan if score is None else float(score)
     return [_scores_of(comparison, found.get(comparison.id, {}), path) for comparison in comparisons]
 
 
@@ -120,16 +114,8 @@ def compare_margins(a: Path, b: Path) -> dict[str, Any]:
     margins = np.array([[of_a[key], of_b[key]] for key in keys])
     sure = np.abs(margins / (margins.std(axis=0) + 1e-300)).min(axis=1)
     opposite = [i for i in np.argsort(-sure, kind="stable") if margins[i].prod() < 0]
-    different = [
-        {
-            "id": key,
-            "better": better,
-            "worse": worse,
-            "margin_a": of_a[key, better, worse],
-            "margin_b": of_b[key, better, worse],
-        }
-        for key, better, worse in (keys[i] for i in opposite)
-    ]
+    names = ("id", "better", "worse", "margin_a", "margin_b")
+    different = [dict(zip(names, (*keys[i], *margins[i].tolist()), strict=True)) for i in opposite]
     return {**agreement(*margins.T), "different": different}
 
 

@@ -18,7 +18,6 @@ gain (over n = 1) and regret (to a choice by the gold value itself) where gold v
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -31,35 +30,18 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.comparison import Comparison, Text, text_key, text_length, to_prompt
-from ..files import Journal, atomic_writer, differences, parse_json, read_jsonl, write_atomically
-from ..messages import explained, located
+from ..files import Journal, differences, json_number, parse_json, read_jsonl, write_atomically, write_jsonl
+from ..messages import check_at_least, explained, located
 from ..processes import Processes, open_journal, shares
-from ..scoring.base import WITHOUT_EFFECT, Reward, tokenizer_digest
+from ..scoring.base import tokenizer_digest
 from ..scoring.rewards import as_reward
 from ..scoring.scorer import RewardScorer, weights_digest
-from .candidates import (
-    BestOfN,
-    answer_is_right,
-    print_summary,
-    read_candidates,
-    summarize,
-    to_preferences,
-    to_sft,
-)
+from .candidates import BestOfN, answer_is_right, read_candidates, summarize, to_preferences, to_sft
 from .generation import asked, check_prompt, count_occurrences, load_policy, sample_completions, sampling_config
 
 SCORED_PER_CHUNK = 512  # ready candidates between two writes of the output
 
-__all__ = [
-    "BestOfN",
-    "BestOfNSampler",
-    "answer_is_right",
-    "print_summary",
-    "read_candidates",
-    "summarize",
-    "to_preferences",
-    "to_sft",
-]
+__all__ = ["BestOfN", "BestOfNSampler", "answer_is_right", "read_candidates", "summarize", "to_preferences", "to_sft"]
 
 
 class BestOfNSampler:
@@ -108,9 +90,7 @@ class BestOfNSampler:
         batch_size: int = 16,
         progress: bool = False,
     ):
-        for name, value in (("n", n), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name}={value}, it must be at least 1")
+        check_at_least(1, n=n, batch_size=batch_size)
         self._reward = as_reward(scorer)
         self._gold = None if gold is None else as_reward(gold)
         self._worth = self._gold or as_reward(_rightness)
@@ -215,8 +195,7 @@ class BestOfNSampler:
             results = [done[f"result {i}"] for i in range(len(groups))]
             if world.rank == 0 and output is not None and (waiting or not lines):
                 write_atomically(_settings_path(output), json.dumps(settings, indent=2))
-                with atomic_writer(output) as out:
-                    out.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in results)
+                write_jsonl(output, results)
             if world.rank == 0:
                 journal.finish()
             world.wait()
@@ -257,12 +236,11 @@ class BestOfNSampler:
                 name: None if column is None or set(column) == {None} else column for name, column in known.items()
             }
             if not np.isnan(worth).all():
-                known["gold"] = _or_none(worth)
+                known["gold"] = list(map(json_number, worth))
             best = None if np.isnan(values).all() else int(np.nanargmax(values))
-            arguments = {**known, **group.template_arguments}
-            results.append(
-                BestOfN(index, group.prompt, group.completions, _or_none(values), _ranks(values), best, **arguments)
-            )
+            arguments = {**known, **group.template_arguments, "best": best}
+            scored = list(map(json_number, values))
+            results.append(BestOfN(index, group.prompt, group.completions, scored, _ranks(values), **arguments))
         self._call_back(groups, scores)
         return results
 
@@ -281,8 +259,8 @@ class BestOfNSampler:
         texts = [[group.prompt, group.completions, group.template_arguments, group.metadata] for group in groups]
         settings = {
             "prompts": text_key(json.dumps(texts, default=str)),
-            **_about("reward", self._reward),
-            **_about("gold", self._gold),
+            **self._reward.settings("reward"),
+            **({"gold_kind": None} if self._gold is None else self._gold.settings("gold")),
         }
         if not groups[0].completions:
             settings |= {
@@ -357,15 +335,3 @@ def _rightness(prompts: list[Text], completions: list[Text], answer: list[Any]) 
 def _ranks(scores: np.ndarray) -> list[int]:
     """0 for the highest score, equal for equal ones; what is not scored comes last."""
     return [int(np.sum(scores > s)) if s == s else int(np.isfinite(scores).sum()) for s in scores]
-
-
-def _or_none(values: np.ndarray) -> list[float | None]:
-    return [None if math.isnan(value) else float(value) for value in values]
-
-
-def _about(role: str, reward: Reward | None) -> dict[str, Any]:
-    """What distinguishes a reward from another one; a model may lie anywhere."""
-    if reward is None:
-        return {f"{role}_kind": None}
-    reward.check_can_resume()
-    return {f"{role}_{name}": value for name, value in reward.about.items() if name not in WITHOUT_EFFECT}

@@ -29,18 +29,21 @@ from ..data.comparison import Text, text_key
 from ..evaluation.benchmarks import LoadedBenchmark, load_benchmark
 from ..evaluation.benchmarks.loading import balanced_sample
 from ..evaluation.harness import evaluate
-from ..evaluation.report import EvaluationReport
+from ..evaluation.report import EvaluationReport, rows
 from ..files import write_atomically
+from ..messages import check_at_least
 from ..metrics.statistics import Bootstrap, wilson_interval
 from ..model.modeling import RewardModel
 from ..scoring.base import Scorer, own_tokens
 from ..scoring.scorer import RewardScorer
 from .best_of_n import BestOfNSampler
-from .monitoring import HackingWatch, Sample, ScoreWindow, append_samples, log_table, merge, window_metrics
+from .monitoring import HackingWatch, Sample, ScoreWindow, append_rows, log_table, merge, window_metrics
 from .ppo import PPORewardModel, mark_evaluation, note_context_length, read_batch, real_ids, why_not_native
 
 logger = logging.getLogger(__name__)
 
+LOGGED = {"score": "score", "pairwise": "accuracy", "calibration/nll": "nll", "margins/mean": "margin"}
+LOGGED["baseline/length"] = "length_only"  # of a report's rows, by `EvaluationCallback`
 MAX_TABLES = 200  # sample tables of one kind in a run; with few samples each, their file stays small
 
 
@@ -102,8 +105,7 @@ class RewardScoringCallback(TrainerCallback):
     ):
         if eval_prompts is not None and not len(eval_prompts):
             raise ValueError("eval_prompts is empty; give at least one prompt, or leave it out")
-        if eval_steps < 1:
-            raise ValueError(f"eval_steps={eval_steps}, it must be at least 1")
+        check_at_least(1, eval_steps=eval_steps)
         self.reward = reward.get_base_model() if hasattr(reward, "get_base_model") else reward
         if not isinstance(self.reward, (Scorer, PPORewardModel, RewardModel)):
             raise ValueError(
@@ -165,7 +167,7 @@ class RewardScoringCallback(TrainerCallback):
         self._write_samples(window.samples, "", step=0)
         window.clear()
         if found and self.output_dir is not None:
-            append_samples(self.output_dir / self.name / "figures.jsonl", [found])
+            append_rows(self.output_dir / self.name / "figures.jsonl", [found])
         return found
 
     # --- events
@@ -276,9 +278,9 @@ class RewardScoringCallback(TrainerCallback):
     def _take(self, mode: str) -> tuple[dict[str, float], dict[str, list[Sample]]]:
         """Metrics and samples of the window that ends now, over all processes."""
         window = self._windows[mode]
-        rows, samples = merge(gather_object([(window.rows, window.samples)]), self.num_samples)
+        scored, samples = merge(gather_object([(window.rows, window.samples)]), self.num_samples)
         window.clear()
-        return window_metrics(rows), samples
+        return window_metrics(scored), samples
 
     @property
     def tokenizer(self) -> Any:
@@ -307,13 +309,13 @@ class RewardScoringCallback(TrainerCallback):
             trackers = trainer.args.report_to
             writers = (getattr(callback, "tb_writer", None) for callback in trainer.callback_handler.callbacks)
             writer = next(filter(None, writers), None)
-        rows = [
+        table = [
             {"step": step, "kind": prefix + kind, "score": score, "prompt": prompt, "completion": completion}
             for kind, kept in samples.items()
             for score, _, prompt, completion in kept
         ]
-        append_samples(self.output_dir / self.name / "samples.jsonl", rows)
-        log_table(trackers, f"{self.name}/{prefix}samples", rows, step, writer)
+        append_rows(self.output_dir / self.name / "samples.jsonl", table)
+        log_table(trackers, f"{self.name}/{prefix}samples", table, step, writer)
 
     # --- eval_prompts
 
@@ -382,7 +384,7 @@ class EvaluationCallback(TrainerCallback):
         subsets (`Sequence[str]`, *optional*):
             Take the comparisons of these subsets only.
         limit (`int`, *optional*, defaults to `200`):
-            Take so many comparisons, evenly spaced; `None` takes all.
+            Take a sample of so many comparisons, balanced over subsets; `None` takes all.
         max_length (`int`, *optional*):
             Most tokens of a text; the model's context length if absent. Longer ones count as wrong.
         text_format (`str`, *optional*, defaults to `"auto"`):
@@ -406,8 +408,7 @@ class EvaluationCallback(TrainerCallback):
         max_length: int | None = None,
         text_format: str = "auto",
     ):
-        if every_steps < 1 or (limit is not None and limit < 1):
-            raise ValueError(f"every_steps={every_steps}, limit={limit}: both are at least 1 (limit may be None)")
+        check_at_least(1, every_steps=every_steps, limit=limit)
         data = benchmark if isinstance(benchmark, LoadedBenchmark) else load_benchmark(benchmark, source)
         chosen = [c for c in data.comparisons if subsets is None or c.subset in subsets]
         if not chosen:
@@ -444,17 +445,9 @@ class EvaluationCallback(TrainerCallback):
         )
         report = evaluate(scorer, self.data, text_format=self.text_format, num_samples=1000)
         self.last_step, self.last_report = step, report
-        metrics, name = report.metrics, self.data.name
-        logged = {
-            "score": report.score,
-            "score_low": report.interval[0],
-            "score_high": report.interval[1],
-            "accuracy": metrics["pairwise"]["accuracy"],
-            "nll": metrics["calibration"] and metrics["calibration"]["nll"],
-            "margin": metrics["margins"] and metrics["margins"]["mean"],
-            "length_only": report.report["baselines"]["length"]["score"],
-        }
-        named = {f"eval_{name}_{key}": value for key, value in logged.items() if value is not None}
+        logged = {name: row.value for key, row in rows(report.report).items() if (name := LOGGED.get(key))}
+        logged |= dict(zip(("score_low", "score_high"), report.interval, strict=True))
+        named = {f"eval_{self.data.name}_{name}": value for name, value in logged.items() if value is not None}
         _log_apart(trainer, control, named)
 
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
-
 from ..data.comparison import (
     LIST_COLUMNS,
     TEMPLATE_COLUMNS,
@@ -248,12 +246,10 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
     Source: Nakano et al. 2021 (WebGPT), appendix I; Beirami et al. 2024 for the bound.
     """
 
-    def interval(values: Sequence[float]) -> dict[str, float | None]:
+    def interval(values: Sequence[float]) -> list[float | None]:
         clusters = [text_key(result.prompt) for result in whole]
         mean = Bootstrap(values, clusters=clusters, num_samples=num_samples, seed=seed).estimate()
-        is_right_or_wrong = set(values) <= {0.0, 1.0}
-        low, high = mean.share_interval() if is_right_or_wrong else mean.interval()
-        return {"gold_low": low, "gold_high": high}
+        return mean.share_interval() if set(values) <= {0.0, 1.0} else mean.interval()
 
     scores = [score for result in results for score in result.scores]
     duplicates = sum(len(r.completions) - len(set(map(text_key, r.completions))) for r in results)
@@ -264,7 +260,7 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
         "num_prompts": len(results),
         "num_completions": len(scores),
         "num_unscored": scores.count(None),
-        "num_tied_prompts": sum(len(r.completions) > 1 and set(r.ranks) == {0} for r in results),
+        "num_tied_prompts": sum(len(r.scores) > 1 and r.best is not None and set(r.ranks) == {0} for r in results),
         "duplicate_rate": duplicates / max(len(scores), 1),
         "truncated_rate": sum(truncated) / len(truncated) if truncated else None,
         "num_prompts_left_out": len(results) - len(whole),
@@ -272,26 +268,21 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
     if not whole:
         return summary
     proxy, gold = [result.scores for result in whole], [result.gold for result in whole]
-    if any(len(set(result.systems or [])) > 1 for result in whole):
-        best = {"n": max(map(len, proxy)), "reward": float(np.mean(list(map(max, proxy))))}
-        if has_gold:
-            values = [_gold_of_best(*pair) for pair in zip(proxy, gold, strict=True)]
-            means = [values, list(map(np.mean, gold)), list(map(max, gold))]
-            mean, random, oracle = (float(np.mean(one)) for one in means)
-            best |= {"gold": mean, **interval(values), "random": random, "gain": mean - random}
-            best |= {"oracle": oracle, "regret": oracle - mean}
-        return summary | {"best_of": best}
-    by_reward = best_of_n_curve(proxy, proxy)
-    curve = {"n": by_reward["n"], "kl_bound": by_reward["kl_bound"], "reward": by_reward["value"]}
+    of_one_policy = all(len(set(result.systems or [])) <= 1 for result in whole)
+    ns = None if of_one_policy else [None]
+    by_reward = best_of_n_curve(proxy, proxy, ns)
+    table = {"n": by_reward["n"], "kl_bound": by_reward["kl_bound"], "reward": by_reward["value"]}
     if has_gold:
-        by_gold, oracle = best_of_n_curve(proxy, gold, curve["n"]), best_of_n_curve(gold, gold, curve["n"])["value"]
-        ends = [interval(values) for values in by_gold["per_prompt"]]
-        curve["gold"] = by_gold["value"]
-        curve |= {name: [one[name] for one in ends] for name in ("gold_low", "gold_high")}
-        curve["gain"] = [value - by_gold["value"][0] for value in by_gold["value"]]
-        curve["oracle"] = oracle
-        curve["regret"] = [best - value for best, value in zip(oracle, by_gold["value"], strict=True)]
-    return summary | {"curve": curve}
+        random, oracle = best_of_n_curve(proxy, gold, [1])["value"], best_of_n_curve(gold, gold, ns)["value"]
+        by_gold = best_of_n_curve(proxy, gold, ns)
+        ends = zip(*map(interval, by_gold["per_prompt"]), strict=True)
+        table |= {"gold": by_gold["value"], **dict(zip(("gold_low", "gold_high"), map(list, ends), strict=True))}
+        table |= {} if of_one_policy else {"random": random}
+        table |= {"gain": [value - random[0] for value in by_gold["value"]], "oracle": oracle}
+        table["regret"] = [best - value for best, value in zip(oracle, by_gold["value"], strict=True)]
+    if of_one_policy:
+        return summary | {"curve": table}
+    return summary | {"best_of": {name: column[0] for name, column in table.items() if name != "kl_bound"}}
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
@@ -304,14 +295,13 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     if summary["num_prompts_left_out"]:
         rates.append(f"{summary['num_prompts_left_out']} prompts left out of what follows")
     print(f"{summary['num_completions']} completions of {summary['num_prompts']} prompts: {', '.join(rates)}")
-    rows = [summary["best_of"]] if "best_of" in summary else []
+    columns = summary.get("curve", {})
     if "best_of" in summary:
         print("not samples of one policy, so one number:")
-    elif "curve" in summary:
-        rows = [dict(zip(summary["curve"], row, strict=True)) for row in zip(*summary["curve"].values(), strict=True)]
-    if rows:
-        names = ["KL ≤, nats" if name == "kl_bound" else name.replace("_", " ") for name in rows[0]]
-        Table(names, [[str(row.pop("n")), *map(number, row.values())] for row in map(dict, rows)]).print()
+        columns = {name: [value] for name, value in summary["best_of"].items()}
+    if columns:
+        names = ["KL ≤, nats" if name == "kl_bound" else name.replace("_", " ") for name in columns]
+        Table(names, [[str(n), *map(number, row)] for n, *row in zip(*columns.values(), strict=True)]).print()
 
 
 def to_preferences(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
@@ -373,11 +363,6 @@ def _without_copies(rows: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> li
 
 def _template_columns(result: BestOfN) -> dict[str, Any]:
     return {name: value for name in TEMPLATE_COLUMNS if (value := getattr(result, name)) is not None}
-
-
-def _gold_of_best(scores: Sequence[float], gold: Sequence[float]) -> float:
-    """Mean gold value of the candidates that share the highest score."""
-    return float(np.mean([g for score, g in zip(scores, gold, strict=True) if score == max(scores)]))
 
 
 def _stripped(text: Text) -> Any:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from ..data.comparison import Text, text_key, text_length
+from ..files import json_line
 from ..messages import shorten
+from ..metrics.preference import quantiles
 from ..metrics.ranking import spearman
 
 COLUMNS = ("score", "length", "group", "text", "truncated")  # NaN where something is not known
-QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
 SAMPLE_KINDS = {"best": lambda s: -s[0], "worst": lambda s: s[0], "random": lambda s: s[1]}  # what comes first
 MAX_SAMPLE_CHARACTERS = 2000
 
@@ -121,9 +122,7 @@ def window_metrics(rows: np.ndarray) -> dict[str, float]:
         return {}
     scores, lengths, groups, texts, truncated = rows.T
     found = {"mean": scores.mean(), "std": scores.std(ddof=1) if len(scores) > 1 else 0.0}
-    found |= {
-        f"q{round(100 * q):02d}": value for q, value in zip(QUANTILES, np.quantile(scores, QUANTILES), strict=True)
-    }
+    found |= quantiles(scores)
     _, first, group, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
     differs = np.zeros(len(counts), dtype=bool)
     np.logical_or.at(differs, group, scores != scores[first][group])
@@ -202,11 +201,11 @@ def _pool(windows: list[dict[str, float]]) -> dict[str, float]:
 # --- sample tables
 
 
-def append_samples(path: Path, rows: list[dict[str, Any]]) -> None:
+def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Add rows to a jsonl file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(map(json_line, rows))
 
 
 def log_table(

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from .preference import pairwise_correctness
-from .statistics import finite_array, label_codes, wilson_interval
+from .preference import independent_accuracy, pairwise_correctness
+from .statistics import finite_array, label_codes
 
 # A fitted temperature lies between these multiples of the root mean square margin. Without a wrong pair (or without
 # more right than wrong ones) the likelihood has no optimum; the bound keeps every number finite.
@@ -166,8 +166,8 @@ def accuracy_by_coverage(margins: ArrayLike, num_points: int = 10) -> list[dict[
     table = []
     for threshold in np.unique(np.quantile(sizes, np.arange(num_points) / num_points, method="higher"))[::-1]:
         kept = correct[sizes >= threshold]
-        point = {"threshold": float(threshold), "coverage": len(kept) / len(sizes), "accuracy": float(kept.mean())}
-        table.append({**point, "interval": list(wilson_interval(kept.sum(), len(kept))), "num_pairs": len(kept)})
+        point = {"threshold": float(threshold), "coverage": len(kept) / len(sizes)}
+        table.append(point | independent_accuracy(kept))
     return table
 
 
@@ -294,9 +294,5 @@ def cross_fitted_calibration(
     folds = np.random.default_rng(seed).permutation(num_clusters)[codes] % num_folds
     temperatures = [fit_temperature(margins[folds != fold]) for fold in range(num_folds)]
     rescaled = margins / np.asarray(temperatures)[folds]
-    return {
-        "temperatures": temperatures,
-        "nll": negative_log_likelihood(rescaled),
-        "brier": brier_score(rescaled),
-        "ece": expected_calibration_error(rescaled),
-    }
+    found = calibration(rescaled)
+    return {"temperatures": temperatures, **{name: found[name] for name in ("nll", "brier", "ece")}}

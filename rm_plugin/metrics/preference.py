@@ -92,6 +92,11 @@ def pairwise_accuracy(margins: ArrayLike) -> dict[str, float | int]:
     }
 
 
+def quantiles(values: ArrayLike) -> dict[str, float]:
+    """`q05`, `q25`, `q50`, `q75`, `q95` (linear interpolation)."""
+    return {f"q{round(100 * q):02d}": float(np.quantile(values, q)) for q in QUANTILES}
+
+
 def margin_distribution(margins: ArrayLike) -> dict[str, Any]:
     """
     How the margins Δ are spread: moments, quantiles, share below zero and a histogram.
@@ -118,7 +123,6 @@ def margin_distribution(margins: ArrayLike) -> dict[str, Any]:
     ```
     """
     margins = finite_array(margins, "margins")
-    quantiles = np.quantile(margins, QUANTILES)
     edges = _edges(margins.min(), margins.max())
     counts, _ = np.histogram(margins, bins=edges)
     return {
@@ -126,7 +130,7 @@ def margin_distribution(margins: ArrayLike) -> dict[str, Any]:
         "std": float(margins.std()),
         "min": float(margins.min()),
         "max": float(margins.max()),
-        **{f"q{round(100 * q):02d}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
+        **quantiles(margins),
         "share_negative": float(np.mean(margins < 0)),
         "num_pairs": len(margins),
         "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
@@ -205,9 +209,7 @@ def feature_bias(
     draw = Bootstrap.over(columns, controlled, num_samples=num_samples, seed=seed)
     found: dict[str, dict[str, Any]] = {name: {} for name in features}
     for name, key in product(features, NUMBERS):
-        estimate = draw.estimate((name, key)) if (name, key) in draw.samples else None
-        interval = estimate and (estimate.interval() if key == "spearman" else estimate.share_interval())
-        found[name] |= {key: estimate and estimate.value, f"{key}_interval": interval}
+        found[name] |= draw.summary(key, (name, key), is_share=key != "spearman")
         if (side := key.removeprefix("accuracy_")) != key:
             found[name][f"num_{side}"] = len(columns.get((name, key), ((),))[0])
     return found
@@ -245,18 +247,16 @@ def accuracy_by_length_difference(
     bins = np.searchsorted(cuts, lengths, side="left")
     table = []
     for inside in (bins == index for index in np.unique(bins)):
-        num_pairs, these = int(inside.sum()), lengths[inside]
-        table.append(
-            {
-                "low": float(these.min()),
-                "high": float(these.max()),
-                "mean": float(these.mean()),
-                "accuracy": float(correct[inside].mean()),
-                "interval": list(wilson_interval(float(correct[inside].sum()), num_pairs)),
-                "num_pairs": num_pairs,
-            }
-        )
+        these = lengths[inside]
+        found = {"low": float(these.min()), "high": float(these.max()), "mean": float(these.mean())}
+        table.append(found | independent_accuracy(correct[inside]))
     return table
+
+
+def independent_accuracy(correct: np.ndarray) -> dict[str, Any]:
+    """`accuracy` of independent pairs, its 95 % Wilson `interval`, and `num_pairs`."""
+    interval = list(wilson_interval(float(correct.sum()), len(correct)))
+    return {"accuracy": float(correct.mean()), "interval": interval, "num_pairs": len(correct)}
 
 
 # --- two judges
@@ -299,9 +299,11 @@ def agreement(margins_a: ArrayLike, margins_b: ArrayLike) -> dict[str, Any]:
 
 # --- evaluate.Metric classes
 
+METRIC_CLASSES = {"PairwiseAccuracy": pairwise_accuracy, "MarginDistribution": margin_distribution}
+
 
 def __getattr__(name: str):  # so that importing this module does not import `evaluate`, and with it torch
-    if name in ("PairwiseAccuracy", "MarginDistribution"):
+    if name in METRIC_CLASSES:
         globals().update(_metric_classes())
         return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -321,17 +323,12 @@ Args:
     class _MarginMetric(evaluate.Metric):
         """Collects pairs of rewards; the margin of a pair is prediction − reference, a reference left out is 0."""
 
-        description: str
         function: Callable[[np.ndarray], dict]
 
         def _info(self) -> evaluate.MetricInfo:
-            value = datasets.Value("float64")
-            return evaluate.MetricInfo(
-                description=self.function.__doc__,
-                citation="",
-                inputs_description=inputs_description,
-                features=datasets.Features({"predictions": value, "references": value}),
-            )
+            features = datasets.Features(dict.fromkeys(("predictions", "references"), datasets.Value("float64")))
+            about = {"description": self.function.__doc__, "citation": "", "inputs_description": inputs_description}
+            return evaluate.MetricInfo(**about, features=features)
 
         def add(self, *, prediction=None, reference=None, **kwargs) -> None:
             """Add one pair: the reward of its chosen and of its rejected completion, or its margin alone."""
@@ -351,19 +348,12 @@ Args:
         def _compute(self, predictions, references) -> dict:
             return type(self).function(np.asarray(predictions) - np.asarray(references))
 
-    class PairwiseAccuracy(_MarginMetric):
-        """`evaluate.Metric` of [`pairwise_accuracy`], offline and combinable."""
+    def metric_class(name: str, function: Callable[[np.ndarray], dict]) -> type:
+        about = {"__doc__": f"`evaluate.Metric` of [`{function.__name__}`], offline and combinable."}
+        about |= {"__module__": __name__, "function": staticmethod(function)}
+        return type(name, (_MarginMetric,), about)
 
-        __qualname__ = "PairwiseAccuracy"
-        function = staticmethod(pairwise_accuracy)
-
-    class MarginDistribution(_MarginMetric):
-        """`evaluate.Metric` of [`margin_distribution`], offline and combinable."""
-
-        __qualname__ = "MarginDistribution"
-        function = staticmethod(margin_distribution)
-
-    return {"PairwiseAccuracy": PairwiseAccuracy, "MarginDistribution": MarginDistribution}
+    return {name: metric_class(name, function) for name, function in METRIC_CLASSES.items()}
 
 
 # --- helpers

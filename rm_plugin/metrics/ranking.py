@@ -144,7 +144,7 @@ def best_of_n_kl_bound(n: int) -> float:
 
 
 def best_of_n_curve(
-    proxy_scores: Sequence[ArrayLike], gold_values: Sequence[ArrayLike], ns: Sequence[int] | None = None
+    proxy_scores: Sequence[ArrayLike], gold_values: Sequence[ArrayLike], ns: Sequence[int | None] | None = None
 ) -> dict[str, list]:
     """
     Expected gold value of the best of n samples by the proxy score, for every n, from N ≥ n samples per prompt.
@@ -159,7 +159,8 @@ def best_of_n_curve(
         gold_values (of the same shapes):
             What the samples are worth: correctness, or the score of a better model.
         ns (sequence of `int` or `None`, *optional*):
-            The values of n; `None` is 1, 2, 4, … up to the length N of the shortest row, and N.
+            The values of n, where `None` stands for all samples of each prompt; left out, 1, 2, 4, … up to the length
+            N of the shortest row, and N.
 
     Returns:
         `dict` of lists: `n`, `value` (mean over prompts of the expected gold value), `kl_bound`
@@ -192,12 +193,13 @@ def best_of_n_curve(
     most = min(len(proxy) for proxy, _ in rows)
     if ns is None:
         ns = sorted({2**k for k in range(most.bit_length())} | {most})
-    if any(not 1 <= n <= most for n in ns):
+    if any(n is not None and not 1 <= n <= most for n in ns):
         raise ValueError(f"ns={list(ns)}, each must lie between 1 and the fewest samples of a prompt, {most}")
     sorted_gold = [_gold_by_proxy(proxy, gold) for proxy, gold in rows]
-    per_prompt = [[float(_best_of_n_weights(len(gold), n) @ gold) for gold in sorted_gold] for n in ns]
+    per_prompt = [[float(_best_of_n_weights(len(gold), n or len(gold)) @ gold) for gold in sorted_gold] for n in ns]
+    ns = [int(n or max(map(len, sorted_gold))) for n in ns]
     return {
-        "n": [int(n) for n in ns],
+        "n": ns,
         "value": [float(np.mean(values)) for values in per_prompt],
         "kl_bound": [best_of_n_kl_bound(n) for n in ns],
         "per_prompt": per_prompt,

@@ -163,6 +163,13 @@ class Bootstrap:
         """A metric of one model: the mean of the subset of that name, or one of `metrics`."""
         return Estimate(self.samples[metric][:, model], len(np.unique(self.clusters_n[self.items(metric)])))
 
+    def summary(self, name: str, metric: Hashable, is_share: bool = True) -> dict[str, Any]:
+        """`NAME` and `NAME_interval` of one model, as reports have them; `None` for a metric that is not there."""
+        if metric not in self.samples:
+            return {name: None, f"{name}_interval": None}
+        one = self.estimate(metric)
+        return {name: one.value, f"{name}_interval": one.share_interval() if is_share else one.interval()}
+
     def compare(self, metric: Hashable = "", a: int = 0, b: int = 1) -> dict[str, Any]:
         """
         Is the difference between two models in a metric real? Difference a − b with interval and p-value.

@@ -71,6 +71,11 @@ class Reward:
     def check_can_resume(self) -> None:
         """Raise where scores of another reward could be taken for this one's."""
 
+    def settings(self, role: str) -> dict[str, Any]:
+        """What its scores depend on, for a run that resumes with an equal reward only."""
+        self.check_can_resume()
+        return {f"{role}_{name}": value for name, value in self.about.items() if name not in WITHOUT_EFFECT}
+
     def score_comparisons(self, comparisons: list[Comparison]) -> list[np.ndarray]:
         """Rewards of all completions: one float32 array (K,) per comparison, NaN where there is no score."""
         values: dict[Member, float] = {}

@@ -30,10 +30,10 @@ from tqdm.auto import tqdm
 
 from ..data.layouts import read_columns
 from ..data.sources import load_rows, to_table
-from ..files import Journal, atomic_writer, differences, parse_json, write_atomically
-from ..messages import check_choice, one_line
+from ..files import Journal, atomic_writer, differences, json_line, parse_json, write_atomically
+from ..messages import check_at_least, check_choice, one_line
 from ..processes import Processes, open_journal, shares
-from .base import WITHOUT_EFFECT, Reward
+from .base import Reward
 from .rows import ADDED, BAD_ROW, REASON, added_columns, annotate, load_reward, prompt_of, refuse_taken, to_texts
 
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ def score_dataset(
     ```
     """
     check_choice("on_bad_row", on_bad_row, ("null", "error"))
-    if rows_per_chunk < 1:
-        raise ValueError(f"rows_per_chunk={rows_per_chunk}, it must be at least 1")
+    check_at_least(1, rows_per_chunk=rows_per_chunk)
     if type(dataset).__module__.partition(".")[0] == "ray":
         from .ray import score_ray
 
@@ -136,8 +135,7 @@ def score_dataset(
         if target is None:
             results = dict(_computed(rows, survey, survey.chunks, reward, on_bad_row, progress))
             return to_table(list(_scored_rows(rows, survey, results)))
-        reward.check_can_resume()
-        settings |= {f"model_{name}": value for name, value in reward.about.items() if name not in WITHOUT_EFFECT}
+        settings |= reward.settings("model")
         settings = json.loads(json.dumps(settings, default=str))
         counts = world.on_first(lambda: target.finished(settings))
         if counts is None:
@@ -413,7 +411,7 @@ class Target:
         """All rows; they appear whole."""
         if self.path.suffix == ".jsonl" or self.is_device:
             with atomic_writer(self.path) as out:
-                out.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+                out.writelines(map(json_line, rows))
                 self._seal(settings, counts)
             return
         part = self.path.with_name(f".{self.path.name}.part")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import logging
 import math
 import os
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations, islice
 from pathlib import Path
 from threading import Thread
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from ..data.comparison import Comparison, text_key
-from ..files import read_jsonl
+from ..files import json_number, read_jsonl
 from ..messages import shorten
 from .base import Member, Reward, digest
 
@@ -41,7 +41,6 @@ CONCURRENCY = 16  # calls of an asynchronous function that wait at once
 DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 COMPARED = ("completions_a", "completions_b")  # parameters of a judge that compares
 TEXTS = ("prompts", "completions", *COMPARED)
-VERDICTS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
 @dataclass
@@ -72,6 +71,9 @@ class FunctionReward(Reward):
     """
 
     kind = "function"  # in reports
+    words: Mapping[str, float] = {}  # answers that stand for a number
+    least, most = -math.inf, math.inf
+    may_answer_anything = False  # what is no number counts as none
 
     def __init__(self, function: Callable, name: str | None = None, dotted: str | None = None):
         self.function = function
@@ -83,6 +85,7 @@ class FunctionReward(Reward):
         self.about = {"name": self.name, **about}
         called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
         self.waits = inspect.iscoroutinefunction(called)
+        self.may_answer_anything = self.may_answer_anything or self.waits
 
     def check_can_resume(self) -> None:
         """Scores of another function must not be taken for this one's."""
@@ -112,7 +115,7 @@ class FunctionReward(Reward):
         """Each call with its scores, as they come; asynchronous calls wait together."""
         if not self.waits:
             for call in calls:
-                yield call, self._scores(call, self._called(call))
+                yield call, self._scores(call, partial(self._called, call))
             return
         with _event_loop() as loop:
             waiting, todo = {}, iter(calls)
@@ -124,7 +127,7 @@ class FunctionReward(Reward):
                     return
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     call = waiting.pop(future)
-                    yield call, self._scores(call, future.result())
+                    yield call, self._scores(call, future.result)
 
     def _texts(self, comparison: Comparison) -> list[dict[str, Any]]:
         """What one comparison is asked for: a row of arguments per completion."""
@@ -143,49 +146,42 @@ class FunctionReward(Reward):
     def _called(self, call: Call) -> Any:
         names = dict.fromkeys(name for text in call.texts for name in text)
         lists, by_name = _arguments(self.function, {name: [text.get(name) for text in call.texts] for name in names})
-        try:
-            result = self.function(*lists, **by_name)
-            if inspect.iscoroutine(result) and not self.waits:
-                result.close()
-                raise TypeError("it gave a coroutine; define it with async def")
-        except Exception as error:  # anything: it is not our code
-            raise self._failure(call, error) from error
-        return result
+        return self.function(*lists, **by_name)
 
     async def _awaited(self, call: Call) -> Any:
+        return await self._called(call)
+
+    def _scores(self, call: Call, answered: Callable[[], Any]) -> np.ndarray:
         try:
-            return await self._called(call)
-        except Exception as error:
-            raise (error if isinstance(error, ValueError) else self._failure(call, error)) from error
+            answers = answered()
+            if inspect.iscoroutine(answers):
+                answers.close()
+                raise TypeError("it gave a coroutine; define it with async def")
+            answers = list(answers)
+        except Exception as error:  # anything: it is not our code
+            raise ValueError(
+                f"{self.name} failed on {len(call.texts)} completions ({type(error).__name__}: {error}); it is called "
+                "with lists, prompts and completions, and returns a list of scores"
+            ) from error
+        if len(answers) != len(call.texts):
+            raise ValueError(f"{self.name} gave {len(answers)} scores for {len(call.texts)} completions; one each")
+        return np.array([self._as_float(answer) for answer in answers])
 
-    def _failure(self, call: Call, error: Exception) -> ValueError:
-        return ValueError(
-            f"{self.name} failed on {len(call.texts)} completions ({type(error).__name__}: {error}); it is called "
-            "with lists, prompts and completions, and returns a list of scores"
-        )
-
-    def _scores(self, call: Call, result: Any) -> np.ndarray:
-        try:
-            result = list(result)
-        except TypeError as error:
-            raise self._failure(call, error) from error
-        if len(result) != len(call.texts):
-            raise ValueError(f"{self.name} gave {len(result)} scores for {len(call.texts)} completions; one each")
-        return np.array([self._as_float(value) for value in result])
-
-    def _as_float(self, value: Any) -> float:
+    def _as_float(self, answer: Any) -> float:
+        """The number that an answer is, NaN for none."""
+        if answer is None:
+            return math.nan
         with suppress(TypeError, ValueError):
-            if value is None or math.isfinite(float(value)):
-                return math.nan if value is None else float(value)
-        if self.waits:
-            return self._malformed(value)
-        raise ValueError(
-            f"{self.name} gave the score {shorten(repr(value))}; a score is a finite number, or None for a text that "
-            "cannot be scored"
-        )
-
-    def _malformed(self, value: Any) -> float:
-        log.warning("%s: the verdict %s cannot be read, and counts as none", self.name, shorten(repr(value)))
+            is_word = self.words and isinstance(answer, str)
+            number = float(self.words.get(answer.strip().lower(), math.nan) if is_word else answer)
+            if math.isfinite(number) and self.least <= number <= self.most:
+                return number
+        if not self.may_answer_anything:
+            raise ValueError(
+                f"{self.name} gave the score {shorten(repr(answer))}; a score is a finite number, or None for a text "
+                "that cannot be scored"
+            )
+        log.warning("%s: the verdict %s cannot be read, and counts as none", self.name, shorten(repr(answer)))
         return math.nan
 
 
@@ -202,19 +198,14 @@ class PairwiseReward(FunctionReward):
     """
 
     kind = "pairwise judge"
+    words = {"a": 1.0, "b": 0.0, "tie": 0.5}
+    least, most = 0.0, 1.0
+    may_answer_anything = True
 
     def _texts(self, comparison: Comparison) -> list[dict[str, Any]]:
         columns, texts = self._columns(comparison), comparison.completions
         shown = [(texts[a], texts[b]) for a, b in orders(comparison)]
         return [{"prompts": comparison.prompt, COMPARED[0]: a, COMPARED[1]: b, **columns} for a, b in shown]
-
-    def _as_float(self, value: Any) -> float:
-        if isinstance(value, str) and value.strip().lower() in VERDICTS:
-            return VERDICTS[value.strip().lower()]
-        with suppress(TypeError, ValueError):
-            if value is None or (not isinstance(value, str) and 0 <= float(value) <= 1):
-                return math.nan if value is None else float(value)
-        return self._malformed(value)
 
     def scores_of(
         self, comparisons: list[Comparison], values: Mapping[Member, float], one_order: bool = False
@@ -230,25 +221,22 @@ class PairwiseReward(FunctionReward):
             scores.append(np.divide(won, asked, out=np.full_like(won, np.nan), where=asked > 0))
         return scores
 
-    def verdict_lines(self, comparisons: list[Comparison], values: Mapping[Member, float]) -> list[str]:
-        """All verdicts as lines of JSON: which completions were A and B, and P(A is better), null for none."""
-        lines = []
-        for c, comparison in enumerate(comparisons):
-            for m, (a, b) in enumerate(orders(comparison)):
-                verdict = values.get((c, m), math.nan)
-                record = {"id": comparison.id, "a": a, "b": b, "verdict": None if math.isnan(verdict) else verdict}
-                lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-        return lines
+    def verdict_rows(self, comparisons: list[Comparison], values: Mapping[Member, float]) -> list[dict[str, Any]]:
+        """All verdicts as rows: which completions were A and B, and P(A is better), null for none."""
+        return [
+            {"id": comparison.id, "a": a, "b": b, "verdict": json_number(values.get((c, m), math.nan))}
+            for c, comparison in enumerate(comparisons)
+            for m, (a, b) in enumerate(orders(comparison))
+        ]
 
     def read_verdicts(self, path: str | os.PathLike, comparisons: list[Comparison]) -> dict[Member, float]:
-        """What [`verdict_lines`] wrote."""
-        found = {(line["id"], line["a"], line["b"]): line["verdict"] for _, line in read_jsonl(path)}
-        values = {
-            (c, m): found.get((comparison.id, a, b))
+        """What [`verdict_rows`] gave."""
+        found = {(row["id"], row["a"], row["b"]): row["verdict"] for _, row in read_jsonl(path)}
+        return {
+            (c, m): math.nan if (verdict := found.get((comparison.id, a, b))) is None else verdict
             for c, comparison in enumerate(comparisons)
             for m, (a, b) in enumerate(orders(comparison))
         }
-        return {member: math.nan if value is None else value for member, value in values.items()}
 
 
 def orders(comparison: Comparison) -> list[tuple[int, int]]:
@@ -273,22 +261,23 @@ def function_reward(function: Callable, name: str | None = None, dotted: str | N
 # --- calls
 
 
-def _parameters(function: Callable) -> list[str]:
-    """Names by which a function can be given something; none where it is not in Python."""
+def _signature(function: Callable) -> list[inspect.Parameter]:
+    """The parameters of a function; none where it is not in Python."""
     with suppress(TypeError, ValueError):
-        parameters = inspect.signature(function).parameters.values()
-        return [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+        return list(inspect.signature(function).parameters.values())
     return []
+
+
+def _parameters(function: Callable) -> list[str]:
+    """Names by which a function can be given something."""
+    return [one.name for one in _signature(function) if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
 
 
 def _arguments(function: Callable, columns: dict[str, list]) -> tuple[list[list], dict[str, list]]:
     """What a function is called with: the columns that it has parameters for, and its texts by name or first."""
     texts = {name: columns[name] for name in TEXTS if name in columns}
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # not in Python
-        return list(texts.values()), {}
-    takes_all, named = any(one.kind is one.VAR_KEYWORD for one in parameters.values()), _parameters(function)
+    parameters, named = _signature(function), _parameters(function)
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
     taken = {name: column for name, column in columns.items() if takes_all or name in named}
     if len(parameters) == 1 or {"completions", COMPARED[1]} & set(named):
         return [], taken

@@ -5,7 +5,6 @@ annotate([{"prompt": "2 + 2 =", "completion": " 4"}], as_reward("my-reward-model
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +15,7 @@ import numpy as np
 
 from ..data.comparison import Comparison, to_comparison
 from ..data.layouts import LIST_COLUMNS, QUESTION_COLUMNS, first_column, select_columns
+from ..files import json_number
 from ..messages import explained, one_line
 from .base import Reward
 from .rewards import as_reward, is_dotted_path
@@ -58,7 +58,7 @@ def annotate(
         if isinstance(value, str):
             results.append(({}, value))
             continue
-        scores, reason = [None if math.isnan(score) else float(score) for score in value.tolist()], None
+        scores, reason = list(map(json_number, value)), None
         if None in scores:
             which = f"completion {scores.index(None)} " if len(scores) > 1 else ""
             reason = f"{which}is over max_length={reward.max_length}" if reward.max_length else f"{which}has no score"

@@ -11,6 +11,7 @@ import pytest
 
 from rm_plugin.evaluation import evaluate
 from rm_plugin.evaluation.report import number_table
+from rm_plugin.metrics.statistics import wilson_interval
 
 ROWS = [
     {"prompt": f"q{i}", "chosen": f"right {i}", "rejected": f"wrong {i}", "rubric": f"rubric {i}"} for i in range(60)
@@ -86,6 +87,15 @@ def test_a_pairwise_judge_is_measured_with_and_without_swaps(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
     assert len(lines) == 120 and {(line["a"], line["b"]) for line in lines} == {(0, 1), (1, 0)}
     assert {line["verdict"] for line in lines} == {0.0, 1.0}
+
+
+def test_a_judge_that_never_contradicts_itself_may_yet_do_so_on_other_pairs():
+    async def consistent(prompts, completions_a, completions_b):
+        return ["A" if "right" in a else "B" for a in completions_a]
+
+    found = evaluate(consistent, source=ROWS, num_samples=50).metrics["judge"]
+    low, high = found["consistency_interval"]
+    assert found["consistency"] == high == 1.0 and low == pytest.approx(wilson_interval(60, 60)[0])
 
 
 def test_a_judge_may_compare_the_answers_of_a_benchmark(tmp_path):

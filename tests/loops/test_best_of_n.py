@@ -26,12 +26,12 @@ from rm_plugin.loops.best_of_n import (
     BestOfN,
     BestOfNSampler,
     answer_is_right,
-    print_summary,
     read_candidates,
     summarize,
     to_preferences,
     to_sft,
 )
+from rm_plugin.loops.candidates import print_summary
 from rm_plugin.loops.generation import load_policy, sample_completions
 from rm_plugin.metrics.statistics import wilson_interval
 from rm_plugin.model.modeling import RewardModel
@@ -781,10 +781,11 @@ def test_a_summary_counts_ties_duplicates_truncation_and_what_is_not_scored():
     results = [
         result([1.0, 1.0], completions=["a", "a"], truncated=[True, False]),
         BestOfN(1, "q", ["a", "b"], [None, 2.0], [1, 0], 1),
+        BestOfN(2, "r", ["a", "b"], [None, None], [0, 0], None),  # without scores, so not tied
     ]
     summary = summarize(results)
-    assert summary["num_tied_prompts"] == 1 and summary["duplicate_rate"] == 0.25
-    assert summary["truncated_rate"] == 0.5 and summary["num_unscored"] == 1 and summary["num_prompts_left_out"] == 1
+    assert summary["num_tied_prompts"] == 1 and summary["duplicate_rate"] == 1 / 6
+    assert summary["truncated_rate"] == 0.5 and summary["num_unscored"] == 3 and summary["num_prompts_left_out"] == 2
 
 
 def test_a_curve_of_gold_values_is_over_the_prompts_that_have_them(capsys):

@@ -10,7 +10,7 @@ from rm_plugin.loops.monitoring import (
     MAX_SAMPLE_CHARACTERS,
     HackingWatch,
     ScoreWindow,
-    append_samples,
+    append_rows,
     log_table,
     merge,
     table_text,
@@ -177,7 +177,7 @@ def test_a_text_of_2000_characters_is_whole_in_a_table_and_a_longer_one_is_cut()
 def test_rows_are_appended_as_json_lines(tmp_path):
     path = tmp_path / "new" / "samples.jsonl"
     for step in (1, 2):
-        append_samples(path, [{"step": step, "prompt": "é"}])
+        append_rows(path, [{"step": step, "prompt": "é"}])
     assert [json.loads(line) for line in path.read_text("utf-8").splitlines()] == [
         {"step": 1, "prompt": "é"},
         {"step": 2, "prompt": "é"},

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.layouts import read_columns
-from ...messages import check_choice
+from ...messages import check_at_least, check_choice
 from ...scoring.functions import import_dotted, is_dotted_path
 from . import (
     judgebench,
@@ -46,20 +46,9 @@ __all__ = [
     "load_benchmark",
 ]
 
-BENCHMARKS: dict[str, Benchmark] = {
-    **rewardbench.BENCHMARKS,
-    **rewardbench2.BENCHMARKS,
-    **rm_bench.BENCHMARKS,
-    **judgebench.BENCHMARKS,
-    **ppe.BENCHMARKS,
-    **rmb.BENCHMARKS,
-    **llmbar.BENCHMARKS,
-    **plan_rewardbench.BENCHMARKS,
-    **themis.BENCHMARKS,
-    **rewardmath.BENCHMARKS,
-    **preferences.BENCHMARKS,
-}
-
+OFFICIAL = [rewardbench, rewardbench2, rm_bench, judgebench, ppe, rmb, llmbar, plan_rewardbench, themis, rewardmath]
+FAMILIES = [*OFFICIAL, preferences]  # with formulas of their own, and by accuracy
+BENCHMARKS: dict[str, Benchmark] = {name: one for family in FAMILIES for name, one in family.BENCHMARKS.items()}
 
 # For each column of the row that papers print: benchmarks whose mean it is, and which number of their reports.
 SUITES: dict[str, dict[str, list[tuple[str, str]]]] = {
@@ -147,8 +136,7 @@ def load_benchmark(
     check_choice("on_empty", on_empty, ("error", "keep", "skip"))
     if columns and name != "preference":
         raise ValueError(f"columns cannot be applied to {name}, which has its own; leave it out, or take --data")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}, it must be at least 1; leave it out for all")
+    check_at_least(1, limit=limit)
     if subset is not None and not benchmark.subset_in_file_name:
         raise ValueError(f"subset={subset!r} cannot be applied to {name}, whose rows say their subset; leave it out")
     if source is not None:

@@ -150,6 +150,16 @@ def accuracy(means: Means) -> dict[str, Any]:
     return {"score": means["all"]}
 
 
+def beside(means: Means) -> dict[str, Any]:
+    """The groups that stand beside `all`."""
+    return {group: mean for group, mean in means.items() if group != "all"}
+
+
+def accuracy_with_groups(means: Means) -> dict[str, Any]:
+    """Micro accuracy, and the mean of every other group."""
+    return {**accuracy(means), **beside(means)}
+
+
 def subset_level(name: str) -> str | None:
     """Every group but `all` is of one level."""
     return None if name == "all" else "subset"

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...data.comparison import Comparison
 from ...messages import check_choice
-from .base import Benchmark, Means, Part, Row, average, preferred
+from .base import Benchmark, Means, Part, Row, accuracy, average, beside, preferred
 
 CATEGORIES = {
     "mmlu-pro": "knowledge",
@@ -32,8 +32,8 @@ def judgebench(row: Row, origin: str) -> Comparison:
 
 def judgebench_formula(means: Means) -> dict[str, Any]:
     """Micro, macro and the categories."""
-    categories = {group: mean for group, mean in means.items() if group != "all"}
-    return {"score": means["all"], "micro": means["all"], "macro": average(categories), **categories}
+    categories = beside(means)
+    return {**accuracy(means), "micro": means["all"], "macro": average(categories), **categories}
 
 
 GPT = Benchmark(

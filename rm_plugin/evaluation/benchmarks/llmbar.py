@@ -9,7 +9,7 @@ from typing import Any
 
 from ...data.comparison import Comparison
 from ...messages import check_choice
-from .base import Benchmark, Means, Row, average, preferred
+from .base import Benchmark, Means, Row, average, beside, preferred
 
 ADVERSARIAL = ("Neighbor", "GPTInst", "GPTOut", "Manual")
 
@@ -23,7 +23,7 @@ def llmbar(row: Row, origin: str) -> Comparison:
 
 def llmbar_formula(means: Means) -> dict[str, Any]:
     """The mean of the sets, of the adversarial ones alone, and over all pairs."""
-    sets = {group: mean for group, mean in means.items() if group != "all"}
+    sets = beside(means)
     return {"score": average(sets), "adversarial": average(sets, ADVERSARIAL), "micro": means["all"], **sets}
 
 

@@ -110,13 +110,12 @@ def read_comparisons(
         if comparison is None:
             data.no_preference.append(number)
             continue
-        if any(map(is_empty, comparison.completions)):
-            data.num_empty += 1
+        if on_empty != "keep" and has_empty_reply(comparison):
             if on_empty == "error":
                 fix = "write it, or compare it as it is (on_empty='keep') or leave it out ('skip')"
                 raise ValueError(f"{data.name}: {origin and f'{origin} '}row {index}: a reply is empty; {fix}")
-            if on_empty == "skip":
-                continue
+            data.num_empty += 1
+            continue
         key = str(number if comparison.id is None else comparison.id)
         seen[key] += 1
         comparison.id = key if seen[key] == 1 else f"{key}#{seen[key]}"
@@ -129,7 +128,13 @@ def read_comparisons(
         raise ValueError(f"{data.name}: no comparisons in {data.source} ({counts}{first}); check the source")
     if data.limit is not None:
         data.comparisons = balanced_sample(data.comparisons, data.limit)
+    data.num_empty += sum(map(has_empty_reply, data.comparisons))
     return data
+
+
+def has_empty_reply(comparison: Comparison) -> bool:
+    """Whether a completion says nothing."""
+    return any(map(is_empty, comparison.completions))
 
 
 def balanced_sample(comparisons: list[Comparison], limit: int) -> list[Comparison]:

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
 
 from ...data.comparison import Comparison
 from ...messages import check_choice
-from .base import Benchmark, Item, Means, Part, Row, Scored, best_beats_all, pair_credit
+from .base import Benchmark, Item, Part, Row, Scored, accuracy_with_groups, best_beats_all, pair_credit
 
 
 def by_problem(rows: Iterable[Row]) -> Iterator[Row]:
@@ -50,11 +49,6 @@ def rewardmath_items(scored: Sequence[Scored]) -> list[Item]:
     return items
 
 
-def rewardmath_formula(means: Means) -> dict[str, Any]:
-    """Top-1, then MRR, pairs and subjects."""
-    return {"score": means["all"], **{group: mean for group, mean in means.items() if group != "all"}}
-
-
 def level(name: str) -> str | None:
     return None if name == "all" else "metric" if name in ("MRR", "pairs") else "subject"
 
@@ -62,7 +56,7 @@ def level(name: str) -> str | None:
 BENCHMARKS = {
     "rewardmath": Benchmark(
         rewardmath,
-        formula=rewardmath_formula,
+        formula=accuracy_with_groups,
         items=rewardmath_items,
         level=level,
         parts=(Part("RewardMATH/RewardMATH", "train"),),

@@ -9,10 +9,9 @@ guesses it, Themis' own models are told it by a system prompt.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from ...data.comparison import Comparison
-from .base import Benchmark, Means, Part, Row, grouped_items
+from .base import Benchmark, Part, Row, accuracy_with_groups, grouped_items
 
 ASPECTS = (
     "Functional_Correctness",
@@ -35,15 +34,10 @@ def themis_groups(comparison: Comparison) -> list[str]:
     return ["all", *(f"{level}/{name}" for level, name in found.items())]
 
 
-def themis_formula(means: Means) -> dict[str, Any]:
-    """Micro accuracy, and that of each aspect, language and source."""
-    return {"score": means["all"], **{group: mean for group, mean in means.items() if group != "all"}}
-
-
 BENCHMARKS = {
     "themis-coderewardbench": Benchmark(
         themis,
-        formula=themis_formula,
+        formula=accuracy_with_groups,
         items=partial(grouped_items, groups=themis_groups),
         level=lambda name: None if name == "all" else name.partition("/")[0],
         parts=(Part("project-themis/Themis-CodeRewardBench", "Full", config="Full"),),
