@@ -378,7 +378,7 @@ def _draw(runs: Sequence[Run], num_samples: int) -> tuple[Benchmark, Bootstrap]:
     """The bootstrap of runs on the same data."""
     benchmark, items = get_benchmark(runs[0].data[0]), runs[0].items
     credits = [run.items["credits"]["model"] for run in runs]
-    return benchmark, draw_items(benchmark, credits, items["groups"], items["clusters"], num_samples=num_samples)
+    return benchmark, draw_items(benchmark, credits, items, num_samples=num_samples)
 
 
 def _without_test(*compared: dict[str, Any]) -> None:

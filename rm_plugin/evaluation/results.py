@@ -118,7 +118,8 @@ def measure(
     credits, pairwise = {"model": items.credits}, {}
     for name in BASELINES:
         credits[name], pairwise[name] = _baseline(name, benchmark, data.comparisons, seed)
-    draw = draw_items(benchmark, list(credits.values()), items.groups, items.clusters, **options)
+    saved = {"groups": items.groups, "clusters": items.clusters}
+    draw = draw_items(benchmark, list(credits.values()), saved, **options)
     metrics = {
         "official": _official(benchmark, {comparison.subset for comparison, _ in scored}, items, draw),
         **_of_order(benchmark, scored, pairs, **options),
@@ -141,11 +142,7 @@ def measure(
     if num_unscored > MAX_UNSCORED * len(scored):
         for one in baselines.values():
             one["model_minus_baseline"]["p_value"] = None
-    saved = {
-        "groups": items.groups,
-        "clusters": items.clusters,
-        "credits": {name: values.tolist() for name, values in credits.items()},
-    }
+    saved["credits"] = {name: values.tolist() for name, values in credits.items()}
     margins = pairs["margin"].dropna().to_numpy()
     return Results(counts, metrics, baselines, _mistakes(scored, pairs, num_mistakes), margins, saved)
 
@@ -235,22 +232,16 @@ def _against(draw: Bootstrap, model: int, pairwise_accuracy: float) -> dict[str,
 # --- official score
 
 
-def draw_items(
-    benchmark: Benchmark,
-    credits: Sequence[np.ndarray],
-    groups: Sequence[str],
-    clusters: Sequence[str],
-    **options: int,
-) -> Bootstrap:
+def draw_items(benchmark: Benchmark, credits: Sequence[Any], items: Mapping[str, list], **options: int) -> Bootstrap:
     """
-    The bootstrap over the items of a benchmark for several models: the mean of each group is a metric by its name, a
-    section of the official score by `("section", name)`.
+    The bootstrap over the items of a benchmark (their `groups` and `clusters`) for the credits of several models: the
+    mean of each group is a metric by its name, a section of the official score by `("section", name)`.
     """
 
     def sections(means: dict[Hashable, np.ndarray]) -> dict[Hashable, Any]:
         return {("section", name): value for name, value in benchmark.formula(means).items()}
 
-    return Bootstrap(np.stack(credits), sections, clusters=clusters, subsets=groups, **options)
+    return Bootstrap(np.stack(credits), sections, clusters=items["clusters"], subsets=items["groups"], **options)
 
 
 def _official(benchmark: Benchmark, present: set[str | None], items: Items, draw: Bootstrap) -> dict[str, Any]:

@@ -33,11 +33,10 @@ from ..data.comparison import Comparison, Text, text_key, text_length, to_prompt
 from ..files import Journal, differences, json_number, parse_json, read_jsonl, write_atomically, write_jsonl
 from ..messages import check_at_least, explained, located
 from ..processes import Processes, open_journal, shares
-from ..scoring.base import tokenizer_digest
 from ..scoring.rewards import as_reward
-from ..scoring.scorer import RewardScorer, weights_digest
+from ..scoring.scorer import RewardScorer
 from .candidates import BestOfN, answer_is_right, read_candidates, summarize, to_preferences, to_sft
-from .generation import asked, check_prompt, count_occurrences, load_policy, sample_completions, sampling_config
+from .generation import PolicySampler, asked, count_occurrences, load_policy
 
 SCORED_PER_CHUNK = 512  # ready candidates between two writes of the output
 
@@ -104,13 +103,10 @@ class BestOfNSampler:
                     processing_class = AutoTokenizer.from_pretrained(name)
         if policy is not None and processing_class is None:
             raise ValueError("processing_class is missing, the policy needs its tokenizer; give it")
-        self.policy = policy
-        self.processing_class = processing_class
-        self.n = n
-        config = None if policy is None else sampling_config(policy, processing_class, generation_config)
-        self.generation_config = config
-        if n > 1 and policy is not None and not self.generation_config.do_sample:
+        self._policy = None if policy is None else PolicySampler(policy, processing_class, generation_config)
+        if n > 1 and self._policy is not None and not self._policy.config.do_sample:
             raise ValueError(f"do_sample=False gives {n} equal completions; set do_sample=True or n=1")
+        self.n = n
         self.callbacks = list(callbacks or [])
         self.seed = seed
         self.batch_size = batch_size
@@ -136,7 +132,7 @@ class BestOfNSampler:
         Raises:
             ValueError: no prompts, an empty one, a conversation without a chat template, an output of other settings.
         """
-        if self.policy is None:
+        if self._policy is None:
             raise ValueError("policy is None, there is nothing to sample from; give a policy or use rank(candidates)")
         groups = []
         for index, row in enumerate(prompts):
@@ -208,22 +204,13 @@ class BestOfNSampler:
         """What a prompt costs, to share the work fairly: tokens, or characters of ready completions."""
         if group.completions:
             return text_length(group.prompt) + sum(map(text_length, group.completions))
-        ids = check_prompt(group, self.processing_class, self.policy, self.generation_config, index)
-        return len(ids) + self.n * self.generation_config.max_new_tokens
+        return len(self._policy.prompt_ids(group, index)) + self.n * self._policy.config.max_new_tokens
 
     def _sample(self, groups: list[Comparison], indices: list[int], occurrences: list[int]) -> Iterable[list[dict]]:
         if not indices:
             return []
-        samples = sample_completions(
-            self.policy,
-            self.processing_class,
-            [groups[i] for i in indices],
-            self.n,
-            self.generation_config,
-            seed=self.seed,
-            occurrences=[occurrences[i] for i in indices],
-            batch_size=self.batch_size,
-        )
+        options = {"occurrences": [occurrences[i] for i in indices], "seed": self.seed, "batch_size": self.batch_size}
+        samples = self._policy.sample([groups[i] for i in indices], self.n, **options)
         return ([asdict(sample) for sample in of_prompt] for of_prompt in samples)
 
     def _score(self, groups: list[Comparison], indices: list[int]) -> list[BestOfN]:
@@ -263,15 +250,7 @@ class BestOfNSampler:
             **({"gold_kind": None} if self._gold is None else self._gold.settings("gold")),
         }
         if not groups[0].completions:
-            settings |= {
-                "policy": getattr(self.policy.config, "_name_or_path", None) or type(self.policy).__name__,
-                "policy_weights": weights_digest(self.policy),
-                "policy_tokenizer": tokenizer_digest(self.processing_class),
-                "n": self.n,
-                "seed": self.seed,
-                **self.generation_config.to_diff_dict(),
-            }
-            settings.pop("transformers_version", None)
+            settings |= {**self._policy.settings(), "n": self.n, "seed": self.seed}
         return json.loads(json.dumps(settings, default=str))
 
 

@@ -14,14 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from ..data.comparison import (
-    LIST_COLUMNS,
-    TEMPLATE_COLUMNS,
-    Comparison,
-    Text,
-    text_key,
-    to_comparison,
-)
+from ..data.comparison import LIST_COLUMNS, TEMPLATE_COLUMNS, Comparison, Text, text_key, to_comparison
 from ..evaluation.page import Table, number
 from ..messages import located
 from ..metrics.ranking import best_of_n_curve

@@ -238,10 +238,8 @@ def _rows(groups: list[EncodedGroup]) -> tuple[dict[str, Any], list[int], list[i
     for group in groups:
         prefix, rest = group.prefix_length, begin + group.prefix_length
         for ids in group.input_ids:
-            row = [
-                *range(begin, begin + prefix),
-                *range(rest, rest + len(ids) - prefix),
-            ]  # index of each of its tokens
+            # index of each of its tokens
+            row = [*range(begin, begin + prefix), *range(rest, rest + len(ids) - prefix)]
             start = max(1, ids.start)
             indices += row[start - 1 : -1]
             targets += ids[start:]

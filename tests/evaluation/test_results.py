@@ -90,7 +90,7 @@ def test_a_comparison_that_stands_in_two_groups_is_counted_once(name):
     assert found.metrics["official"]["num_items"] == found.counts["num_comparisons"] == 20
     items = found.items
     credits = [items["credits"]["model"], items["credits"]["length"]]
-    draw = draw_items(data.benchmark, credits, items["groups"], items["clusters"], num_samples=200)
+    draw = draw_items(data.benchmark, credits, items, num_samples=200)
     compared = draw.compare(SCORE)
     assert compared["num_items"] == 20 and compared["a_better"] + compared["b_better"] <= 20
 

@@ -18,7 +18,7 @@ from models import CHATML, tiny_config, tiny_reward_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from rm_plugin.commands.cli import main
-from rm_plugin.data.comparison import Comparison, to_comparison
+from rm_plugin.data.comparison import Comparison, to_comparison, to_prompt
 from rm_plugin.data.encoding import prompt_ids
 from rm_plugin.evaluation import evaluate
 from rm_plugin.files import Journal
@@ -32,11 +32,16 @@ from rm_plugin.loops.best_of_n import (
     to_sft,
 )
 from rm_plugin.loops.candidates import print_summary
-from rm_plugin.loops.generation import load_policy, sample_completions
+from rm_plugin.loops.generation import PolicySampler, load_policy
 from rm_plugin.metrics.statistics import wilson_interval
 from rm_plugin.model.modeling import RewardModel
 from rm_plugin.scoring.rewards import as_reward
 from rm_plugin.scoring.scorer import RewardScorer
+
+
+def sample_completions(policy, tokenizer, prompts, n, config=None, **options):
+    return PolicySampler(policy, tokenizer, config).sample([to_prompt(prompt) for prompt in prompts], n, **options)
+
 
 PLAIN = ["2 + 2 =", "Which country owns Antarctica?", "Hello world,", "2 + 2 ="]
 CHAT = [[{"role": "user", "content": text}] for text in PLAIN]

@@ -315,7 +315,7 @@ def test_sections_and_groups_have_levels_and_constants_have_none():
 
 def interval(benchmark, scored):
     items = benchmark.score_items(scored)
-    score = draw_items(benchmark, [items.credits], items.groups, items.clusters, num_samples=2000).estimate(SCORE)
+    score = draw_items(benchmark, [items.credits], vars(items), num_samples=2000).estimate(SCORE)
     low, high = score.interval()
     return {"estimate": score.value, "low": low, "high": high, "num_clusters": score.num_clusters}
 
@@ -359,7 +359,7 @@ def test_two_models_are_compared_on_the_official_score():
     worse = list(zip(comparisons, noise, strict=True))
     benchmark = BENCHMARKS["rewardbench-2"]
     a, b = benchmark.score_items(better), benchmark.score_items(worse)
-    result = draw_items(benchmark, [a.credits, b.credits], a.groups, a.clusters, num_samples=2000).compare(SCORE)
+    result = draw_items(benchmark, [a.credits, b.credits], vars(a), num_samples=2000).compare(SCORE)
     expected = aggregate(benchmark, better)["score"] - aggregate(benchmark, worse)["score"]
     assert result["difference"] == pytest.approx(expected)
     assert result["low"] > 0 and result["p_value"] < 0.001
