@@ -34,7 +34,7 @@ from ..files import write_atomically
 from ..messages import check_at_least
 from ..metrics.statistics import Bootstrap, wilson_interval
 from ..model.modeling import RewardModel
-from ..scoring.base import Scorer, own_tokens
+from ..scoring.base import Scorer, own_tokens, policy_end_tokens
 from ..scoring.scorer import RewardScorer
 from .best_of_n import BestOfNSampler
 from .monitoring import HackingWatch, Sample, ScoreWindow, append_rows, log_table, merge, window_metrics
@@ -151,7 +151,7 @@ class RewardScoringCallback(TrainerCallback):
         """
         if self._muted or not len(completions):
             return
-        ends = self._end_tokens()
+        ends = policy_end_tokens(self.trainer)
         if completion_ids is not None:
             completion_ids = [own_tokens(ids, ends) for ids in completion_ids]
         lengths = None if completion_ids is None else list(map(len, completion_ids))
@@ -287,15 +287,6 @@ class RewardScoringCallback(TrainerCallback):
         """The policy's."""
         processing_class = self.trainer.processing_class
         return getattr(processing_class, "tokenizer", processing_class)
-
-    def _end_tokens(self) -> set[int]:
-        """Ids after which the policy writes nothing more."""
-        if self.trainer is None:
-            return set()
-        tokenizer = self.tokenizer
-        ends = [tokenizer.eos_token_id, tokenizer.pad_token_id, *(getattr(self.trainer, "eos_token_ids", None) or [])]
-        ends += [getattr(holder, "stop_token_id", None) for holder in (self.trainer, self.trainer.args)]  # of PPO
-        return {end for end in ends if end is not None}
 
     def _write_samples(self, samples: dict[str, list[Sample]], prefix: str, step: int) -> None:
         trainer, trackers, writer = self.trainer, [], None

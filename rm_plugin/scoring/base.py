@@ -304,7 +304,7 @@ class Scorer(Reward):
                 "nonfinite": counts["num_nonfinite"] / len(scores),
                 "control_tokens": counts["num_control_tokens"] / len(scores),
             }
-            ends = _policy_end_tokens(trainer)
+            ends = policy_end_tokens(trainer)
             if completion_ids is not None and ends:
                 truncated = [not (own := own_tokens(ids, ends)) or own[-1] not in ends for ids in completion_ids]
                 shares["truncated"] = np.mean(truncated)
@@ -558,11 +558,13 @@ def _tools_of_policy(trainer: Any, num_prompts: int) -> list[list[dict] | None]:
     return [template_arguments({"tools": tools})["tools"] or None] * num_prompts
 
 
-def _policy_end_tokens(trainer: Any) -> set[int]:
-    """Ids that end a completion of the trainer's policy."""
+def policy_end_tokens(trainer: Any) -> set[int]:
+    """Ids after which the policy of a trainer writes nothing more, and what fills a batch up behind them."""
     tokenizer = getattr(trainer, "processing_class", None)
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor of text and images
-    ends = [getattr(tokenizer, "eos_token_id", None), *(getattr(trainer, "eos_token_ids", None) or [])]
+    ends = [getattr(tokenizer, name, None) for name in ("eos_token_id", "pad_token_id")]
+    ends += getattr(trainer, "eos_token_ids", None) or []
+    ends += [getattr(holder, "stop_token_id", None) for holder in (trainer, getattr(trainer, "args", None))]  # of PPO
     return {end for end in ends if end is not None}
 
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from ..data.comparison import Comparison, text_key
 from ..files import json_number, read_jsonl
-from ..messages import shorten
+from ..messages import check_at_least, shorten
 from .base import Member, Reward, digest
 
 log = logging.getLogger(__name__)
@@ -117,9 +117,10 @@ class FunctionReward(Reward):
             for call in calls:
                 yield call, self._scores(call, partial(self._called, call))
             return
+        limit = getattr(self.function, "concurrency", CONCURRENCY)
+        check_at_least(1, concurrency=limit)
         with _event_loop() as loop:
             waiting, todo = {}, iter(calls)
-            limit = getattr(self.function, "concurrency", CONCURRENCY)
             while True:
                 for call in islice(todo, limit - len(waiting)):
                     waiting[asyncio.run_coroutine_threadsafe(self._awaited(call), loop)] = call

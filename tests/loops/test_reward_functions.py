@@ -192,14 +192,15 @@ def test_what_trl_offers_for_logging_is_used_where_it_is_offered():
         def log_extra(self, column, values):
             self.columns[column] = values
 
-    trainer, end = Trainer(), Trainer.processing_class.eos_token_id
+    trainer, end, pad = Trainer(), Trainer.processing_class.eos_token_id, Trainer.processing_class.pad_token_id
+    assert pad not in (None, end)
     scorer = RewardScorer(
         models.tiny_reward_model(), models.tiny_tokenizer("plain"), max_length=8, truncation_mode="drop"
     )
     result = scorer(
         prompts=["What?"] * 4,
         completions=["a", "", "b", "a text that is far too long"],
-        completion_ids=[[70, end], [end], [71], [5, 6, 7]],
+        completion_ids=[[70, end, pad, pad], [end], [71], [5, 6, 7]],  # online DPO pads them
         log_metric=trainer.log_metric,
         log_extra=trainer.log_extra,
         some_column=[1, 2, 3, 4],

@@ -92,6 +92,15 @@ def test_a_failing_call_stops_the_others_and_says_what_failed():
         as_reward(judge).score_comparisons(pairs(8))
 
 
+def test_a_judge_of_which_no_call_may_wait_is_refused():
+    async def judge(prompts, completions):
+        return [1.0] * len(completions)
+
+    judge.concurrency = 0
+    with pytest.raises(ValueError, match="concurrency=0, it must be at least 1"):
+        as_reward(judge).score_comparisons(pairs(1))
+
+
 def test_a_plain_function_that_gives_a_coroutine_is_told_so():
     with pytest.raises(ValueError, match="it gave a coroutine; define it with async def"):
         as_reward(lambda prompts, completions: slow(prompts, completions)).score_comparisons(pairs(1))

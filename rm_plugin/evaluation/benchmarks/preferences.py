@@ -23,26 +23,19 @@ def hh_rlhf(row: Row, origin: str) -> Comparison:
     HH-RLHF: two transcripts, split at the last reply. Where the prompts differ there is no prompt, and the completions
     are the whole transcripts. An empty reply is compared like any other.
     """
-    prompts, replies = [], []
-    for column in ("chosen", "rejected"):
-        before, marker, text = row[column].rpartition(HH_REPLY)
-        if not marker:
+    sides = {column: row[column] for column in ("chosen", "rejected")}
+    for column, text in sides.items():
+        if HH_REPLY not in text:
             raise ValueError(f"{column!r} has no {HH_REPLY!r}; give HH-RLHF transcripts")
-        prompts.append(before + marker)
-        replies.append(text)
-    if prompts[0] != prompts[1]:
-        return Comparison("", chosen=[row["chosen"]], rejected=[row["rejected"]])
-    return Comparison(prompts[0], chosen=[replies[0]], rejected=[replies[1]])
+    return to_comparison(sides, allow_empty=True)
 
 
 def ultrafeedback(row: Row, origin: str) -> Comparison | None:
     """UltraFeedback binarized: whole conversations; equal scores are no preference."""
-    chosen, rejected = plain_messages(row["chosen"]), plain_messages(row["rejected"])
+    sides = {column: plain_messages(row[column]) for column in ("chosen", "rejected")}
     if row["score_chosen"] == row["score_rejected"]:
         return None
-    shared = chosen[:-1] if chosen[:-1] == rejected[:-1] else []
-    start = len(shared)
-    return Comparison(shared, chosen=[chosen[start:]], rejected=[rejected[start:]], id=row.get("prompt_id"))
+    return to_comparison({**sides, "id": row.get("prompt_id")}, allow_empty=True)
 
 
 def pair_up(rows: Iterable[Row]) -> Iterator[Row]:
