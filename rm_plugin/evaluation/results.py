@@ -223,7 +223,7 @@ def _against(draw: Bootstrap, model: int, pairwise_accuracy: float) -> dict[str,
     estimate, difference = draw.estimate(SCORE, model), draw.compare(SCORE, 0, model)
     return {
         "score": estimate.value,
-        "interval": estimate.interval(),
+        "interval": estimate.interval(least=0.0, most=1.0),
         "pairwise_accuracy": pairwise_accuracy,
         "model_minus_baseline": {key: difference[key] for key in ("difference", "low", "high", "p_value", "method")},
     }
@@ -350,7 +350,7 @@ def _of_order(benchmark: Benchmark, scored: Sequence[Scored], pairs: pd.DataFram
     columns = {name: (part["correct"], part["cluster"]) for name, part in {PAIRS: pairs, **subsets}.items()}
     draw = Bootstrap.over(columns | taus | places | curve, **options)
     if ranking is not None:
-        ranking["interval"] = draw.estimate(TAU).interval()
+        ranking["interval"] = draw.estimate(TAU).interval(least=-1.0, most=1.0)
     if lists is not None:
         lists |= draw.summary("top_1", TOP_1) | draw.summary("mrr", MRR)
     if best_of_n is not None:

@@ -242,7 +242,7 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
     def interval(values: Sequence[float]) -> list[float | None]:
         clusters = [text_key(result.prompt) for result in whole]
         mean = Bootstrap(values, clusters=clusters, num_samples=num_samples, seed=seed).estimate()
-        return mean.share_interval() if set(values) <= {0.0, 1.0} else mean.interval()
+        return mean.share_interval() if is_share else mean.interval()
 
     scores = [score for result in results for score in result.scores]
     duplicates = sum(len(r.completions) - len(set(map(text_key, r.completions))) for r in results)
@@ -261,6 +261,7 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
     if not whole:
         return summary
     proxy, gold = [result.scores for result in whole], [result.gold for result in whole]
+    is_share = bool(has_gold) and {value for values in gold for value in values} <= {0.0, 1.0}
     of_one_policy = all(len(set(result.systems or [])) <= 1 for result in whole)
     ns = None if of_one_policy else [None]
     by_reward = best_of_n_curve(proxy, proxy, ns)

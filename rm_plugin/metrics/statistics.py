@@ -164,11 +164,12 @@ class Bootstrap:
         return Estimate(self.samples[metric][:, model], len(np.unique(self.clusters_n[self.items(metric)])))
 
     def summary(self, name: str, metric: Hashable, is_share: bool = True) -> dict[str, Any]:
-        """`NAME` and `NAME_interval` of one model, as reports have them; `None` for a metric that is not there."""
+        """`NAME` and `NAME_interval` of a share or correlation, as reports have them; `None` where it is not there."""
         if metric not in self.samples:
             return {name: None, f"{name}_interval": None}
         one = self.estimate(metric)
-        return {name: one.value, f"{name}_interval": one.share_interval() if is_share else one.interval()}
+        interval = one.share_interval() if is_share else one.interval(least=-1.0, most=1.0)
+        return {name: one.value, f"{name}_interval": interval}
 
     def compare(self, metric: Hashable = "", a: int = 0, b: int = 1) -> dict[str, Any]:
         """
@@ -208,7 +209,8 @@ class Bootstrap:
             gaps = np.bincount(cells, weights=values_a - values_b)
             num_unequal = len(np.unique(np.flatnonzero(np.abs(gaps) > 1e-12) // len(self.subsets)))
             p_value = min(1.0, max(difference.p_value(), 2.0 ** (1 - num_unequal)))
-        low, high = difference.interval()
+        most = 1.0 if self.values_Mn.min() >= 0 and self.values_Mn.max() <= 1 else math.inf  # of shares
+        low, high = difference.interval(least=-most, most=most)
         if low is not None and p_value >= ALPHA:  # the exact test and few unequal clusters may know better
             low, high = min(low, 0.0), max(high, 0.0)
         return {
@@ -320,8 +322,10 @@ class Estimate:
         z = float(stdtrit(self.num_clusters - 1, 1 - ALPHA / 2) + stdtrit(self.num_clusters - 1, POWER))
         return _expansion(self.num_clusters) * z * self.standard_error
 
-    def interval(self, confidence: float = 0.95) -> list[float | None]:
-        """`[low, high]`; `[None, None]` with fewer than five clusters."""
+    def interval(
+        self, confidence: float = 0.95, *, least: float = -math.inf, most: float = math.inf
+    ) -> list[float | None]:
+        """`[low, high]`, between the least and the most that the metric can be; `[None, None]` below five clusters."""
         if not 0 < confidence < 1:
             raise ValueError(f"confidence={confidence}, it must lie between 0 and 1, such as 0.95")
         if not self._is_known():
@@ -331,11 +335,11 @@ class Estimate:
         low, high = np.quantile(self._draws(), [tail, 1 - tail]).tolist()
         if z > self._reach():
             low, high = min(low, self.value - z * self.standard_error), max(high, self.value + z * self.standard_error)
-        return [low, high]
+        return [max(low, min(least, self.value)), min(high, max(most, self.value))]
 
     def share_interval(self) -> list[float | None]:
         """The interval of a share; Wilson's over clusters where all items are equal and this one has no width."""
-        low, high = self.interval()
+        low, high = self.interval(least=0.0, most=1.0)
         if low is not None and low == high and 0 <= self.value <= 1:
             return list(wilson_interval(self.value * self.num_clusters, self.num_clusters))
         return [low, high]

@@ -237,6 +237,18 @@ def test_the_p_value_is_the_level_at_which_the_interval_reaches_zero(num_cluster
                     assert (low > 0 or high < 0) == (p_value < level), (shift, skew, level, p_value)
 
 
+@pytest.mark.parametrize(("right", "wrong"), [(4, 1), (5, 1), (1, 5), (11, 1), (7, 0)])
+@pytest.mark.parametrize("num_samples", [100, 10_000])
+def test_the_interval_of_a_share_stays_between_0_and_1(right, wrong, num_samples):
+    values = [1.0] * right + [0.0] * wrong
+    low, high = Bootstrap(values, num_samples=num_samples).estimate().share_interval()
+    assert 0 <= low < right / (right + wrong) <= high <= 1
+    compared = Bootstrap([values, [0.0] * len(values)], num_samples=num_samples).compare()
+    assert -1 <= compared["low"] <= compared["high"] <= 1
+    rewards = Bootstrap([20 * value for value in values], num_samples=num_samples).estimate().interval()
+    assert rewards[1] > 1  # what is no share has no such bounds
+
+
 def test_fewer_than_five_clusters_have_an_estimate_and_no_interval():
     result = bootstrap_interval([1.0, 0.0], clusters=["a", "a"])
     assert (result["estimate"], result["low"], result["high"]) == (0.5, None, None)

@@ -9,9 +9,8 @@ import copy
 import re
 from itertools import groupby
 
-from ...data.comparison import Comparison
+from ...data.comparison import HH_ASSISTANT, Comparison
 
-HH_REPLY = "\n\nAssistant:"
 ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -38,7 +37,7 @@ def as_messages(comparison: Comparison) -> Comparison:
     if comparison.conversational:
         return comparison
     prompt, texts, converted = comparison.prompt, comparison.completions, copy.copy(comparison)
-    if prompt.endswith(HH_REPLY) and (turns := split_turns(prompt.removesuffix(HH_REPLY))):
+    if prompt.endswith(HH_ASSISTANT) and (turns := split_turns(prompt.removesuffix(HH_ASSISTANT))):
         prompt, texts = turns, [text.strip() for text in texts]
     elif not prompt and all(split_turns(text) for text in texts):  # differing prompts: whole transcripts
         converted.prompt, converted.completions = [], [split_turns(text) for text in texts]

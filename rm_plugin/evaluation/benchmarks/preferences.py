@@ -12,10 +12,9 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby, zip_longest
 
-from ...data.comparison import Comparison, to_comparison
+from ...data.comparison import HH_ASSISTANT, Comparison, to_comparison
 from ...messages import check_choice
 from .base import Benchmark, Part, Row, plain_messages, preferred
-from .conversations import HH_REPLY
 
 
 def hh_rlhf(row: Row, origin: str) -> Comparison:
@@ -25,8 +24,8 @@ def hh_rlhf(row: Row, origin: str) -> Comparison:
     """
     sides = {column: row[column] for column in ("chosen", "rejected")}
     for column, text in sides.items():
-        if HH_REPLY not in text:
-            raise ValueError(f"{column!r} has no {HH_REPLY!r}; give HH-RLHF transcripts")
+        if HH_ASSISTANT not in text:
+            raise ValueError(f"{column!r} has no {HH_ASSISTANT!r}; give HH-RLHF transcripts")
     return to_comparison(sides, allow_empty=True)
 
 
