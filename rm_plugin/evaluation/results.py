@@ -248,6 +248,7 @@ def _official(benchmark: Benchmark, present: set[str | None], items: Items, draw
     means, counts = items.means(), items.counts()
     values = {name: float(value) for name, value in benchmark.formula(means).items()}
     score = draw.estimate(SCORE)
+    detectable = math.sqrt(2) * (score.detectable or math.inf)
     return {
         "score": values.pop("score"),
         "interval": score.share_interval(),
@@ -263,8 +264,8 @@ def _official(benchmark: Benchmark, present: set[str | None], items: Items, draw
         "missing": benchmark.missing(present, means),
         "num_items": int(draw.items(SCORE).sum()),
         "num_clusters": score.num_clusters,
-        # between two models on different prompts; None where the items do not say how far they spread
-        "minimum_detectable_difference": score.detectable and math.sqrt(2) * score.detectable,
+        # between two models on different prompts; None where the items do not say how far they spread, or too far
+        "minimum_detectable_difference": detectable if detectable <= 1 else None,
     }
 
 

@@ -181,8 +181,9 @@ class Bootstrap:
 
         Returns:
             `dict`: `difference`, `low`, `high` (95 %; `None` with fewer than five clusters), `p_value`, `method`
-            (`"mcnemar"` or `"paired bootstrap"`), `detectable` (of [`Estimate`]), `a_better` and `b_better` (items on
-            which one model has the higher value), `num_items`, `num_clusters`.
+            (`"mcnemar"` or `"paired bootstrap"`), `detectable` (of [`Estimate`]; `None` where shares cannot differ so
+            much), `a_better` and `b_better` (items on which one model has the higher value), `num_items`,
+            `num_clusters`.
 
         Source: McNemar 1947; Efron & Tibshirani 1993, chapter 13; Hesterberg 2015; Miller 2024 (arXiv 2411.00640).
 
@@ -210,7 +211,7 @@ class Bootstrap:
             num_unequal = len(np.unique(np.flatnonzero(np.abs(gaps) > 1e-12) // len(self.subsets)))
             p_value = min(1.0, max(difference.p_value(), 2.0 ** (1 - num_unequal)))
         most = 1.0 if self.values_Mn.min() >= 0 and self.values_Mn.max() <= 1 else math.inf  # of shares
-        low, high = difference.interval(least=-most, most=most)
+        (low, high), detectable = difference.interval(least=-most, most=most), difference.detectable
         if low is not None and p_value >= ALPHA:  # the exact test and few unequal clusters may know better
             low, high = min(low, 0.0), max(high, 0.0)
         return {
@@ -219,7 +220,7 @@ class Bootstrap:
             "high": high,
             "p_value": p_value,
             "method": method,
-            "detectable": difference.detectable,
+            "detectable": detectable if detectable and detectable <= most else None,
             "a_better": int(np.sum(values_a > values_b)),
             "b_better": int(np.sum(values_b > values_a)),
             "num_items": len(clusters),

@@ -244,7 +244,7 @@ def test_the_interval_of_a_share_stays_between_0_and_1(right, wrong, num_samples
     low, high = Bootstrap(values, num_samples=num_samples).estimate().share_interval()
     assert 0 <= low < right / (right + wrong) <= high <= 1
     compared = Bootstrap([values, [0.0] * len(values)], num_samples=num_samples).compare()
-    assert -1 <= compared["low"] <= compared["high"] <= 1
+    assert -1 <= compared["low"] <= compared["high"] <= 1 and (compared["detectable"] or 0) <= 1
     rewards = Bootstrap([20 * value for value in values], num_samples=num_samples).estimate().interval()
     assert rewards[1] > 1  # what is no share has no such bounds
 
