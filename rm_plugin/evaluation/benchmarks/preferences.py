@@ -22,11 +22,11 @@ def hh_rlhf(row: Row, origin: str) -> Comparison:
     HH-RLHF: two transcripts, split at the last reply. Where the prompts differ there is no prompt, and the completions
     are the whole transcripts. An empty reply is compared like any other.
     """
-    sides = {column: row[column] for column in ("chosen", "rejected")}
-    for column, text in sides.items():
-        if HH_ASSISTANT not in text:
+    columns = ("chosen", "rejected")
+    for column in columns:
+        if row[column].find(HH_ASSISTANT) < 0:
             raise ValueError(f"{column!r} has no {HH_ASSISTANT!r}; give HH-RLHF transcripts")
-    return to_comparison(sides, allow_empty=True)
+    return to_comparison({column: row[column] for column in columns}, allow_empty=True)
 
 
 def ultrafeedback(row: Row, origin: str) -> Comparison | None:
