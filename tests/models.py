@@ -233,3 +233,9 @@ def _trained(special_tokens: tuple[str, ...], added_bos: str | None) -> str:
             special_tokens=[(added_bos, tokenizer.token_to_id(added_bos))],
         )
     return tokenizer.to_str()
+
+
+def checkpoint_activations(model) -> None:
+    """Under the name that transformers 5.23 gave it, or the one that 5.17 has."""
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    assert getattr(model, "is_activation_checkpointing", None) or model.is_gradient_checkpointing

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import trl
-from models import VOCAB_SIZE, tiny_reward_model, tiny_tokenizer
+from models import VOCAB_SIZE, checkpoint_activations, tiny_reward_model, tiny_tokenizer
 from peft import LoraConfig, get_peft_model
 from training_runs import classifier, make_trainer, preference_rows
 
@@ -79,7 +79,7 @@ def test_rewards_and_gradients_of_a_packed_row_equal_the_padded_ones(architectur
     model = tiny_reward_model(architecture).to(DEVICE)
     assert model.batch_form() == "packed"
     if checkpointing:
-        model.activation_checkpointing_enable()
+        checkpoint_activations(model)
     assert_close(rewards(model, collate(GROUPS, "packed")), rewards(model, pad(TEXTS)))
     expected = gradients(copy.deepcopy(model), pad(TEXTS))
     assert_gradients_close(gradients(model, collate(GROUPS, "packed")), expected)

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from models import VOCAB_SIZE, WINDOW, tiny_backbone, tiny_reward_model
+from models import VOCAB_SIZE, WINDOW, checkpoint_activations, tiny_backbone, tiny_reward_model
 from peft import LoraConfig, get_peft_model
 from transformers import AttentionInterface, BitsAndBytesConfig
 
@@ -215,8 +215,7 @@ def test_gradient_of_every_parameter_equals_the_padded_reference(architecture):
     packed, reference = packed_and_reference(architecture)
     expected = gradients(reference, pad(texts(TRAINING_BATCH)))
     assert_gradients_equal(gradients(packed, pack(TRAINING_BATCH)), expected, 1e-5)
-    packed.activation_checkpointing_enable()
-    assert packed.is_activation_checkpointing
+    checkpoint_activations(packed)
     assert_gradients_equal(gradients(packed, pack(TRAINING_BATCH)), expected, 1e-5)
 
 
@@ -251,7 +250,7 @@ def test_gradient_of_every_adapter_equals_the_padded_reference(architecture, use
     expected = gradients(reference, pad(texts(TRAINING_BATCH)))
     assert sum("lora_A" in name for name in expected) >= 4 and any("score" in name for name in expected)
     assert_gradients_equal(gradients(packed, pack(TRAINING_BATCH)), expected, 1e-5)
-    packed.get_base_model().activation_checkpointing_enable()
+    checkpoint_activations(packed.get_base_model())
     assert_gradients_equal(gradients(packed, pack(TRAINING_BATCH)), expected, 1e-5)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from models import VOCAB_SIZE, WINDOW, tiny_config, tiny_reward_model, tiny_tokenizer
+from models import VOCAB_SIZE, WINDOW, checkpoint_activations, tiny_config, tiny_reward_model, tiny_tokenizer
 from peft import LoraConfig, get_peft_model
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
@@ -107,7 +107,7 @@ def test_gradients_equal_those_of_one_padded_batch(architecture, form):
     batch = collate(GROUPS, "packed" if ours.batch_form() == "packed" else "sorted")
     assert form == "packed" or len(batch["calls"]) > 3
     assert_gradients_equal(gradients(ours, batch), expected)
-    ours.activation_checkpointing_enable()
+    checkpoint_activations(ours)
     assert_gradients_equal(gradients(ours, batch), expected)
 
 

@@ -356,7 +356,8 @@ def test_a_checkpoint_without_settings_is_resumed_from_and_said_to_be_unknown(fi
     (tmp_path / "out" / "checkpoint-3" / "training_run.json").unlink()
     trainer = make_trainer(tmp_path / "out", classifier(), preference_rows(), **{**SAVING, "max_steps": 5})
     output = trainer.train(resume_from_checkpoint=True)
-    assert output.training_loss == pytest.approx(sum(history(trainer)[3:]) / 2, abs=1e-4)  # of these steps
+    of_these_steps = sum(history(trainer)[3:])  # whose mean it is, or as of transformers 5.17, divided by all five
+    assert any(output.training_loss == pytest.approx(of_these_steps / steps, abs=1e-4) for steps in (2, 5))
     assert (
         "checkpoint-3 has no training_run.json: whether its settings are those of this run is unknown" in caplog.text
     )
