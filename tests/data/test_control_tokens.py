@@ -10,6 +10,7 @@ import pytest
 import trl
 from models import tiny_tokenizer
 from tokenizers import AddedToken
+from transformers import ByT5Tokenizer
 
 from rm_plugin.data.comparison import Comparison
 from rm_plugin.data.control_tokens import ControlTokens, spelled_ids
@@ -227,3 +228,9 @@ def test_the_tokenizer_is_left_as_it_was_and_its_control_tokens_follow_it():
 def test_an_unknown_setting_lists_the_known_ones():
     with pytest.raises(ValueError, match="control_tokens='text' is not known.*use one of 'as_text', 'parse'"):
         encode(conversation("a"), tiny_tokenizer("chatml"), control_tokens="text")
+
+
+def test_a_tokenizer_in_python_spells_its_control_tokens_too():
+    tokenizer = ByT5Tokenizer()  # its ids are bytes + 3
+    assert not tokenizer.is_fast and tokenizer.convert_tokens_to_ids("</s>") == 1
+    assert spelled_ids("</s>", tokenizer) == [byte + 3 for byte in b"</s>"]

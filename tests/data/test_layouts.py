@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 
 from rm_plugin.data.comparison import BadRow, Comparison, to_comparison
-from rm_plugin.data.layouts import BadLayout, read_columns, select_columns, usual_row
+from rm_plugin.data.layouts import BadLayout, read_columns, select_columns, usual_row, usual_rows
 from rm_plugin.data.sources import load_rows
 from rm_plugin.evaluation.benchmarks import load_benchmark
 
@@ -484,3 +484,38 @@ def test_an_empty_reply_is_a_choice_that_is_the_same_for_every_set(name, row):
     assert len(load_benchmark(name, rows).comparisons) == 2
     with pytest.raises(ValueError, match=f"^{name}: row 1: a reply is empty; write it, or compare it as it is"):
         load_benchmark(name, rows, on_empty="error", on_bad_row="skip")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"prompt": ["a", "b"], "chosen": ["c"]}], "row 0: its columns have 2, 1 values; give one length"),
+        (
+            [{"prompt": {"text": "a", "replies": [{"rank": 0}]}}],
+            'row 0: a message of its tree is {"rank": 0} (dict); it has a `text`, and maybe',
+        ),
+        (
+            [{"prompt": {"text": "a", "replies": [3]}}],
+            "row 0: a message of its tree is 3 (int); it has a `text`, and maybe",
+        ),
+        ([{"prompt": "a", "reject": "b", "rejected": "c"}], "`reject` and `rejected` are both there; name one with"),
+        (
+            [{"prompt": "a", "chosen": [{"role": "assistant", "tool_calls": 3}], "rejected": [{}]}],
+            "has the tool_calls 3 (int); give a list of calls with a `function` each",
+        ),
+        (
+            [{"prompt": "a", "chosen": "b", "rejected": "c", "chat_template_kwargs": {"now": len}}],
+            "is not JSON serializable); give what JSON can hold",
+        ),
+    ],
+)
+def test_what_a_layout_lacks_is_named_in_one_line(rows, said):
+    with pytest.raises(ValueError) as refused:
+        [to_comparison(usual_row(row)) for row in usual_rows(rows, "rows.json")]
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("split", [3, ["train"]])
+def test_a_split_is_named_by_a_word(split):
+    with pytest.raises(ValueError, match="is no name of a split; write 'train' or"):
+        load_rows(Dataset.from_list([{"chosen": "a", "rejected": "b"}]), split)

@@ -17,6 +17,7 @@ from rm_plugin.metrics.preference import (
     pairwise_correctness,
 )
 from rm_plugin.metrics.ranking import spearman, spearman_terms
+from rm_plugin.metrics.statistics import wilson_interval
 
 # --- accuracy and margins
 
@@ -281,3 +282,15 @@ def test_importing_the_metrics_imports_neither_torch_nor_evaluate():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_accuracy_by_length_is_that_of_bins_cut_at_the_quantiles():
+    margins, lengths = [1.0, -1.0, 0.0, 2.0, 3.0, -2.0], [-3, -2, -1, 1, 2, 3]
+    first, second = metrics.accuracy_by_length_difference(margins, lengths, num_bins=2)
+    assert (first["low"], first["high"], first["mean"], first["num_pairs"]) == (-3.0, -1.0, -2.0, 3)
+    assert first["accuracy"] == 0.5 and second["accuracy"] == pytest.approx(2 / 3)  # a tie counts ½
+    assert second["interval"] == pytest.approx(wilson_interval(2, 3))
+    (whole,) = metrics.accuracy_by_length_difference(margins, [5] * 6)
+    assert (whole["num_pairs"], whole["accuracy"]) == (6, pytest.approx(3.5 / 6))
+    with pytest.raises(ValueError, match="6 margins and 2 length differences, each pair has one of both"):
+        metrics.accuracy_by_length_difference(margins, [1, 2])

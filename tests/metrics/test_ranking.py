@@ -107,3 +107,11 @@ def test_best_of_n_refuses_what_it_cannot_do():
         best_of_n_curve([], [])
     with pytest.raises(ValueError, match="proxy_scores: 1 of 2 values are not finite"):
         best_of_n_curve([[1.0, float("nan")]], [[1.0, 2.0]])
+
+
+def test_a_tau_needs_a_rank_per_score_and_a_bound_one_sample():
+    with pytest.raises(ValueError, match="2 scores and 3 ranks, each completion has one of both"):
+        kendall_tau_b([1.0, 2.0], [0, 1, 2])
+    assert best_of_n_kl_bound(1) == 0.0
+    with pytest.raises(ValueError, match="n=0, it must be at least 1"):
+        best_of_n_kl_bound(0)

@@ -602,3 +602,12 @@ def test_no_two_models_differ_on_judgebench(judgebench):
     tiers = significance_tiers(draw, list(judgebench))
     assert [row["tier"] for row in tiers["models"]] == [1, 1, 1]
     assert tiers["models"][0]["model"] == "internlm/internlm2-20b-reward"
+
+
+def test_a_share_without_a_spread_has_wilsons_interval_over_its_clusters():
+    whole = Bootstrap([1.0] * 20, clusters=[i // 2 for i in range(20)]).estimate()
+    assert whole.interval() == [1.0, 1.0]
+    assert whole.share_interval() == pytest.approx(wilson_interval(10, 10))  # of ten clusters, not of twenty items
+    assert Bootstrap([3.0] * 20).estimate().share_interval() == [3.0, 3.0]  # which is no share
+    mixed = Bootstrap([1.0, 0.0] * 10).estimate()
+    assert mixed.share_interval() == mixed.interval()

@@ -1229,3 +1229,9 @@ def test_a_token_budget_that_is_met_exactly_is_used():
     ]
     assert [max(size) for size in sizes] == [4, 3, 2, 1, 1]
     assert all(sum(size) == 4 for size in sizes)
+
+
+def test_a_quantisation_that_is_given_twice_is_refused(base_folder, tmp_path):
+    twice = {"quantization_config": nf4_config(torch.float32)}
+    with pytest.raises(ValueError, match="quantization_config is set twice, .* set one of them"):
+        make_trainer(tmp_path, base_folder, preference_rows(4), model_init_kwargs=dict(twice), **twice)
