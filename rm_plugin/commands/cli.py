@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.layouts import COLUMNS_HELP
 from ..files import write_atomically, write_jsonl
 from ..messages import check_choice, explained, nearest, one_line
 from ..processes import leave
@@ -180,8 +181,7 @@ def _score_options(add) -> None:
 
 
 def _columns_option(add) -> None:
-    example = "chosen=text_chosen prompt=instruction+input label=winner:1/2/0"
-    add("--columns", nargs="+", metavar="OURS=THEIRS", help=f"columns of other names, such as {example}")
+    add("--columns", nargs="+", metavar="OURS=THEIRS", help=COLUMNS_HELP)
 
 
 def _score(args: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from trl import (
     get_quantization_config,
 )
 
+from ..data.layouts import COLUMNS_HELP
 from ..data.sources import load_rows
 from ..messages import explained, located, nearest, one_line
 from ..model.checkpoint import find_model
@@ -41,12 +42,7 @@ logger = logging.getLogger(__name__)
 class DataArguments(ScriptArguments):
     """[`trl.ScriptArguments`], and which of the data's columns hold what."""
 
-    columns: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Columns of other names than usual: chosen=text_chosen prompt=instruction+input label=winner:1/2/0"
-        },
-    )
+    columns: list[str] | None = field(default=None, metadata={"help": COLUMNS_HELP})
 
 
 COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")

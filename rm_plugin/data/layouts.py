@@ -30,6 +30,8 @@ COLUMNS = ("prompt", *(name for names in COMPARED for name in names), "label", "
 COLUMNS = (*COLUMNS, "tools", "chat_template_kwargs", "id", "subset", "answer", "gold")
 COMPARED_COLUMNS = ("chosen", "rejected", *LIST_COLUMNS, "completion")
 
+COLUMNS_HELP = "columns of other names, such as chosen=text_chosen prompt=instruction+input label=winner:1/2/0"
+
 # Two responses and which of them is better, by the names and values that others give them.
 RESPONSE = re.compile("(response|output|answer|completion|conversation|candidate)([0-9]+|[a-e])")
 LABELS = ("label", "winner", "preference", "preferred", "choice")
