@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> None:
 
         model = as_reward(lengths, "lengths") if args.one_run == "memory" else str(folder / "rm")
         score_dataset(folder / "rows.jsonl", model, folder / f"{args.one_run}.parquet")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    # Not ru_maxrss, which a process takes over from the one that started it.
+    peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1024
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps({"seconds": round(time.perf_counter() - start, 1), "peak_mb": peak}))
 

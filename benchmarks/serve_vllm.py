@@ -6,8 +6,9 @@
 Exports two models with random heads (a tiny one, and the one given), with a tokenizer whose chat template writes a BOS
 that the tokenizer adds too, as Llama 3's does. vLLM serves each in float32; 20 conversations are scored by
 `RewardScorer` in this process and by every route, and what `fault_of_scores` says of each route is printed beside the
-largest difference. Exit code 1 where a right route is off by more than 1e-4 × max(1, standard deviation of the
-scores), or a wrong one is not recognised.
+largest difference. A third model, tiny and trained with LoRA, is scored in plain transformers too, and served merged
+and as an adapter beside its base. Exit code 1 where a right route is off by more than 1e-4 × max(1, standard deviation
+of the scores), or a wrong one is not recognised under its own name.
 """
 
 from __future__ import annotations
@@ -26,30 +27,46 @@ import numpy as np
 from common import ROOT, conditions, parser, quiet, report
 
 CLOSE = 1e-4
-ROUTES = [  # name, path, what is asked for one text, whether it gives the score
-    ("ids, use_activation false", "/classify", lambda t: {"input": [t.ids], "use_activation": False}, True),
-    ("messages, use_activation false", "/classify", lambda t: {"messages": t.messages, "use_activation": False}, True),
+ROUTES = [  # name, path, what is asked for one text, what is said of it: nothing where it gives the score
+    ("ids, use_activation false", "/classify", lambda t: {"input": [t.ids], "use_activation": False}, None),
+    ("messages, use_activation false", "/classify", lambda t: {"messages": t.messages, "use_activation": False}, None),
     (
         'ids, task "classify", use_activation false',
         "/pooling",
         lambda t: {"input": t.ids, "task": "classify", "use_activation": False},
-        True,
+        None,
     ),
     (
         "rendered text, add_special_tokens false",
         "/classify",
         lambda t: {"input": [t.text], "add_special_tokens": False, "use_activation": False},
-        True,
+        None,
     ),
-    ("rendered text", "/classify", lambda t: {"input": [t.text], "use_activation": False}, False),
-    ('ids, `"problem_type": "regression"` in config.json', "/classify", lambda t: {"input": [t.ids]}, True),
-    ("two texts", "/score", lambda t: {"text_1": t.prompt, "text_2": t.answer}, False),
-    ("two texts", "/v1/score", lambda t: {"text_1": t.prompt, "text_2": t.answer}, False),
-    ("query and document", "/rerank", lambda t: {"query": t.prompt, "documents": [t.answer]}, False),
-    ("ids", "/v1/rewards", lambda t: {"input": [t.ids]}, False),
-    ("ids", "/reward", lambda t: {"input": [t.ids]}, False),
+    ("rendered text", "/classify", lambda t: {"input": [t.text], "use_activation": False}, "BOS twice"),
+    ('ids, `"problem_type": "regression"` in config.json', "/classify", lambda t: {"input": [t.ids]}, None),
+    ("two texts", "/score", lambda t: {"text_1": t.prompt, "text_2": t.answer}, "no chat template"),
+    ("two texts", "/v1/score", lambda t: {"text_1": t.prompt, "text_2": t.answer}, "no chat template"),
+    ("query and document", "/rerank", lambda t: {"query": t.prompt, "documents": [t.answer]}, "no chat template"),
+    ("ids", "/v1/rewards", lambda t: {"input": [t.ids]}, "HTTP 404"),
+    ("ids", "/reward", lambda t: {"input": [t.ids]}, "HTTP 404"),
+    ("ids, more than --max-model-len", "/classify", lambda t: {"input": [[5] * 2049]}, "HTTP 400"),
+    ("normalize", "/classify", lambda t: {"input": [t.ids], "normalize": False}, "HTTP 400"),
 ]
-ON_BARE_CONFIG = [("ids, no problem_type in config.json", "/classify", lambda t: {"input": [t.ids]}, False)]
+ON_BARE_CONFIG = [("ids, no problem_type in config.json", "/classify", lambda t: {"input": [t.ids]}, "activation")]
+OF_ADAPTER = [
+    (
+        "ids, the adapter's name",
+        "/classify",
+        lambda t: {"input": [t.ids], "use_activation": False, "model": "adapter"},
+        None,
+    ),
+    (
+        "ids, its base's name",
+        "/classify",
+        lambda t: {"input": [t.ids], "use_activation": False},
+        "an adapter that is not loaded",
+    ),
+]
 QUESTIONS = ["Name a colour.", "What is 7 times 6?", "Who wrote Faust?", "Say hello in French."]
 ANSWERS = ["Blue.", "42", "Goethe, and Marlowe before him, and Mann after him."]
 
@@ -96,26 +113,70 @@ def exported(model, folder: Path, tokenizer_of: str):
     return RewardScorer(folder)
 
 
+def tiny_config(vocab_size: int):
+    from transformers import LlamaConfig
+
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return LlamaConfig(vocab_size=vocab_size, num_key_value_heads=2, max_position_embeddings=2048, **sizes)
+
+
 def tiny_model(vocab_size: int):
     import torch
-    from transformers import AutoModel, LlamaConfig
+    from transformers import AutoModel
 
     torch.manual_seed(1)
-    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=vocab_size, num_key_value_heads=2, max_position_embeddings=2048, **sizes)
-    return AutoModel.from_config(config)
+    return AutoModel.from_config(tiny_config(vocab_size))
+
+
+def trained_adapter(folder: Path, tokenizer_of: str) -> tuple[Path, Path]:
+    """A tiny language model, and an adapter that trained a reward model from it on a few pairs."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer
+    from rm_plugin.training.peft_configs import lora_config
+
+    base, adapter = folder / "base", folder / "adapter"
+    tokenizer = with_second_bos(AutoTokenizer.from_pretrained(tokenizer_of))
+    torch.manual_seed(1)
+    LlamaForCausalLM(tiny_config(len(tokenizer) + 8)).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"Say {n}."}],
+            "chosen": [{"role": "assistant", "content": f"{n}, gladly."}],
+            "rejected": [{"role": "assistant", "content": "No."}],
+        }
+        for n in range(64)
+    ]
+    args = PairwiseRewardConfig(
+        output_dir=str(adapter),
+        max_steps=20,
+        learning_rate=5e-3,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    data = Dataset.from_list(rows)
+    trainer = PairwiseRewardTrainer(str(base), args=args, train_dataset=data, peft_config=lora_config(r=8))
+    trainer.train()
+    trainer.save_model()
+    return base, adapter
 
 
 class Server:
     """`vllm serve` of a folder, while the block runs."""
 
-    def __init__(self, vllm: str, folder: Path):
+    def __init__(self, vllm: str, folder: Path, *more: str):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
         words = [vllm, "serve", str(folder), "--runner", "pooling", "--dtype", "float32", "--enforce-eager"]
         words += ["--max-model-len", "2048", "--host", "127.0.0.1", "--port", self.url.rpartition(":")[2]]
-        words += ["--served-model-name", "reward-model", "--max-num-seqs", "16"]
+        words += ["--served-model-name", "reward-model", "--max-num-seqs", "16", *more]
         self.words, self.log = words, folder.with_suffix(".log")
 
     def __enter__(self) -> str:
@@ -152,59 +213,76 @@ def asked(url: str, path: str, payload: dict) -> float | int:
     raise SystemExit(f"{path} answers {body}")
 
 
-def measure(url: str, routes: list, texts: list[Text], scorer) -> list[dict]:
+def measure(url: str, routes: list, texts: list[Text], scorer, folder: Path) -> list[dict]:
     """A row per route: largest difference to the scorer, and what the handshake says of it."""
-    from rm_plugin.data.reference import TURNS
+    from rm_plugin.data.reference import TURNS, read_reference
     from rm_plugin.scoring.remote import fault_of_scores
 
-    expected = scorer.score([text.messages[:-1] for text in texts], [text.messages[-1:] for text in texts])
-    bos = scorer.processing_class.bos_token_id
-    reference = [
-        {"input_ids": text.ids, "score": float(score), "bos_twice": score_of_ids(scorer, [bos, *text.ids])}
-        for text, score in zip(texts[: len(TURNS)], expected, strict=False)
-    ]
-    rows = []
-    for name, path, payload, is_right in routes:
-        served = [asked(url, path, payload(text)) for text in texts]
-        row = {"route": f"POST {path}", "asked": name, "is_right": is_right}
+    reference, rows = read_reference(folder)["texts"], []
+    is_adapter = Path(folder, "adapter_config.json").is_file()
+    for name, path, payload, wanted in routes:
+        served, said = [asked(url, path, payload(text)) for text in texts], None
         if isinstance(served[0], int):
-            row |= {"difference": None, "said": f"HTTP {served[0]}"}
-        else:
-            fault = fault_of_scores(reference, np.array(served[: len(TURNS)]), "float32")
-            difference = float(np.abs(np.array(served) - expected).max())
-            row |= {"difference": difference, "said": None if fault is None else fault[0]}
-        close = row["difference"] is not None and row["difference"] <= CLOSE * max(1, float(np.std(expected)))
-        row["as_expected"] = (row["said"] is None and close) if is_right else bool(row["said"])
+            said = f"HTTP {served[0]}"
+        elif fault := fault_of_scores(reference, np.array(served[: len(TURNS)]), "float32", is_adapter):
+            said = fault[0]
+        row = compared(f"POST {path}", name, None if isinstance(served[0], int) else served, texts, scorer)
+        is_close = row["as_expected"]
+        row |= {"said": said, "as_expected": said is None and is_close}
+        if wanted is not None:
+            row["as_expected"] = said is not None and said.startswith(wanted)
         print(json.dumps(row, ensure_ascii=False), file=sys.stderr)
         rows.append(row)
     return rows
 
 
-def score_of_ids(scorer, ids: list[int]) -> float:
-    import torch
+def compared(route: str, asked_for: str, given: list[float] | None, texts: list[Text], scorer) -> dict:
+    """A row: the largest difference of scores to the scorer's, and whether it is small."""
+    expected = scorer.score([text.messages[:-1] for text in texts], [text.messages[-1:] for text in texts])
+    difference = None if given is None else float(np.abs(np.array(given) - expected).max())
+    spread = float(np.std(expected))
+    close = difference is not None and difference <= CLOSE * max(1, spread)
+    return {"route": route, "asked": asked_for, "difference": difference, "std": spread, "as_expected": close}
 
-    with torch.no_grad():
-        return scorer.model(input_ids=torch.tensor([ids])).logits.item()
 
-
-def through_the_client(url: str, folder: Path, texts: list[Text], scorer) -> list[dict]:
-    """What `RemoteRewardScorer` gives, and how a text over the server's limit is refused."""
+def through_the_client(url: str, folder: Path, texts: list[Text], scorer, **options) -> dict:
+    """What `RemoteRewardScorer` gives, which compares the reference scores when it is made."""
     from rm_plugin import RemoteRewardScorer
 
-    client = RemoteRewardScorer(url, folder)
-    prompts, answers = [text.messages[:-1] for text in texts], [text.messages[-1:] for text in texts]
-    expected = scorer.score(prompts, answers)
-    difference = float(np.abs(client.score(prompts, answers) - expected).max())
-    faults = client.faults()
-    too_long = asked(url, "/classify", {"input": [[5] * 2049], "use_activation": False})
-    normalize = asked(url, "/classify", {"input": [[5] * 9], "normalize": False})
-    close = difference <= CLOSE * max(1, float(np.std(expected)))
-    fine = {"is_right": True, "as_expected": close and not faults, "std": float(np.std(expected))}
-    return [
-        {"route": "RemoteRewardScorer", "asked": "20 texts", "difference": difference, "said": None, **fine},
-        {"route": "POST /classify", "asked": "2,049 ids of 2,048", "said": f"HTTP {too_long}", "as_expected": True},
-        {"route": "POST /classify", "asked": "normalize", "said": f"HTTP {normalize}", "as_expected": True},
-    ]
+    client = RemoteRewardScorer(url, folder, **options)
+    given = client.score([text.messages[:-1] for text in texts], [text.messages[-1:] for text in texts])
+    row = compared("RemoteRewardScorer", str(options or "20 texts"), given, texts, scorer)
+    row["as_expected"] &= not client.faults()
+    print(json.dumps(row, ensure_ascii=False), file=sys.stderr)
+    return row
+
+
+def in_plain_transformers(folder: Path, texts: list[Text], scorer) -> dict:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        given = [model(input_ids=torch.tensor([text.ids])).logits.item() for text in texts]
+    return compared("plain transformers", "ids", given, texts, scorer)
+
+
+def rows_of_trained(folder: Path, tokenizer_of: str, vllm: str, turns: list) -> list[dict]:
+    """One trained model: in plain transformers, served merged, and served as an adapter beside its base."""
+    from rm_plugin import RewardModel, RewardScorer
+
+    base, adapter = trained_adapter(folder, tokenizer_of)
+    scorer, merged = RewardScorer(adapter), folder / "merged"
+    RewardModel.from_pretrained(adapter).export(merged, scorer.processing_class)
+    texts = [Text(one, scorer.processing_class) for one in turns]
+    rows = [in_plain_transformers(merged, texts, scorer)]
+    with Server(vllm, merged) as url:
+        rows.append(through_the_client(url, merged, texts, scorer))
+    words = ["--convert", "classify", "--hf-overrides", '{"num_labels": 1}', "--enable-lora", "--max-lora-rank", "8"]
+    with Server(vllm, base, *words, "--lora-modules", f"adapter={adapter}") as url:
+        rows += measure(url, OF_ADAPTER, texts, scorer, adapter)
+        rows.append(through_the_client(url, adapter, texts, scorer, model="adapter"))
+    return rows
 
 
 def main() -> int:
@@ -224,14 +302,17 @@ def main() -> int:
             scorer = exported(model, out, args.model)
             turns = [*TURNS, *[[question, answer] for question in QUESTIONS for answer in ANSWERS]]
             texts = [Text(one, scorer.processing_class) for one in turns]
+            rows = [in_plain_transformers(out, texts, scorer)]
             with Server(args.vllm, out) as url:
-                rows = measure(url, ROUTES, texts, scorer) + through_the_client(url, out, texts, scorer)
+                rows += measure(url, ROUTES, texts, scorer, out)
+                rows.append(through_the_client(url, out, texts, scorer))
             config = json.loads((out / "config.json").read_text())
             del config["problem_type"]
             (out / "config.json").write_text(json.dumps(config))
             with Server(args.vllm, out) as url:
-                rows += measure(url, ON_BARE_CONFIG, texts, scorer)
+                rows += measure(url, ON_BARE_CONFIG, texts, scorer, out)
             results[name] = rows
+        results["trained"] = rows_of_trained(Path(folder), args.model, args.vllm, turns)
     version = subprocess.run([args.vllm, "--version"], capture_output=True, text=True).stdout.split()[-1]
     report({**conditions(args), "vllm": version, "rows": results}, args.save)
     return 0 if all(row["as_expected"] for rows in results.values() for row in rows) else 1

@@ -42,6 +42,11 @@ def check_at_least(least: int, **numbers: int | None) -> None:
             raise ValueError(f"{name}={number}, it must be at least {least}")
 
 
+def int_or_auto(word: str) -> int | str:
+    """A whole number, or the word `auto`: how an option is read from a command line or a variable."""
+    return word if word == "auto" else int(word)
+
+
 @contextmanager
 def located(where: str, kind: type[ValueError] = ValueError) -> Iterator[None]:
     """Errors of a block that reads input become one of `kind` that begins with `where`, such as file and line."""

@@ -14,8 +14,10 @@ import models
 import numpy as np
 import pytest
 import torch
+from stub_server import Stub, model_scores, serving
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from rm_plugin import RemoteRewardScorer
 from rm_plugin.data.comparison import Comparison
 from rm_plugin.data.encoding import ensure_pad_token
 from rm_plugin.data.templates import trim_template_tail
@@ -236,6 +238,17 @@ def test_an_exported_checkpoint_in_plain_transformers_gives_the_same_score(batch
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "exported")
     scores = padded_forward(texts, batch_size, model, tokenizer)
     np.testing.assert_allclose(scores, texts.expected, rtol=0, atol=texts.tolerance)
+
+
+@pytest.mark.parametrize("api", ["vllm", "sglang"])
+def test_a_served_model_gives_the_same_score_on_every_path(api, texts, tmp_path, monkeypatch):
+    texts.model.export(tmp_path / "exported", texts.tokenizer)
+    stub = Stub(model_scores(texts.model), api=api, tokenizer=texts.tokenizer)
+    paths = [reward_scorer, decoded_with_special_tokens, grpo_call, harness, best_of_n_candidates]
+    with serving(stub) as url:
+        monkeypatch.setattr(texts, "scorer", RemoteRewardScorer(url, tmp_path / "exported"))
+        for path in [*paths, ppo_module] if HAS_PPO else paths:
+            np.testing.assert_allclose(path(texts, 16), texts.expected, rtol=0, atol=texts.tolerance)
 
 
 def test_the_harness_records_the_same_scores(texts):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.layouts import COLUMNS_HELP
 from ..files import write_atomically, write_jsonl
-from ..messages import check_choice, explained, nearest, one_line
+from ..messages import check_choice, explained, int_or_auto, nearest, one_line
 from ..processes import leave
 
 if TYPE_CHECKING:
@@ -537,7 +537,8 @@ def _scorer_options(add, truncation_mode: str = "error") -> None:
     tokenizer = "folder of the tokenizer: needed where MODEL is the URL of a server, else the model's own"
     add("--tokenizer", metavar="DIR", dest="processing_class", help=tokenizer)
     add("--max-length", type=int, help="most tokens of a text; the model's context if absent")
-    add("--max-num-batched-tokens", type=int, help="token budget of one call of the model (default 16384)")
+    tokens = "token budget of one call of the model (default 16384), or auto: what fits the free memory of the GPU"
+    add("--max-num-batched-tokens", type=int_or_auto, metavar="N", help=tokens)
     over = f"for texts over max-length: error, drop (score null) or keep_end (default {truncation_mode})"
     add("--truncation-mode", help=over)
 

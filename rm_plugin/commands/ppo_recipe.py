@@ -27,7 +27,8 @@ from ..loops.ppo import as_ppo_reward_model, require_ppo
 from ..messages import explained, located
 from ..model.checkpoint import find_model
 from ..model.modeling import RewardModel
-from ..scoring.scorer import RewardScorer
+from ..scoring.remote import is_url
+from ..scoring.rewards import load_scorer
 from .quickstart import build_model, build_tokenizer
 from .quickstart_data import preference_data
 from .recipe import DataArguments, load_options, load_split, parse_fields
@@ -43,6 +44,9 @@ class PPORewardArguments:
         default=False, metadata={"help": "Normalise rewards by the mean and deviation in the reward model's config."}
     )
     reward_clip: float | None = field(default=None, metadata={"help": "Cut rewards to [-reward_clip, reward_clip]."})
+    reward_tokenizer: str | None = field(
+        default=None, metadata={"help": "Where reward_model_path is the URL of a server, the folder of the model."}
+    )
 
 
 def parse_ppo_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> tuple[Any, ...]:
@@ -80,7 +84,7 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
     """
     from trl.experimental.ppo import PPOTrainer
 
-    wants_eval = _check_fields(script_args, training_args)
+    wants_eval = _check_fields(script_args, training_args, reward_args)
     set_seed(training_args.seed)
     policy, tokenizer = _load_policy(training_args, model_args)
     rows = prompt_rows(script_args, tokenizer, script_args.dataset_train_split)
@@ -92,12 +96,10 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
             f"{len(rows)} prompts do not fill one batch of {batch_size}; give more prompts or lower "
             "per_device_train_batch_size"
         )
-    scorer = RewardScorer(
-        training_args.reward_model_path,
-        truncation_mode="keep_end",
-        normalize=reward_args.reward_normalize,
-        dtype=model_args.dtype if model_args.dtype is not None else "auto",
-    )
+    options = {"processing_class": reward_args.reward_tokenizer, "normalize": reward_args.reward_normalize}
+    if not is_url(training_args.reward_model_path):
+        options["dtype"] = model_args.dtype if model_args.dtype is not None else "auto"
+    scorer = load_scorer(training_args.reward_model_path, truncation_mode="keep_end", **options)
     value_model = _value_model(policy, tokenizer, training_args, model_args)
     trainer = PPOTrainer(
         training_args,
@@ -126,14 +128,18 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
     return trainer
 
 
-def _check_fields(script_args, training_args) -> bool:
+def _check_fields(script_args, training_args, reward_args) -> bool:
     """Refuse fields that TRL ignores or that have no effect; whether the run evaluates."""
     for name in ("output_dir", "reward_model_path"):
         path = getattr(training_args, name)
         if not path or path == "EleutherAI/pythia-160m":  # TRL's defaults, neither of which is a reward model
             raise ValueError(f"{name} is unset; name it in the recipe")
+    is_served = is_url(training_args.reward_model_path)
+    if is_served != (reward_args.reward_tokenizer is not None):
+        fix = "name the folder of the model that is served" if is_served else "leave it out, the model has its own"
+        raise ValueError(f"reward_tokenizer={reward_args.reward_tokenizer} is for the URL of a server; {fix}")
     with located("reward_model_path"):
-        find_model(training_args.reward_model_path, {})
+        is_served or find_model(training_args.reward_model_path, {})
     if training_args.resume_from_checkpoint:
         raise ValueError("resume_from_checkpoint is set, and TRL's PPOTrainer cannot resume; leave it out")
     wants_eval = training_args.eval_strategy != "no"

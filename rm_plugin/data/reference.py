@@ -4,7 +4,8 @@
     read_reference("my-reward-model")["texts"][0]             # {"input_ids": […], "score": 1.23, "bos_twice": 0.4}
 
 The texts are in this file and never from data. Ids and scores are what a server has to give, so they tell its faults
-apart: other ids are another template or a second BOS, other scores of the same ids an activation, a head, an adapter.
+apart: other ids are another template, other scores of the same ids an activation, a head, an adapter. The scores of
+ids that a server may make by itself, with a second BOS or of prompt and answer as a pair, are kept too.
 Importing it loads no torch.
 """
 
@@ -57,8 +58,9 @@ def write_reference(folder: str | os.PathLike, dtype: str, texts: list[dict[str,
     Args:
         folder (`str` or `os.PathLike`): the folder of its weights.
         dtype (`str`): of the weights, which says how close a server's scores can be.
-        texts (`list[dict]`): for each text `input_ids` (`list[int]`), `score` (`float`; missing where they are longer
-            than the model can read) and, where there is a BOS, `bos_twice`, with a second one.
+        texts (`list[dict]`): for each text `input_ids` (`list[int]`) and the scores (`float`; missing where the ids
+            are longer than the model can read) `score`, `as_pair` (of prompt and answer without the chat template, as
+            `/score` joins them) and, where there is a BOS, `bos_twice`, with a second one.
     """
     reference = {"schema_version": SCHEMA_VERSION, "dtype": dtype, "texts": texts}
     write_atomically(Path(folder, FILE), json.dumps(reference) + "\n")

@@ -31,7 +31,7 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.utils import can_return_tuple
 
 from ..data.encoding import ensure_pad_token
-from ..data.reference import reference_ids, write_reference
+from ..data.reference import TURNS, reference_ids, write_reference
 from ..messages import check_choice
 from . import adapters, checkpoint
 from .attention import IMPLEMENTATION, SharedPrefixLayout
@@ -601,8 +601,9 @@ class RewardModel(PreTrainedModel):
 
         texts = [{"input_ids": ids} for ids in reference_ids(processing_class, config.trailing_pad_id)]
         with eval_mode(self), torch.autocast(self.device.type, enabled=False):
-            for text in texts:
-                read = {"score": text["input_ids"]}
+            for text, turns in zip(texts, TURNS, strict=True):
+                pair = processing_class("\n".join(turns[:-1]), turns[-1])["input_ids"]
+                read = {"score": text["input_ids"], "as_pair": pair}
                 if text["input_ids"][0] == processing_class.bos_token_id:
                     read["bos_twice"] = [processing_class.bos_token_id, *text["input_ids"]]
                 longest = config.max_position_embeddings or math.inf

@@ -156,8 +156,9 @@ class Scorer(Reward):
 
     def __post_init__(self):
         for option in ("max_length", "max_num_batched_tokens"):
-            if getattr(self, option) is not None and getattr(self, option) < 1:
-                raise ValueError(f"{option}={getattr(self, option)} leaves no token; give at least 1")
+            value = getattr(self, option)
+            if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+                raise ValueError(f"{option}={value!r} leaves no token; give a whole number of at least 1")
         check_choice("truncation_mode", self.truncation_mode, TRUNCATION_MODES)
         check_choice("reasoning", self.reasoning or "keep", REASONING_MODES)
         check_choice("control_tokens", self.control_tokens, CONTROL_TOKENS)

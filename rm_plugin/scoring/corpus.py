@@ -28,10 +28,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from ..data.conversations import check_text
 from ..data.layouts import read_columns
 from ..data.sources import load_rows, to_table
 from ..files import Journal, atomic_writer, differences, json_line, parse_json, write_atomically
-from ..messages import check_at_least, check_choice, one_line
+from ..messages import check_at_least, check_choice, explained, one_line
 from ..processes import Processes, open_journal, shares
 from .base import Reward
 from .rows import ADDED, BAD_ROW, REASON, added_columns, annotate, load_reward, prompt_of, refuse_taken, to_texts
@@ -126,7 +127,8 @@ def score_dataset(
     rows = _open(dataset, split, config)
     where = str(dataset) if isinstance(dataset, (str, Path)) else f"the {type(dataset).__name__}"
     columns = read_columns(columns)
-    survey = world.on_first(lambda: _survey(rows, rows_per_chunk, columns, where))
+    as_table = target is None or target.is_parquet
+    survey = world.on_first(lambda: _survey(rows, rows_per_chunk, columns, where, as_table))
     settings = {"data": survey.digest, "columns": columns, "rows_per_chunk": rows_per_chunk}
     if model is None:
         counts = world.on_first(lambda: _join(target, rows, survey, settings))
@@ -213,19 +215,23 @@ def _open(dataset: Any, split: str | None, config: str | None) -> Dataset | Iter
     return rows.with_format(None)
 
 
-def _survey(rows: Iterable[dict], rows_per_chunk: int, columns: dict[str, str], where: str) -> Survey:
+def _survey(
+    rows: Iterable[dict], rows_per_chunk: int, columns: dict[str, str], where: str, as_table: bool = False
+) -> Survey:
     """Chunks end between two prompts; one prompt's rows are cut at four times the size."""
     chunks: list[Chunk] = []
     digest, prompt = hashlib.sha256(), None
-    for index, row in enumerate(rows):
+    for index, row in enumerate(_readable(rows, where)):
         if index < 100:  # what is wrong with all rows is told before the work
             comparison = None
             with suppress(*BAD_ROW):
                 comparison = to_texts(row, columns)
             if comparison is not None:
                 refuse_taken(row, added_columns(comparison, []), where)
-        text = json.dumps(row, default=lambda value: type(value).__name__)
-        digest.update(text.encode() + b"\n")
+        text = json.dumps(row, default=lambda value: type(value).__name__, ensure_ascii=False)
+        if as_table:
+            check_text(text, f"{where} row {index}")
+        digest.update(text.encode(errors="backslashreplace") + b"\n")
         before, prompt = prompt, prompt_of(row, columns)
         length = index - chunks[-1].start if chunks else 0
         apart = prompt is None or prompt != before or length >= 4 * rows_per_chunk
@@ -235,6 +241,17 @@ def _survey(rows: Iterable[dict], rows_per_chunk: int, columns: dict[str, str], 
     if not chunks:
         raise ValueError(f"{where} has 0 rows; give at least one")
     return Survey(where, columns, chunks, digest.hexdigest()[:16])
+
+
+def _readable(rows: Iterable[dict], where: str) -> Iterator[dict]:
+    """The rows; errors of the library that reads them name their source."""
+    iterator, end = iter(rows), object()
+    while True:
+        with explained(f"{where} cannot be read"):
+            row = next(iterator, end)
+        if row is end:
+            return
+        yield row
 
 
 def _shares(survey: Survey, num_shards: int, num_processes: int) -> list[list[Chunk]]:
@@ -310,9 +327,10 @@ def _features(rows: Any, survey: Survey, results: Mapping[str, list]) -> Callabl
             some = [{name: row[name] for name in row if name not in (known or ())} for row in some]
             for name, feature in to_table(some).features.items():
                 found[name] = _common(found[name], feature) if name in found else feature
-        return datasets.Features(
-            {**(known or {}), **{k: datasets.Json() if v is None else v for k, v in found.items()}}
-        )
+        every = {**(known or {}), **found}
+        names = sorted(every, key=lambda name: ADDED.index(name) if name in found and name in ADDED else -1)
+        every[REASON] = datasets.Value("string")  # also where no row has one
+        return datasets.Features({name: _writable(every[name]) or datasets.Json() for name in names})
 
     return features
 
@@ -334,6 +352,12 @@ def _common(a: Any, b: Any) -> Any:
         fields = {name: _common(a[name], b[name]) for name in a}
         return None if None in fields.values() else fields
     return None
+
+
+def _writable(feature: Any) -> Any:
+    """A feature that parquet can hold; None where there is a dict without fields, which it cannot, or nothing."""
+    inner = [*feature.values()] if isinstance(feature, dict) else [getattr(feature, "feature", True)]
+    return feature if inner and all(one is True or _writable(one) for one in inner) else None
 
 
 def _counts(values: Iterable[list]) -> dict[str, int]:
@@ -358,7 +382,9 @@ class Target:
         self.path = Path(output)
         self.settings_path = Path(f"{self.path}.settings.json")
         self.is_device = self.path.exists() and not self.path.is_file() and not self.path.is_dir()
-        self.is_folder = self.path.is_dir() or not (self.path.suffix or self.is_device)
+        named_folder = self.path.is_dir() or os.fspath(output).endswith(os.sep)
+        self.is_folder = named_folder or not (self.path.suffix or self.is_device)
+        self.is_parquet = self.is_folder or (self.path.suffix == ".parquet" and not self.is_device)
         self.in_place = isinstance(dataset, (str, Path)) and self.path.resolve() == Path(dataset).resolve()
 
     def check(self, push_to_hub: str | None) -> None:
@@ -409,12 +435,13 @@ class Target:
         counts: dict[str, int],
     ) -> None:
         """All rows; they appear whole."""
-        if self.path.suffix == ".jsonl" or self.is_device:
+        if not self.is_parquet:
             with atomic_writer(self.path) as out:
                 out.writelines(map(json_line, rows))
                 self._seal(settings, counts)
             return
-        part = self.path.with_name(f".{self.path.name}.part")
+        path = self.path.resolve()  # what a link points to is replaced, not the link
+        part = path.with_name(f".{path.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         features, rows = features(), iter(rows)
         if self.is_folder:
@@ -424,12 +451,12 @@ class Target:
                 _write_parquet(
                     part / f"train-{number:05d}-of-{count:05d}.parquet", islice(rows, ROWS_PER_FILE), features
                 )
-            if self.path.exists():
-                self.path.rmdir()  # an empty one; never one with anything in it
+            if path.exists():
+                path.rmdir()  # an empty one; never one with anything in it
         else:
             _write_parquet(part, rows, features)
         self._seal(settings, counts)
-        part.replace(self.path)
+        part.replace(path)
 
     def _seal(self, settings: dict[str, Any], counts: dict[str, int]) -> None:
         if not self.is_device:

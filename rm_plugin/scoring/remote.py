@@ -29,13 +29,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from scipy.special import expit
 
 from ..data.encoding import EncodedGroup
 from ..data.reference import TURNS, read_facts, read_reference, reference_ids
-from ..messages import check_choice, printable, shorten
+from ..messages import check_choice, explained, printable, shorten
 from .base import OPTIONS, Scorer, ScoringBatch, digest
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ WRONG_ROUTES = {  # the last word of a URL ► why it is not asked
     "rerank": "knows no chat template and joins texts in its own way",
     "rewards": "is a route of neither server",
     "reward": "is a route of neither server",
+    "embeddings": "gives hidden states",
+    "completions": "gives texts",
 }
 LONGEST_WAIT = 30.0  # seconds between two tries
 
@@ -106,9 +109,10 @@ class RemoteRewardScorer(Scorer):
         if unknown := [name for name in options if name not in OPTIONS]:
             raise ValueError(f"{', '.join(unknown)} cannot be applied to a served model; give it to the server")
         check_choice("api", api, APIS)
-        for option, value in (("max_concurrency", max_concurrency), ("max_tries", max_tries)):
-            if value < 1:
-                raise ValueError(f"{option}={value}, nothing would be asked; give at least 1")
+        least = {"max_concurrency": (max_concurrency, 1), "max_tries": (max_tries, 1), "timeout": (timeout, 0.001)}
+        for option, (value, at_least) in least.items():
+            if not isinstance(value, int | float) or not value >= at_least:
+                raise ValueError(f"{option}={value!r}, nothing would be asked; give at least {at_least}")
         super().__init__(**options)
         if processing_class is None:
             raise ValueError(
@@ -119,22 +123,24 @@ class RemoteRewardScorer(Scorer):
         settings = {"api": api, "model": model, "api_key": api_key, "max_concurrency": max_concurrency}
         settings |= {"max_tries": max_tries, "timeout": timeout}
         self._made_from = {"url": url, "processing_class": processing_class, **settings}
-        self.url = self.device = re.sub(r"(/v1)?(/classify|/pooling)?/*$", "", url)
-        if (last := self.url.rpartition("/")[2]) in WRONG_ROUTES:
-            raise ValueError(f"{url}: /{last} {WRONG_ROUTES[last]}; give the server alone, as http://host:port")
+        self.url = self.device = _server_of(url)
         self.max_concurrency, self.max_tries = max_concurrency, max_tries
         self._connection = _Connection(api_key or os.environ.get(KEY_VARIABLE), timeout, max_concurrency)
         if isinstance(processing_class, str):
             from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        else:
+            with explained(f"the tokenizer of {folder} cannot be loaded"):
+                tokenizer = AutoTokenizer.from_pretrained(folder)
+        elif hasattr(processing_class, "chat_template"):
             folder, tokenizer = processing_class.name_or_path, copy.deepcopy(processing_class)
+        else:
+            given = type(processing_class).__name__
+            raise ValueError(f"processing_class is a {given}; give the reward model's tokenizer, or its folder")
         facts = dict.fromkeys(("reasoning", "reward_mean", "reward_std", "template_hash", "trailing_pad_id"))
         self.config = SimpleNamespace(**{**facts, **read_facts(folder)})
         self.reference = read_reference(folder)
-        self.api, self.model, served_length = self._ask(api, model)
-        lengths = [length for length in (served_length, getattr(self.config, "max_length", None)) if length]
+        self._ask(api, model, Path(folder, "adapter_config.json").is_file())
+        lengths = [length for length in (self._served_length, getattr(self.config, "max_length", None)) if length]
         self._begin(self.model or url, tokenizer, min(lengths, default=None))
         for fault, is_serious in self.faults():
             if is_serious:
@@ -143,13 +149,15 @@ class RemoteRewardScorer(Scorer):
 
     # --- the wire
 
-    def _ask(self, api: str, model: str | None) -> tuple[str, str | None, int | None]:
-        """What serves, the name of the model there, and how many tokens it reads."""
+    def _ask(self, api: str, model: str | None, is_adapter: bool) -> None:
+        """Note what serves, the name of the model there, how many tokens it reads, and whether it is a base only."""
         listed = self._request("GET", "/v1/models", may_be_missing=api != "auto")
-        served = {one.get("id"): one for one in (listed or {}).get("data") or []}
+        listed = listed.get("data") if isinstance(listed, dict) else None
+        listed = [one for one in (listed if isinstance(listed, list) else []) if isinstance(one, dict)]
+        served = {str(one["id"]): one for one in listed if one.get("id")}
         if model is not None and served and model not in served:
             raise ValueError(
-                f"{self.url} serves {', '.join(map(str, served))}, not {model}; give one of them as model"
+                f"{self.url} serves {printable(', '.join(served))}, not {model}; give one of them as model"
             )
         one = served.get(model) or next(iter(served.values()), {})
         if api == "auto":
@@ -158,7 +166,11 @@ class RemoteRewardScorer(Scorer):
                 raise ValueError(
                     f"{self.url} does not say whether vLLM or SGLang answers; give api='vllm' or 'sglang'"
                 )
-        return api, model or one.get("id"), one.get("max_model_len")
+        self.api, self.model = api, model or next(iter(served), None)
+        base = served.get(str(one.get("parent")))  # of an adapter
+        longest = one.get("max_model_len") or (base or {}).get("max_model_len")
+        self._served_length = longest if isinstance(longest, int) else None
+        self._lacks_adapter = is_adapter and base is None
 
     def _request(self, method: str, route: str, payload: Any = None, may_be_missing: bool = False) -> Any:
         """The JSON that the server answers; None for a refusal where `may_be_missing`."""
@@ -170,7 +182,7 @@ class RemoteRewardScorer(Scorer):
                 if answer.status_code < 500:
                     break
                 fault = f"HTTP {answer.status_code}"
-            except httpx2.TransportError as error:
+            except httpx2.RequestError as error:
                 fault = f"{type(error).__name__} {error}".strip()
             except httpx2.InvalidURL as error:
                 raise ValueError(f"{self.url} is no URL ({error}); write http://host:port") from None
@@ -182,11 +194,13 @@ class RemoteRewardScorer(Scorer):
         if answer.status_code >= 300:
             if may_be_missing:
                 return None
-            said = printable(shorten(" ".join(answer.text.split()), 300))
+            moved = answer.headers.get("location")
+            said = f"it is at {moved}; give that URL" if moved else " ".join(answer.text.split())
+            said = printable(shorten(said, 300))
             raise ValueError(f"{self.url}{route} refuses the request (HTTP {answer.status_code}): {said}")
         try:
             return json.loads(answer.text)
-        except ValueError:
+        except (ValueError, RecursionError):
             said = printable(shorten(" ".join(answer.text.split())))
             raise ValueError(f"{self.url}{route} does not answer in JSON ({said}); name the server itself") from None
 
@@ -200,7 +214,9 @@ class RemoteRewardScorer(Scorer):
         if self.api == "vllm":
             payload["use_activation"] = False
         answer = self._request("POST", "/classify", payload, may_be_missing=messages is not None)
-        return None if answer is None else self.read_answer(answer, 1 if texts is None else len(texts))
+        if answer is None and messages is not None:
+            return None
+        return self.read_answer(answer, 1 if texts is None else len(texts))
 
     def read_answer(self, answer: Any, num_texts: int) -> np.ndarray:
         """
@@ -215,20 +231,21 @@ class RemoteRewardScorer(Scorer):
                 f"{self.url} answers {shorten(answer)}, no list of scores; is it a server of a reward model?"
             )
         if all("index" in item for item in items):
+            indices = [item["index"] for item in items]
+            if {type(index) for index in indices} - {int} or sorted(indices) != list(range(len(items))):
+                raise ValueError(f"{self.url} answers for the texts {shorten(indices)}; one each")
             items = sorted(items, key=lambda item: item["index"])
-            if [item["index"] for item in items] != list(range(len(items))):
-                raise ValueError(f"{self.url} answers for the texts {[item['index'] for item in items]}; one each")
         if len(items) != num_texts:
             raise ValueError(f"{self.url} gives {len(items)} scores for {num_texts} texts; one each")
         scores = []
         for item in items:
             found = next((item[name] for name in ("probs", "embedding", "data") if name in item), None)
-            if not isinstance(found, list) or len(found) != 1 or isinstance(found[0], (str, list, dict)):
+            if not isinstance(found, list) or len(found) != 1 or type(found[0]) not in (int, float, type(None)):
                 raise ValueError(
                     f"{self.url} gives {shorten(found)} for a text, a reward model one number; serve a one-label "
                     "classifier (vllm serve --runner pooling, sglang --is-embedding)"
                 )
-            scores.append(math.nan if found[0] is None else float(found[0]))
+            scores.append(math.nan if found[0] is None else float(repr(found[0])))  # 400 digits are inf
         return np.array(scores)
 
     # --- as a scorer
@@ -247,7 +264,7 @@ class RemoteRewardScorer(Scorer):
     def _compute(self, batch: ScoringBatch) -> np.ndarray:
         texts = batch.texts
         requests = [texts[start : start + TEXTS_PER_REQUEST] for start in range(0, len(texts), TEXTS_PER_REQUEST)]
-        with ThreadPoolExecutor(self.max_concurrency) as pool:
+        with ThreadPoolExecutor(self.max_concurrency) as pool, np.errstate(over="ignore"):
             return np.concatenate(list(pool.map(self._scores_of, requests))).astype(np.float32)
 
     def _about_model(self) -> dict[str, Any]:
@@ -265,8 +282,9 @@ class RemoteRewardScorer(Scorer):
         renders them.
         """
         ids = reference_ids(self.processing_class, self.config.trailing_pad_id)
+        longest = self._served_length or math.inf
         if self.reference is None:
-            short = [text for text in ids if self.max_length is None or len(text) < self.max_length]
+            short = [text for text in ids if len(text) < longest]
             served = self._scores_of(short)
             if np.ptp(served) == 0:
                 return [(f"it gives {served[0]:g} for every text; {SOFTMAX}", True)]
@@ -277,9 +295,11 @@ class RemoteRewardScorer(Scorer):
         for own, text in zip(ids, texts, strict=True):
             if own != text["input_ids"]:
                 return [(fault_of_ids(own, text["input_ids"]), True)]
-        texts = [text for text in texts if "score" in text and len(text["input_ids"]) <= (self.max_length or math.inf)]
+        texts = [text for text in texts if "score" in text and len(text["input_ids"]) <= longest]
+        if not texts:
+            return [(f"it reads {longest} tokens, no text for a check is that short; not checked", False)]
         served = self._scores_of([text["input_ids"] for text in texts])
-        if fault := fault_of_scores(texts, served, self.reference["dtype"]):
+        if fault := fault_of_scores(texts, served, self.reference["dtype"], self._lacks_adapter):
             return [fault]
         if self.api == "vllm" and self.processing_class.chat_template is not None:
             messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(TURNS[0])]
@@ -315,7 +335,22 @@ class AsyncRemoteRewardScorer(RemoteRewardScorer):
 
 def is_url(given: Any) -> bool:
     """Whether a reward is given as the URL of a server."""
-    return isinstance(given, str) and given.startswith(("http://", "https://"))
+    return isinstance(given, str) and given.strip().lower().startswith(("http://", "https://"))
+
+
+def _server_of(url: Any) -> str:
+    """The server that a URL names, without a route."""
+    try:
+        parts = urlsplit(url.strip() if is_url(url) else "")
+        is_whole = bool(parts.hostname) and parts.port != 0 and not parts.query
+    except ValueError:  # of a port, or of brackets
+        is_whole = False
+    if not is_whole:
+        raise ValueError(f"{url!r} is no URL of a server; write http://host:port")
+    server = re.sub(r"(/v1)?(/classify|/pooling|/models)?/*$", "", url.strip())
+    if (last := server.rpartition("/")[2]) in WRONG_ROUTES:
+        raise ValueError(f"{url}: /{last} {WRONG_ROUTES[last]}; give the server alone, as http://host:port")
+    return server
 
 
 def _folder_of(name: str) -> str:
@@ -338,6 +373,9 @@ class _Connection:
             import httpx2
         except ImportError as error:
             raise ImportError("httpx2 is missing, which asks servers; pip install 'rm-plugin[remote]'") from error
+        api_key = (api_key or "").strip()
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise ValueError("api_key holds a character that no key has, such as a line break; copy it again")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         limits = httpx2.Limits(max_connections=max_concurrency)
         self.client = httpx2.Client(headers=headers, timeout=httpx2.Timeout(timeout, pool=None), limits=limits)
@@ -349,6 +387,10 @@ class _Connection:
 SOFTMAX = "a softmax over one score (SGLang's /v1/classify does that; its /classify does not)"
 CLOSE = {"float64": 1e-4, "float32": 1e-4}  # relative to the scores' spread, by the dtype of the weights
 CLOSE_16_BIT = 0.1
+OTHER_IDS = {  # scores that are kept of ids that a server may make by itself
+    "bos_twice": "BOS twice: the server adds a second one; ask with ids, or with add_special_tokens=false",
+    "as_pair": "no chat template: it joins prompt and answer by itself, as /score and /rerank do; ask /classify",
+}
 
 
 def fault_of_ids(own: list[int], reference: list[int]) -> str:
@@ -360,14 +402,17 @@ def fault_of_ids(own: list[int], reference: list[int]) -> str:
     return "another template: the tokenizer given makes other ids than the model's; give the tokenizer of its folder"
 
 
-def fault_of_scores(texts: list[dict[str, Any]], served: np.ndarray, dtype: str) -> tuple[str, bool] | None:
+def fault_of_scores(
+    texts: list[dict[str, Any]], served: np.ndarray, dtype: str, lacks_adapter: bool = False
+) -> tuple[str, bool] | None:
     """
     Why a server gives other scores than the model, and whether they are wrong for it; None where they are equal.
 
     Args:
-        texts (`list[dict]`): of [`rm_plugin.data.reference.read_reference`]: `input_ids`, `score`, `bos_twice`.
+        texts (`list[dict]`): of [`rm_plugin.data.reference.read_reference`]: `input_ids` and scores.
         served (`np.ndarray`): (N,) what the server gives for them.
         dtype (`str`): of the weights, which decides how close is equal.
+        lacks_adapter (`bool`, *optional*, defaults to `False`): the model is an adapter, and its base was asked for.
 
     Example:
         >>> texts = [{"input_ids": [5] * 9, "score": score} for score in (-2.0, 0.0, 2.0)]
@@ -394,9 +439,9 @@ def fault_of_scores(texts: list[dict[str, Any]], served: np.ndarray, dtype: str)
             '"problem_type": "regression" into config.json',
             True,
         )
-    twice = np.array([text.get("bos_twice", math.nan) for text in texts], dtype=float)
-    if equal(twice):
-        return "BOS twice: the server adds a second one; ask with ids, or with add_special_tokens=false", True
+    for name, said in OTHER_IDS.items():
+        if equal(np.array([text.get(name, math.nan) for text in texts], dtype=float)):
+            return said, True
     lengths = np.array([len(text["input_ids"]) for text in texts])
     long = lengths == lengths.max()
     if len(texts) > 2 and lengths.max() > 2 * np.median(lengths) and np.all(np.abs(served - scores)[~long] <= close):
@@ -412,4 +457,6 @@ def fault_of_scores(texts: list[dict[str, Any]], served: np.ndarray, dtype: str)
         return f"another head, or one with a bias: it gives {slope:.3g} · score {offset:+.3g}; serve this model", True
     if len(texts) == 1:
         return f"another template ({largest}): it renders the conversation in another way", True
+    if lacks_adapter:
+        return f"an adapter that is not loaded ({largest}); serve it beside its base, and give its name as model", True
     return f"another head, or an adapter that is not loaded ({largest}); serve this model, or name it as model", True

@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any
 
 from ..data.comparison import Text
-from ..messages import check_choice
+from ..messages import check_choice, int_or_auto
 from .base import Reward, Scorer
 from .functions import FunctionReward, function_reward, import_function, is_dotted_path
 from .remote import RemoteRewardScorer, is_url
@@ -74,14 +74,16 @@ def load_scorer(model: Any, **options) -> Scorer:
 
     Args:
         model (`str`, `os.PathLike` or a model in memory): what [`RewardScorer`] takes, or `http://…`.
-        options: as for [`RewardScorer`], or for [`RemoteRewardScorer`]; `dtype="auto"` has no meaning there.
+        options: as for [`RewardScorer`], or for [`RemoteRewardScorer`]; `"auto"`, for a dtype or a number of tokens,
+            has no meaning there.
     """
     if not is_url(model):
         from .scorer import RewardScorer
 
         return RewardScorer(model, **options)
-    if options.get("dtype") == "auto":
-        del options["dtype"]
+    for name in ("dtype", "max_num_batched_tokens"):
+        if options.get(name) == "auto":
+            del options[name]
     return RemoteRewardScorer(model, options.pop("processing_class", None), **options)
 
 
@@ -104,7 +106,7 @@ VARIABLES = {
     "DTYPE": str,
     "LOAD_IN_4BIT": _flag,
     "MAX_LENGTH": int,
-    "MAX_NUM_BATCHED_TOKENS": lambda word: word if word == "auto" else int(word),
+    "MAX_NUM_BATCHED_TOKENS": int_or_auto,
     "OFFLOAD": str,
     "TRUNCATION_MODE": str,
     "REASONING": str,

@@ -294,14 +294,24 @@ def test_unknown_hub_id_is_one_line(command, tmp_path, monkeypatch):
             "argument --dtype: invalid choice: 'floaty' (choose from 'auto', 'bfloat16', 'float16', ",
         ),
         (["--truncation-mode", "cut"], "truncation_mode='cut' is not known; use one of 'drop', 'keep_end', 'error'"),
-        (["--max-length", "0"], "max_length=0 leaves no token; give at least 1"),
-        (["--max-num-batched-tokens", "-1"], "max_num_batched_tokens=-1 leaves no token; give at least 1"),
+        (["--max-length", "0"], "max_length=0 leaves no token; give a whole number of at least 1"),
+        (["--max-num-batched-tokens", "-1"], "max_num_batched_tokens=-1 leaves no token; give a whole number of at"),
+        (["--max-num-batched-tokens", "all"], "argument --max-num-batched-tokens: invalid int_or_auto value: 'all'"),
     ],
 )
 def test_bad_option_is_one_line(command, model, tmp_path, option, line):
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}])
     code, _, error = command("score", model, "--data", source, "--output", tmp_path / "out.jsonl", *option)
     assert code == 2 and error.startswith(line)
+
+
+@pytest.mark.parametrize("words", [["score"], ["evaluate", "--name", "x"]])
+def test_the_command_line_takes_auto_as_python_and_the_environment_do(command, model, tmp_path, words):
+    source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "chosen": " b", "rejected": " c"}])
+    output = tmp_path / ("out.jsonl" if words == ["score"] else "run")
+    words = [words[0], model, *words[1:], "--data", source, "--output", output]
+    code, _, error = command(*words, "--max-num-batched-tokens", "auto")
+    assert (code, error) == (0, "")
 
 
 def test_place_that_cannot_be_written_is_told_before_the_work(command, model, tmp_path, monkeypatch):

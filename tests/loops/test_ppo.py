@@ -12,6 +12,7 @@ import models
 import numpy as np
 import pytest
 import torch
+from stub_server import Stub, model_scores, serving
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rm_plugin.commands.cli import main
@@ -651,6 +652,21 @@ def test_the_command_raises_the_mean_reward_and_saves_the_policy(ppo_folders, mo
 
 
 @needs_ppo
+def test_a_served_reward_model_gives_ppo_the_rewards_of_one_in_this_process(ppo_folders, tmp_path, monkeypatch):
+    from rm_plugin.commands import ppo_recipe
+
+    local, trainers, train = RewardScorer(ppo_folders / "reward-model"), [], ppo_recipe.train_ppo
+    local.model.export(tmp_path / "exported", local.processing_class)
+    monkeypatch.setattr(ppo_recipe, "train_ppo", lambda *sections: trainers.append(train(*sections)))
+    words = ["ppo", "--config", str(ppo_folders / "recipe.yaml"), "--total_episodes", "64"]
+    with serving(Stub(model_scores(local.model))) as url:
+        assert main([*words, "--reward_model_path", url, "--reward_tokenizer", str(tmp_path / "exported")]) == 0
+    assert main(words) == 0
+    served, alone = map(logged_scores, trainers)
+    assert served == pytest.approx(alone, abs=1e-4) and len(alone) == 2
+
+
+@needs_ppo
 def test_a_4_bit_policy_with_lora_and_a_test_split_reach_the_trainer(ppo_folders, monkeypatch, capsys):
     from bitsandbytes.nn import Linear4bit
 
@@ -705,6 +721,8 @@ def test_the_policys_tokenizer_is_of_the_policys_revision(ppo_folders, monkeypat
     [
         (["--kl_coeff", "0.1"], "unknown field 'kl_coeff' (did you mean kl_coef?)"),
         (["--reward_model_path", "nowhere"], "reward_model_path: nowhere is no folder here, "),
+        (["--reward_model_path", "http://a:1"], "reward_tokenizer=None is for the URL of a server; name the folder"),
+        (["--reward_tokenizer", "x"], "reward_tokenizer=x is for the URL of a server; leave it out, the model has it"),
         (["--resume_from_checkpoint", "true"], "resume_from_checkpoint is set, and TRL's PPOTrainer cannot resume"),
         (["--per_device_train_batch_size", "64"], "32 prompts do not fill one batch of 64"),
         (

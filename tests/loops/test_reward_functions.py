@@ -8,12 +8,14 @@ import models
 import numpy as np
 import pytest
 import torch
+from stub_server import Stub, model_scores, serving
 from transformers import AutoModelForCausalLM
 from transformers.utils import get_json_schema
 
 from rm_plugin.loops.callbacks import RewardScoringCallback
 from rm_plugin.metrics.ranking import spearman
 from rm_plugin.scoring import rewards
+from rm_plugin.scoring.remote import RemoteRewardScorer
 from rm_plugin.scoring.scorer import RewardScorer
 
 pytestmark = pytest.mark.trl112
@@ -112,6 +114,29 @@ def test_the_real_trainer_logs_the_scorers_rewards(name, conversational, policy_
     assert truncated == pytest.approx(logged(trainer, "completions/clipped_ratio"))
     assert logged(trainer, f"rewards/{function}/empty") == pytest.approx(empty)
     assert 0 < sum(truncated) < 2 and (sum(empty) > 0) == conversational  # this policy's first word after a header
+
+
+@pytest.mark.parametrize("name", ["GRPO", "RLOO", "OnlineDPO"])
+def test_a_served_model_gives_the_real_trainer_the_rewards_of_one_in_this_process(name, policy_folder, tmp_path):
+    local = RewardScorer(models.tiny_reward_model(seed=1), models.tiny_tokenizer("llama3"))
+    local.model.export(tmp_path / "exported", local.processing_class)
+    tokenizer, heard = models.tiny_tokenizer("chatml"), []
+    with serving(Stub(model_scores(local.model), tokenizer=local.processing_class)) as url:
+        served = RemoteRewardScorer(url, tmp_path / "exported", name="served")
+        served.listeners.append(lambda *texts, **columns: heard.append(texts))
+        callback = RewardScoringCallback(served)
+        if name == "OnlineDPO":
+            trainer = train_online_dpo(policy_folder, tokenizer, served, callback, tmp_path)
+        else:
+            options = {"of_trainer": {"callbacks": [callback]}, "log_completions": False}
+            trainer = train(name, policy_folder, tokenizer, served, True, tmp_path, **options)
+    assert len(heard) == 2
+    for prompts, completions, scores in heard:
+        np.testing.assert_allclose(scores, local.score(prompts, completions, allow_empty=True), atol=1e-5)
+    means = [np.mean(scores) for _, _, scores in heard]
+    assert logged(trainer, "reward_scoring/mean") == pytest.approx(means, abs=1e-5)
+    if name != "OnlineDPO":
+        assert logged(trainer, "rewards/served/mean") == pytest.approx(means, abs=1e-5)
 
 
 def multiply(a: int, b: int) -> int:
@@ -337,19 +362,15 @@ def test_the_scorer_gives_what_grpos_own_model_path_gives(policy_folder, tmp_pat
         assert len(own) == 2 and logged(trainer, f"rewards/scorer/{figure}") == pytest.approx(own, abs=1e-5)
 
 
-def test_online_dpo_takes_the_scorer(policy_folder, tmp_path):
+def train_online_dpo(policy_folder, tokenizer, scorer, callback, tmp_path):
+    """Two steps of online DPO on a tiny policy; the trainer after them."""
     try:
         from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
     except ImportError:
         pytest.skip("this TRL has no online DPO")
     from datasets import Dataset
 
-    tokenizer = models.tiny_tokenizer("chatml")
     tokenizer.padding_side = "left"
-    scorer = Recording(models.tiny_reward_model(seed=1), models.tiny_tokenizer("llama3"))
-    callback, lengths = RewardScoringCallback(scorer), []
-    take = callback._windows["train"].add
-    callback._windows["train"].add = lambda *args: lengths.extend(args[3]) or take(*args)
     args = OnlineDPOConfig(
         output_dir=str(tmp_path),
         max_steps=2,
@@ -373,6 +394,16 @@ def test_online_dpo_takes_the_scorer(policy_folder, tmp_path):
         callbacks=[callback],
     )
     trainer.train()
+    return trainer
+
+
+def test_online_dpo_takes_the_scorer(policy_folder, tmp_path):
+    tokenizer = models.tiny_tokenizer("chatml")
+    scorer = Recording(models.tiny_reward_model(seed=1), models.tiny_tokenizer("llama3"))
+    callback, lengths = RewardScoringCallback(scorer), []
+    take = callback._windows["train"].add
+    callback._windows["train"].add = lambda *args: lengths.extend(args[3]) or take(*args)
+    train_online_dpo(policy_folder, tokenizer, scorer, callback, tmp_path)
     assert len(scorer.calls) == 2
     assert len(set(lengths)) > 1, "lengths are of the texts, not of the padded batch"
     texts = [text[0]["content"] for _, completions, _, _ in scorer.calls for text in completions]

@@ -1,17 +1,22 @@
 """Annotating data sets: every row format and file kind, bad rows, kills, shares, shards."""
 
 import gzip
+import io
 import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pandas
+import pyarrow
 import pytest
 from models import tiny_reward_model, tiny_tokenizer
+from pyarrow import parquet
 
 from rm_plugin.commands.cli import main
 from rm_plugin.files import Journal
@@ -137,6 +142,48 @@ def test_the_output_opens_in_datasets_and_pandas(output, source, tmp_path, score
         assert found[1]["id"] == "x" and found[0]["id"] == 7 and found[4]["messages"] == CHAT
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "table"])
+def test_parquet_holds_what_any_column_holds_with_the_scores_last(kind, tmp_path):
+    """Dicts without fields, which parquet has no type for; values of several types; columns that come late."""
+    rows = [{**row, "meta": {}, "deep": [{"a": {}}], "none": None} for row in PAIRS[:3]]
+    if kind == "jsonl":
+        rows += [{**PAIRS[3], "late": 1}, {**PAIRS[4], "late": "x"}]
+    given = write(tmp_path / "in.jsonl", rows) if kind == "jsonl" else datasets.Dataset.from_list(rows)
+    score_dataset(given, as_named(lengths), tmp_path / "out.parquet")
+    found = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "out.parquet"), split="train", cache_dir=tmp_path / "cache"
+    )
+    assert found.column_names[-4:] == ["score_chosen", "score_rejected", "margin", "score_reason"]
+    for row, line in zip(found.to_list(), rows, strict=True):
+        assert {name: row[name] for name in line} == line
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet", "folder/"])
+def test_what_a_link_points_to_is_written_and_a_slash_makes_a_folder(name, tmp_path):
+    if name == "folder/":
+        score_dataset(PAIRS, as_named(lengths), f"{tmp_path}/scored.v1/")
+        assert [path.suffix for path in (tmp_path / "scored.v1").iterdir()] == [".parquet"]
+        return
+    (tmp_path / "there").mkdir()
+    (tmp_path / name).symlink_to(tmp_path / "there" / name)
+    score_dataset(PAIRS, as_named(lengths), tmp_path / name)
+    assert (tmp_path / name).is_symlink() and len(corpus.load_rows(tmp_path / "there" / name)) == len(PAIRS)
+
+
+def test_a_source_that_its_library_cannot_read_is_named(tmp_path):
+    """Two columns of one name; shards that differ in their columns."""
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names=["prompt", "completion", "completion"])
+    (tmp_path / "twice").mkdir()
+    parquet.write_table(table, tmp_path / "twice" / "a.parquet")
+    (tmp_path / "shards").mkdir()
+    for i, rows in enumerate((PAIRS[:2], [{**row, "more": 1} for row in PAIRS[2:4]])):
+        datasets.Dataset.from_list(rows).to_parquet(tmp_path / "shards" / f"{i}.parquet")
+    for folder in ("twice", "shards"):
+        with pytest.raises(ValueError, match=f"{tmp_path / folder} cannot be read \\(") as error:
+            score_dataset(tmp_path / folder, lengths, tmp_path / "out.jsonl")
+        assert "\n" not in str(error.value)
+
+
 def test_columns_of_other_names_and_labelled_answers_are_pairs_too(scorer):
     rows = [{"q": row["prompt"], "good": row["chosen"], "bad": row["rejected"]} for row in PAIRS]
     expected = score_dataset(PAIRS, scorer)["margin"]
@@ -189,6 +236,14 @@ def test_rows_that_cannot_be_annotated_are_refused(rows, message, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_half_a_character_is_refused_before_the_work_where_no_table_can_hold_it(tmp_path):
+    source = write(tmp_path / "in.jsonl", [PAIRS[0], {**PAIRS[1], "note": "half: \ud83d"}])
+    with pytest.raises(ValueError, match=f"{source} row 1 holds half a character"):
+        score_dataset(source, lambda prompts, completions: pytest.fail("work was begun"), tmp_path / "out.parquet")
+    score_dataset(source, as_named(lengths), tmp_path / "out.jsonl")
+    assert len(read(tmp_path / "out.jsonl")) == 2
+
+
 # --- the output
 
 
@@ -222,12 +277,63 @@ def test_a_whole_output_is_not_computed_again_and_another_one_is_refused(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet", "out.parquet.settings.json"]
 
 
-def test_the_hub_gets_the_scored_rows(tmp_path, monkeypatch):
-    pushed = {}
-    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, name, **options: pushed.update(made=name))
-    monkeypatch.setattr(datasets.Dataset, "push_to_hub", lambda self, name: pushed.update(name=name, rows=len(self)))
-    score_dataset(PAIRS, as_named(lengths), tmp_path / "out.parquet", push_to_hub="me/scored")
-    assert pushed == {"made": "me/scored", "name": "me/scored", "rows": 23}
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub's HTTP as `datasets` asks for while it pushes a data set into an empty repository."""
+
+    got: dict[str, bytes] = {}
+
+    def do_GET(self):
+        path, body = self.path.split("?")[0], self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, answer = 200, {"id": "me/scored", "sha": "b" * 40, "siblings": [], "tags": []}
+        if path == "/api/repos/create":
+            answer = {"url": "https://huggingface.co/datasets/me/scored"}
+        elif path.endswith("/preupload/main"):
+            kinds = {".parquet": "lfs", ".md": "regular"}
+            files = [{"path": file["path"], "shouldIgnore": False} for file in json.loads(body)["files"]]
+            answer = {"files": [{**file, "uploadMode": kinds[Path(file["path"]).suffix]} for file in files]}
+        elif path.endswith("/objects/batch"):
+            href = f"http://{self.headers['Host']}/put"
+            objects = [{**one, "actions": {"upload": {"href": href}}} for one in json.loads(body)["objects"]]
+            answer = {"objects": objects}
+        elif path.endswith("/commit/main"):
+            answer = {"commitUrl": "https://huggingface.co/datasets/me/scored/commit/a", "commitOid": "a" * 40}
+        elif path == "/put":
+            self.got["parquet"] = body
+        elif path == "/api/validate-yaml":
+            answer = {"errors": [], "warnings": []}
+        elif "/tree/" in path:
+            status, answer = (404, {}) if path.endswith("/data") else (200, [])
+        content = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        if status == 404:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_PUT = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+def test_the_command_pushes_the_scored_rows_over_http(tmp_path):
+    (tmp_path / "judge.py").write_text(
+        "def score(prompts, completions):\n    return [float(len(c)) for c in completions]"
+    )
+    words = ["score", "judge:score", "--data", str(write(tmp_path / "in.jsonl", PAIRS)), "--push-to-hub", "me/scored"]
+    words += ["--output", str(tmp_path / "out.parquet")]
+    script = f"import sys; from rm_plugin.commands.cli import main; sys.exit(main({words}))"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+        environment |= {"HF_TOKEN": "hf_x", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    pushed = pandas.read_parquet(io.BytesIO(Hub.got["parquet"]))
+    assert pushed["margin"].tolist() == [len(row["chosen"]) - len(row["rejected"]) for row in PAIRS]
 
 
 def as_named(function):

@@ -139,11 +139,17 @@ def test_a_url_stands_where_a_model_stands_on_the_command_line_and_in_the_enviro
     monkeypatch.setenv("RM_PLUGIN_REWARD_API_KEY", "secret")
     with serving(stub) as url:
         words = ["evaluate", url, "--data", str(rows), "--output", str(tmp_path / "run")]
+        words += ["--max-num-batched-tokens", "auto"]  # no limit of memory here
         assert main(words) == 2
         assert "give its folder, as processing_class or --tokenizer DIR" in capsys.readouterr().err
         assert main([*words, "--tokenizer", str(folder), "--dtype", "float32"]) == 2
         assert "dtype cannot be applied to a served model; give it to the server" in capsys.readouterr().err
         assert main([*words, "--tokenizer", str(folder)]) == 0
+        scored = tmp_path / "scored.jsonl"
+        words_of_score = ["score", url, "--tokenizer", str(folder), "--data", str(rows), "--output", str(scored)]
+        assert main(words_of_score) == 0
+        margin = json.loads(scored.read_text())["margin"]
+        assert margin == pytest.approx(np.subtract(*local.score(["Hi"] * 2, [" four", " five"])), abs=1e-5)
         monkeypatch.setenv("RM_PLUGIN_REWARD_MODEL", url)
         monkeypatch.setenv("RM_PLUGIN_REWARD_TOKENIZER", str(folder))
         scorer_from_env.cache_clear()
@@ -189,7 +195,7 @@ def test_a_server_that_fails_is_asked_again_with_growing_pauses(exported, stub, 
         RemoteRewardScorer(url, folder, max_tries=2)
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 422])
+@pytest.mark.parametrize("status", [400, 401, 404, 422, 429])
 def test_a_request_that_is_refused_is_no_second_time_made(exported, stub, pauses, status):
     folder, _ = exported
     with serving(stub) as url:
@@ -198,6 +204,50 @@ def test_a_request_that_is_refused_is_no_second_time_made(exported, stub, pauses
         with pytest.raises(ValueError, match=f"refuses the request .HTTP {status}.: .*out of luck") as error:
             one.score(["Hi"], [" four"])
     assert pauses == [] and "\n" not in str(error.value)
+
+
+def test_a_server_that_sends_elsewhere_or_breaks_off_is_one_line(exported, stub, pauses):
+    folder, local = exported
+    with serving(stub) as url:
+        one = RemoteRewardScorer(url, folder, max_tries=2)
+        stub.fail = [307]
+        with pytest.raises(
+            ValueError, match=r"refuses the request \(HTTP 307\): it is at http://elsewhere:1/classify"
+        ):
+            one.score(["Hi"], [" four"])
+        assert pauses == []
+        stub.fail = ["half", "half"]
+        with pytest.raises(
+            ValueError, match=r"gives no answer in 2 tries \(RemoteProtocolError .*\); is the server up"
+        ):
+            one.score(["Hi"], [" four"])
+        stub.fail = ["half"]
+        assert one.score(["Hi"], [" four"])[0] == pytest.approx(local.score(["Hi"], [" four"])[0], abs=1e-5)
+
+
+NO_URLS = ["localhost:8000", "ftp://localhost:8000", "http://", "http:///x", "http://[::1", "http://a:0", 5, None]
+
+
+@pytest.mark.parametrize("url", [*NO_URLS, "http://a:99999", "http://a?key=1"])
+def test_what_names_no_server_is_refused_without_a_request(exported, url, pauses):
+    with pytest.raises(ValueError, match="is no URL of a server; write http://host:port"):
+        RemoteRewardScorer(url, exported[0])
+    assert pauses == []
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [[], {}, {"data": []}, {"data": [None]}, {"data": "x"}, {"data": [{"id": None, "owned_by": "vllm"}]}, "null"],
+)
+def test_a_list_of_models_that_says_nothing_asks_for_the_api(exported, stub, listed):
+    folder, local = exported
+    with serving(stub) as url:
+        stub.fail = [listed or "[]"]
+        with pytest.raises(ValueError, match="give api='vllm' or 'sglang'"):
+            RemoteRewardScorer(url, folder)
+        stub.fail = [listed or "[]"]
+        one = RemoteRewardScorer(url, folder, api="vllm")
+        assert one.score(["Hi"], [" four"])[0] == pytest.approx(local.score(["Hi"], [" four"])[0], abs=1e-5)
 
 
 def items(*scores, indices=None):
@@ -218,6 +268,16 @@ def items(*scores, indices=None):
         ([1.0, 2.0], "no list of scores"),
         (items(None, 1.0), "1 of 2 scores are not finite"),
         ('{"data": [{"index": 0, "probs": [NaN]}, {"index": 1, "probs": [1.0]}]}', "1 of 2 scores are not finite"),
+        (items(10**400, 1.0), "1 of 2 scores are not finite"),
+        (items(1e39, 1.0), "1 of 2 scores are not finite"),
+        (items(True, 1.0), "a reward model one number"),
+        (items(1.0, 2.0, indices=["a", None]), r'answers for the texts \["a", null\]'),
+        (items(1.0, 2.0, indices=[0.0, 1.0]), r"answers for the texts \[0.0, 1.0\]"),
+        ([{"embedding": [1.0]}, None], "no list of scores"),
+        ({"error": {"message": "out of memory"}}, "no list of scores"),
+        ("null", "no list of scores"),
+        ("", "does not answer in JSON"),
+        ("[" * 100_000, "does not answer in JSON"),
     ],
 )
 def test_an_answer_that_is_no_score_for_each_text_is_one_line(exported, stub, answer, said):
@@ -260,8 +320,21 @@ def test_what_is_served_is_asked_for_by_name(exported, stub):
         RemoteRewardScorer(url, folder, revision="main")
     with pytest.raises(ValueError, match="not-here/at-all is no folder here, nor on the hub"):
         RemoteRewardScorer(url, "not-here/at-all")
-    with pytest.raises(ValueError, match="max_tries=0, nothing would be asked"):
-        RemoteRewardScorer(url, folder, max_tries=0)
+    for option in ({"max_tries": 0}, {"max_concurrency": "4"}, {"timeout": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(option))}=.*, nothing would be asked"):
+            RemoteRewardScorer(url, folder, **option)
+    for api_key in ("a\nb", "schlüssel"):
+        with pytest.raises(ValueError, match="api_key holds a character that no key has") as error:
+            RemoteRewardScorer(url, folder, api_key=api_key)
+        assert api_key not in str(error.value)
+    for given in (exported[1].model, exported[1], 5):
+        with pytest.raises(ValueError, match="processing_class is a .*; give the reward model's tokenizer, or its fo"):
+            RemoteRewardScorer(url, given)
+
+
+def test_a_folder_without_a_tokenizer_is_named(stub, tmp_path):
+    with serving(stub) as url, pytest.raises(ValueError, match=f"the tokenizer of {tmp_path} cannot be loaded"):
+        RemoteRewardScorer(url, tmp_path)
 
 
 # --- the handshake
@@ -286,6 +359,45 @@ def test_each_fault_of_a_server_is_named_when_the_scorer_is_made(exported, stub,
     with serving(stub) as url, pytest.raises(ValueError, match=f"^{url}: {said}") as error:
         RemoteRewardScorer(url, folder)
     assert "\n" not in str(error.value)
+
+
+def test_a_server_that_joins_prompt_and_answer_by_itself_is_named(exported, stub):
+    """As vLLM's /score and /rerank do."""
+    folder, local = exported
+    ids = [tuple(text["input_ids"]) for text in read_reference(folder)["texts"]]
+    pairs = [local.processing_class("\n".join(turns[:-1]), turns[-1])["input_ids"] for turns in TURNS]
+    stub.read = lambda text: dict(zip(ids, pairs, strict=True))[tuple(text)]
+    with serving(stub) as url, pytest.raises(ValueError, match="no chat template: it joins prompt and answer by itse"):
+        RemoteRewardScorer(url, folder)
+
+
+def test_an_adapter_is_asked_for_by_its_name_and_its_base_alone_is_named(exported, stub, tmp_path):
+    folder, local = exported
+    for path in folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    other = model_scores(tiny_reward_model("llama", seed=5, max_position_embeddings=4096))
+    with serving(stub) as url:
+        stub.adapters = {"mine": stub.score, "not-mine": other}
+        stub.score = other
+        one = RemoteRewardScorer(url, tmp_path, model="mine")
+        assert one.max_length == 4096 and one.name == "mine"
+        assert one.score(["Hi"], [" four"])[0] == pytest.approx(local.score(["Hi"], [" four"])[0], abs=1e-5)
+        with pytest.raises(ValueError, match=f"^{url}: an adapter that is not loaded .* give its name as model"):
+            RemoteRewardScorer(url, tmp_path)
+        with pytest.raises(ValueError, match=f"^{url}: another head, or an adapter that is not loaded"):
+            RemoteRewardScorer(url, tmp_path, model="not-mine")
+
+
+def test_the_check_asks_for_texts_that_the_server_reads_whatever_length_is_asked_of_the_scorer(exported, stub, caplog):
+    folder, _ = exported
+    stub.change = sigmoid
+    with serving(stub) as url:
+        with pytest.raises(ValueError, match="activation"):
+            RemoteRewardScorer(url, folder, max_length=2)
+        stub.max_model_len = 2
+        RemoteRewardScorer(url, folder)
+    assert "it reads 2 tokens, no text for a check is that short; not checked" in caplog.text
 
 
 def test_another_model_is_named_and_16_bits_are_warned_of(exported, stub, caplog):

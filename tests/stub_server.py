@@ -27,33 +27,31 @@ class Stub:
         self.score, self.api, self.tokenizer, self.key = score, api, tokenizer, key
         self.change = lambda score: score  # activation, softmax, another head …
         self.read = lambda ids: ids  # what the server makes of ids: cut, BOS …
+        self.adapters = {}  # name ► scores of ids with it
         self.max_model_len = 256
-        self.fail: list = []  # statuses, or "drop", of the next answers
+        self.fail: list = []  # of the next answers: a status, "drop", "half", or what is answered
         self.seen: list[dict] = []
         self.now = self.most_at_once = 0
         self.lock, self.pause = threading.Lock(), threading.Event()
 
     def answer(self, path, payload):
         if path == "/v1/models":
-            one = {
-                "id": "my-model",
-                "object": "model",
-                "owned_by": self.api,
-                "root": "/m",
-                "max_model_len": self.max_model_len,
-            }
-            return 200, {"object": "list", "data": [one]}
+            one = {"id": "my-model", "object": "model", "owned_by": self.api, "root": "/m", "parent": None}
+            adapters = [{**one, "id": name, "parent": "my-model", "max_model_len": None} for name in self.adapters]
+            return 200, {"object": "list", "data": [{**one, "max_model_len": self.max_model_len}, *adapters]}
         if path != "/classify":
             return 404, {"detail": "Not Found"}
-        if payload.get("model") not in (None, "my-model"):
-            return 404, {"error": {"message": f"The model `{payload['model']}` does not exist.", "code": 404}}
+        model = payload.get("model")
+        if model not in (None, "my-model", *self.adapters):
+            return 404, {"error": {"message": f"The model `{model}` does not exist.", "code": 404}}
         if "messages" in payload:
             rows = [self.tokenizer.apply_chat_template(payload["messages"], return_dict=True)["input_ids"]]
         else:
             rows = payload["input" if self.api == "vllm" else "input_ids"]
         if max(map(len, rows)) > self.max_model_len:
             return 400, {"error": {"message": "This model's maximum context length is 256 tokens.", "code": 400}}
-        scores = [self.change(self.score(self.read(ids))) for ids in rows]
+        score = self.adapters.get(model, self.score)
+        scores = [self.change(score(self.read(ids))) for ids in rows]
         if self.api == "sglang":
             return 200, [
                 {"embedding": [score], "meta_info": {"prompt_tokens": len(ids)}}
@@ -96,6 +94,13 @@ def serving(stub):
                     self.connection.close()
                     return
                 stub.pause.wait(0.02)
+                if failure == "half":
+                    self.send_response(200)
+                    self.send_header("Content-Length", "100")
+                    self.end_headers()
+                    self.wfile.write(b'{"data": [')
+                    self.close_connection = True
+                    return
                 if stub.key is not None and self.headers.get("Authorization") != f"Bearer {stub.key}":
                     status, body = 401, {"error": "Unauthorized"}
                 elif isinstance(failure, int):
@@ -110,6 +115,8 @@ def serving(stub):
             content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
+            if 300 <= status < 400:
+                self.send_header("Location", "http://elsewhere:1/classify")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
