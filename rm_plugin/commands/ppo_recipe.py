@@ -45,7 +45,7 @@ class PPORewardArguments:
     )
     reward_clip: float | None = field(default=None, metadata={"help": "Cut rewards to [-reward_clip, reward_clip]."})
     reward_tokenizer: str | None = field(
-        default=None, metadata={"help": "Where reward_model_path is the URL of a server, the folder of the model."}
+        default=None, metadata={"help": "Its folder: needed where reward_model_path is the URL of a server."}
     )
 
 
@@ -135,9 +135,8 @@ def _check_fields(script_args, training_args, reward_args) -> bool:
         if not path or path == "EleutherAI/pythia-160m":  # TRL's defaults, neither of which is a reward model
             raise ValueError(f"{name} is unset; name it in the recipe")
     is_served = is_url(training_args.reward_model_path)
-    if is_served != (reward_args.reward_tokenizer is not None):
-        fix = "name the folder of the model that is served" if is_served else "leave it out, the model has its own"
-        raise ValueError(f"reward_tokenizer={reward_args.reward_tokenizer} is for the URL of a server; {fix}")
+    if is_served and reward_args.reward_tokenizer is None:
+        raise ValueError(f"reward_tokenizer is unset; name the folder of the model that {path} serves")
     with located("reward_model_path"):
         is_served or find_model(training_args.reward_model_path, {})
     if training_args.resume_from_checkpoint:

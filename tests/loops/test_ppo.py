@@ -721,8 +721,7 @@ def test_the_policys_tokenizer_is_of_the_policys_revision(ppo_folders, monkeypat
     [
         (["--kl_coeff", "0.1"], "unknown field 'kl_coeff' (did you mean kl_coef?)"),
         (["--reward_model_path", "nowhere"], "reward_model_path: nowhere is no folder here, "),
-        (["--reward_model_path", "http://a:1"], "reward_tokenizer=None is for the URL of a server; name the folder"),
-        (["--reward_tokenizer", "x"], "reward_tokenizer=x is for the URL of a server; leave it out, the model has it"),
+        (["--reward_model_path", "http://a:1"], "reward_tokenizer is unset; name the folder of the model that http:/"),
         (["--resume_from_checkpoint", "true"], "resume_from_checkpoint is set, and TRL's PPOTrainer cannot resume"),
         (["--per_device_train_batch_size", "64"], "32 prompts do not fill one batch of 64"),
         (
