@@ -4,8 +4,10 @@
 
 Score only: the token ids are there, nothing is generated. Ours is `RewardScorer.run`; the reference is the same
 weights in transformers' own `*ForSequenceClassification` with sdpa attention, `--reference-batch-size` rows at once
-(n if absent). One process, one after the other in every round; the ratio is the median. `limit` is padded ÷ packed
-tokens. Peak memory above the loaded model is measured in one further process each (`--no-memory` leaves that out).
+(n if absent), or with `--reference prefix-cache` a decoder that computes the prompt once and continues every
+completion from a copy of its cache. One process, one after the other in every round; the ratio is the median. `limit`
+is padded ÷ packed tokens. Peak memory above the loaded model is measured in one further process each (`--no-memory`
+leaves that out).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from common import (
     quiet,
     report,
     reward_model_and_tokenizer,
+    speed,
     summary,
 )
 
@@ -31,6 +34,7 @@ def parse_args() -> argparse.Namespace:
     arguments.add_argument("--completion-tokens", type=int, default=128)
     arguments.add_argument("-n", type=int, default=16, help="completions per prompt")
     arguments.add_argument("--prompts", type=int, default=1, help="prompts of one round")
+    arguments.add_argument("--reference", choices=("padded", "prefix-cache"), default="padded")
     arguments.add_argument("--reference-batch-size", type=int, default=None, help="rows of one padded forward")
     return arguments.parse_args()
 
@@ -41,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
 
     from rm_plugin import RewardScorer
     from rm_plugin.data.encoding import EncodedGroup
-    from rm_plugin.model.packing import cost, pad, padded_tokens
+    from rm_plugin.model.packing import collate, cost, pad, padded_tokens
     from rm_plugin.scoring.base import ScoringBatch
 
     model, tokenizer = reward_model_and_tokenizer(args)
@@ -63,7 +67,14 @@ def main(args: argparse.Namespace) -> None:
         return torch.cat([torch.from_numpy(scorer.run(ScoringBatch([group], []))) for group in groups])
 
     @torch.no_grad()
-    def reference():
+    def prefix_cache():
+        model.model.set_attn_implementation("sdpa")
+        batches = [collate([group], "continued") for group in groups]
+        on_device = [{k: v.to(model.device) if k != "calls" else v for k, v in batch.items()} for batch in batches]
+        return torch.cat([model(**batch).logits[:, 0].float().cpu() for batch in on_device])
+
+    @torch.no_grad()
+    def padded():
         standard.set_attn_implementation("sdpa")
         scores = []
         for start in range(0, len(rows), batch_size):
@@ -73,8 +84,9 @@ def main(args: argparse.Namespace) -> None:
             scores.append(standard(**batch).logits[:, 0].float().cpu())
         return torch.cat(scores)
 
+    reference = padded if args.reference == "padded" else prefix_cache
     if args.memory_of:
-        with PeakMemory() as peak:
+        with PeakMemory(args.device) as peak:
             {"ours": ours, "reference": reference}[args.memory_of]()
         print(peak.megabytes)
         return
@@ -82,10 +94,12 @@ def main(args: argparse.Namespace) -> None:
     scores = ours()
     difference = (scores - reference()).abs().max().item()
     result = {"benchmark": "best_of_n_throughput", **conditions(args)}
-    result |= summary(*alternate(reference, ours, args.rounds))
+    result |= summary(*alternate(reference, ours, args.rounds, args.device))
+    seconds = {side: result[f"seconds_{side}"] for side in ("reference", "ours")}
+    result |= speed(args, model, sum(map(len, rows)), seconds)
     packed = sum(cost([group], scorer.form()) for group in groups)
-    padded = sum(padded_tokens([group]) for group in groups)
-    result |= {"packed_tokens": packed, "padded_tokens": padded, "limit": round(padded / packed, 3)}
+    num_padded = sum(padded_tokens([group]) for group in groups)
+    result |= {"packed_tokens": packed, "padded_tokens": num_padded, "limit": round(num_padded / packed, 3)}
     result["ratio_over_limit"] = round(result["ratio"] / result["limit"], 3)
     result |= {"max_score_difference": difference, "sd_of_scores": scores.std().item()}
     report({**result, **memory}, args.save)

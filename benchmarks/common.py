@@ -1,6 +1,7 @@
-"""What the benchmark scripts share: public preference rows, the machine's description, one JSON line a run.
+"""What the benchmark scripts share: public preference rows, clocks, the machine's description, one JSON line a run.
 
-Data is read from ../shared/data (or $RM_PLUGIN_SHARED) in its original schema; nothing is downloaded.
+Data is read from ../shared/data (or $RM_PLUGIN_SHARED) in its original schema; nothing is downloaded. With
+`--device cuda` time is that of CUDA events, and memory that of torch's allocator.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ def parser(doc: str, rounds: int | None = 5, memory_of: tuple[str, ...] = ()) ->
     if rounds is not None:
         parser.add_argument("--rounds", type=int, default=rounds)
         parser.add_argument("--dtype", choices=("fp32", "bf16"), default="bf16")
+        parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        parser.add_argument("--load-in-4bit", action="store_true", help="NF4 weights, for both sides")
+        parser.add_argument("--peak-tflops", type=float, help="dense bf16 peak of the device, for `mfu_*`")
     if memory_of:
         parser.add_argument("--no-memory", action="store_true", help="skip the subprocesses that measure memory")
         parser.add_argument("--memory-of", choices=memory_of, help=argparse.SUPPRESS)
@@ -47,7 +51,7 @@ def parser(doc: str, rounds: int | None = 5, memory_of: tuple[str, ...] = ()) ->
 
 def conditions(args: argparse.Namespace) -> dict:
     """The arguments that say what was measured, and not how it is run or shown; the model by its folder's name."""
-    left_out = ("save", "rounds", "no_memory", "memory_of", "output", "engine", "pause_file", "vllm")
+    left_out = ("save", "rounds", "no_memory", "memory_of", "output", "engine", "pause_file", "vllm", "peak_tflops")
     shown = {name: value for name, value in vars(args).items() if name not in left_out}
     return {**shown, "model": Path(args.model).name}
 
@@ -64,10 +68,15 @@ def quiet() -> None:
     logging.disable(logging.WARNING)
 
 
-def dtype_of(args: argparse.Namespace):
+def loading(args: argparse.Namespace) -> dict:
+    """Arguments of `from_pretrained` for the dtype, the device and 4 bits."""
     import torch
 
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
+    from rm_plugin import nf4_config
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
+    quantization = {"quantization_config": nf4_config()} if args.load_in_4bit else {}
+    return {"dtype": dtype, "device_map": {"": args.device}, **quantization}
 
 
 def reward_model_and_tokenizer(args: argparse.Namespace):
@@ -80,7 +89,7 @@ def reward_model_and_tokenizer(args: argparse.Namespace):
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     torch.manual_seed(0)
-    model = RewardModel.from_backbone(args.model, dtype=dtype_of(args)).eval()
+    model = RewardModel.from_backbone(args.model, **loading(args)).eval()
     ensure_pad_token(tokenizer, model)
     torch.nn.init.normal_(model.score.weight)
     return model, tokenizer
@@ -136,24 +145,57 @@ def gsm8k_candidates() -> list[dict]:
     return rows
 
 
-def alternate(reference: Callable[[], object], ours: Callable[[], object], rounds: int) -> tuple[list, list]:
+def mark(device: str):
+    """A point in time of what the device has been given to do, for `seconds_between`."""
+    if device == "cpu":
+        return time.perf_counter()
+    import torch
+
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(start, end) -> float:
+    if isinstance(start, float):
+        return end - start
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def alternate(
+    reference: Callable[[], object], ours: Callable[[], object], rounds: int, device: str = "cpu"
+) -> tuple[list, list]:
     """Seconds of both, one after the other in every round, in changing order; the first round warms up."""
     seconds = {reference: [], ours: []}
     for round_ in range(rounds + 1):
         for run in (reference, ours) if round_ % 2 else (ours, reference):
-            start = time.perf_counter()
+            start = mark(device)
             run()
+            taken = seconds_between(start, mark(device))
             if round_:
-                seconds[run].append(time.perf_counter() - start)
+                seconds[run].append(taken)
     return seconds[reference], seconds[ours]
 
 
 class PeakMemory:
-    """`with PeakMemory() as peak: …; peak.megabytes`: the most resident memory above that at the start, sampled."""
+    """`with PeakMemory() as peak: …; peak.megabytes`: the most resident memory above that at the start, sampled.
+
+    On a GPU the most that torch's allocator reserved.
+    """
+
+    def __init__(self, device: str = "cpu"):
+        self._on_gpu = device != "cpu"
 
     def __enter__(self):
         import psutil
+        import torch
 
+        if self._on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            self._start = torch.cuda.memory_reserved()
+            return self
         self._process, self._stop = psutil.Process(), threading.Event()
         self._start = self._peak = self._process.memory_info().rss
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -165,6 +207,11 @@ class PeakMemory:
             self._peak = max(self._peak, self._process.memory_info().rss)
 
     def __exit__(self, *_):
+        if self._on_gpu:
+            import torch
+
+            self.megabytes = (torch.cuda.max_memory_reserved() - self._start) / 2**20
+            return
         self._stop.set()
         self._thread.join()
         self.megabytes = (self._peak - self._start) / 2**20
@@ -190,8 +237,29 @@ def summary(reference: list[float], ours: list[float]) -> dict[str, float]:
     }
 
 
+def speed(args: argparse.Namespace, model, num_tokens: int, seconds: dict[str, float], passes: int = 1) -> dict:
+    """
+    Tokens of whole texts per second for each side, and with `--peak-tflops` the share of it that their work takes.
+
+    Work is 2 operations a weight of a linear layer and token, in each of `passes`: 1 forward, 3 with the gradients of
+    weights, 2 where few are trained. Attention's and what is computed anew are not counted, what a side leaves out is.
+    """
+    per_second = {side: num_tokens / taken for side, taken in seconds.items()}
+    result = {f"tokens_per_second_{side}": round(rate, 1) for side, rate in per_second.items()}
+    if args.peak_tflops:
+        import torch
+
+        linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+        num_weights = sum(module.in_features * module.out_features for module in linear)
+        for side, rate in per_second.items():
+            result[f"mfu_{side}"] = round(2 * num_weights * passes * rate / (args.peak_tflops * 1e12), 4)
+    return result
+
+
 def environment() -> dict[str, str]:
     """Versions, machine and commit."""
+    import torch
+
     cpu = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
         if line.startswith("model name"):
@@ -201,6 +269,7 @@ def environment() -> dict[str, str]:
     packages = ("torch", "transformers", "trl", "peft")
     return {
         "machine": f"{cpu}, {os.cpu_count()} cores",
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "commit": commit.stdout.strip(),
         **{name: importlib.metadata.version(name) for name in packages},
     }

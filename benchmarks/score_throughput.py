@@ -14,7 +14,17 @@ from __future__ import annotations
 import argparse
 import tempfile
 
-from common import alternate, conditions, parser, preference_pairs, quiet, report, reward_model_and_tokenizer, summary
+from common import (
+    alternate,
+    conditions,
+    parser,
+    preference_pairs,
+    quiet,
+    report,
+    reward_model_and_tokenizer,
+    speed,
+    summary,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,7 +72,7 @@ def main(args: argparse.Namespace) -> None:
             per_device_eval_batch_size=args.eval_batch_size,
             max_length=args.max_length,
             bf16=args.dtype == "bf16",
-            use_cpu=not torch.accelerator.is_available(),
+            use_cpu=args.device == "cpu",
             report_to="none",
             disable_tqdm=True,
         )
@@ -97,11 +107,14 @@ def main(args: argparse.Namespace) -> None:
     padded_trl = sum(map(padded_tokens, trl_batches))
     padded_sorted = sum(len(batch) * len(batch[0]) for batch in sorted_padded())
 
-    against_trl = summary(*alternate(trl_evaluate, score, args.rounds))
-    against_sorted = summary(*alternate(sorted_padded, score, args.rounds))
+    against_trl = summary(*alternate(trl_evaluate, score, args.rounds, args.device))
+    against_sorted = summary(*alternate(sorted_padded, score, args.rounds, args.device))
     result = {"benchmark": "score_throughput", **conditions(args)}
     result |= {f"{name}_trl": value for name, value in against_trl.items()}
     result |= {f"{name}_sorted": value for name, value in against_sorted.items()}
+    seconds = {"trl": against_trl["seconds_reference"], "sorted": against_sorted["seconds_reference"]}
+    num_tokens = sum(len(ids) for group in groups for ids in group.input_ids)
+    result |= speed(args, model, num_tokens, {**seconds, "ours": against_sorted["seconds_ours"]})
     result |= {"packed_tokens": packed, "padded_tokens_trl": padded_trl, "padded_tokens_sorted": padded_sorted}
     result["limit_trl"] = round(padded_trl / packed, 3)
     result["limit_sorted"] = round(padded_sorted / packed, 3)

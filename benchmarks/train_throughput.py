@@ -3,12 +3,13 @@
     python benchmarks/train_throughput.py --model DIR --data hh --batch-size 8 --steps 1 --dtype bf16 --lora-r 16
 
 Reference: `trl.RewardTrainer` as a user runs it: same weights, rows, batches, dtype, LoRA, with gradient checkpointing
-on both sides or on neither. Both run in one process, one after the other in every round, on rows that no other round
-uses; the first step of a round is not timed. Ratios are medians over rounds. `limit` is padded ÷ packed tokens of the
-very batches that were run, the most that linear work allows: what padding wastes times what the shared prefix repeats.
-`--sorted` takes the gain of padding out: batches of rows of nearly one length, the same for both. `--no-prefix` is the
-worst case: texts of one length that share nothing. Memory is the peak above the loaded model over the step of longest
-texts among those that were run, in one subprocess an engine.
+on both sides or on neither; or with `--reference unshared` our trainer on rows that are packed without sharing. Both
+run in one process, one after the other in every round, on rows that no other round uses; the first step of a round is
+not timed. Ratios are medians over rounds. `limit` is padded ÷ packed tokens of the very batches that were run, the
+most that linear work allows: what padding wastes times what the shared prefix repeats. `--sorted` takes the gain of
+padding out: batches of rows of nearly one length, the same for both. `--no-prefix` is the worst case: texts of one
+length that share nothing. Memory is the peak above the loaded model over the step of longest texts among those that
+were run, in one subprocess per side.
 """
 
 from __future__ import annotations
@@ -16,15 +17,29 @@ from __future__ import annotations
 import argparse
 import random
 import tempfile
-import time
 
-from common import PeakMemory, conditions, dtype_of, parser, peak_memory, preference_pairs, quiet, report, summary
+from common import (
+    PeakMemory,
+    conditions,
+    loading,
+    mark,
+    parser,
+    peak_memory,
+    preference_pairs,
+    quiet,
+    report,
+    seconds_between,
+    speed,
+    summary,
+)
 
 WORST_CASE_LENGTH = 128
 
 
 def parse_args() -> argparse.Namespace:
-    arguments = parser(__doc__, memory_of=("trl", "ours"))
+    arguments = parser(__doc__, memory_of=("reference", "ours"))
+    arguments.add_argument("--reference", choices=("trl", "unshared"), default="trl")
+    arguments.add_argument("--attention", help="of TRL's model, such as flash_attention_2; its own if absent")
     arguments.add_argument("--data", choices=("hh", "gsm8k", "judgebench"), default="hh")
     arguments.add_argument("--batch-size", type=int, default=8, help="pairs a step")
     arguments.add_argument("--steps", type=int, default=1, help="timed steps a round")
@@ -56,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
 
     class StepTimer(TrainerCallback):
         def on_step_end(self, *_, **__):
-            self.ends.append(time.perf_counter())
+            self.ends.append(mark(args.device))
 
         def on_train_begin(self, *_, **__):
             self.ends = []
@@ -69,16 +84,17 @@ def main(args: argparse.Namespace) -> None:
 
     def build(name):
         torch.manual_seed(0)
-        if name == "trl":
-            model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=1, dtype=dtype_of(args))
+        if name == "reference" and args.reference == "trl":
+            options = {"num_labels": 1, "attn_implementation": args.attention, **loading(args)}
+            model = AutoModelForSequenceClassification.from_pretrained(args.model, **options)
             model.config.pad_token_id = tokenizer.pad_token_id
-            return RewardTrainer, RewardConfig, with_lora(model)
-        model = RewardModel.from_backbone(args.model, dtype=dtype_of(args))
-        return PairwiseRewardTrainer, PairwiseRewardConfig, with_lora(model)
+            return RewardTrainer, RewardConfig, with_lora(model), None
+        model = RewardModel.from_backbone(args.model, **loading(args))
+        return PairwiseRewardTrainer, PairwiseRewardConfig, with_lora(model), "apart" if name == "reference" else None
 
     def run(built, rows, steps: int) -> float:
         """Seconds of the steps after the first, data loading, logging and optimizer included."""
-        trainer_class, config_class, model = built
+        trainer_class, config_class, model, form = built
         timer = StepTimer()
         with tempfile.TemporaryDirectory() as folder:
             config = config_class(
@@ -89,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
                 bf16=args.dtype == "bf16",
                 gradient_checkpointing=args.gradient_checkpointing,
                 learning_rate=1e-5,
-                use_cpu=not torch.accelerator.is_available(),
+                use_cpu=args.device == "cpu",
                 report_to="none",
                 save_strategy="no",
                 disable_tqdm=True,
@@ -103,27 +119,29 @@ def main(args: argparse.Namespace) -> None:
                 callbacks=[timer],
             )
             trainer.remove_callback(transformers.PrinterCallback)
+            if form is not None:
+                trainer.data_collator.form = form
             trainer.train()
-        return timer.ends[-1] - timer.ends[0]
+        return seconds_between(timer.ends[0], timer.ends[-1])
 
     if args.memory_of:
         batches = [rows[i : i + args.batch_size] for i in range(0, len(rows), args.batch_size)]
         longest = max(batches, key=lambda batch: max(row["longest"] for row in batch))
         built = build(args.memory_of)
-        with PeakMemory() as peak:
+        with PeakMemory(args.device) as peak:
             run(built, longest, steps=1)
         print(peak.megabytes)
         return
 
     memory = {}
     if not args.no_memory:  # before this process holds two models
-        memory = {f"peak_mb_{name}": round(peak_memory(name)) for name in ("trl", "ours")}
-        memory["memory_ratio"] = round(memory["peak_mb_ours"] / memory["peak_mb_trl"], 3)
-    trl, ours = build("trl"), build("ours")
-    seconds_trl, seconds_ours, timed = [], [], []
+        memory = {f"peak_mb_{name}": round(peak_memory(name)) for name in ("reference", "ours")}
+        memory["memory_ratio"] = round(memory["peak_mb_ours"] / memory["peak_mb_reference"], 3)
+    reference, ours = build("reference"), build("ours")
+    seconds_reference, seconds_ours, timed = [], [], []
     for round_ in range(args.rounds + 1):  # the first warms both up
         chunk = rows[round_ * a_round : (round_ + 1) * a_round]
-        jobs = [(trl, seconds_trl), (ours, seconds_ours)]
+        jobs = [(reference, seconds_reference), (ours, seconds_ours)]
         for built, seconds in jobs if round_ % 2 else jobs[::-1]:
             taken = run(built, chunk, args.steps + 1)
             if round_:
@@ -131,8 +149,10 @@ def main(args: argparse.Namespace) -> None:
         if round_:
             timed += [chunk[i : i + args.batch_size] for i in range(args.batch_size, a_round, args.batch_size)]
 
-    result = {"benchmark": "train_throughput", **conditions(args), **summary(seconds_trl, seconds_ours)}
+    result = {"benchmark": "train_throughput", **conditions(args), **summary(seconds_reference, seconds_ours)}
     result |= token_counts(timed, tokenizer)
+    seconds = {side: result[f"seconds_{side}"] for side in ("reference", "ours")}
+    result |= speed(args, ours[2], result["real_tokens"] // args.rounds, seconds, passes=2 if args.lora_r else 3)
     result["ratio_over_limit"] = round(result["ratio"] / result["limit"], 3)
     report({**result, **memory}, args.save)
 

@@ -51,11 +51,12 @@ def parse_gpu(text: str) -> float:
 
 def describe(plan: MemoryPlan, gpu: float | None = None) -> str:
     """The terms of a plan and, for a card of `gpu` bytes, what they mean; the last line is the verdict."""
+    at_the_peak = max(plan.update, plan.activations)
     terms = {
         "weights": plan.weights,
         "gradients": plan.gradients,
         "optimizer": plan.optimizer,
-        f"activations, {plan.tokens:,} tokens": plan.activations,
+        f"activations, {plan.tokens:,} tokens" if at_the_peak > plan.update else "optimizer's step": at_the_peak,
         "CUDA context, fragmentation": plan.allowance,
     }
     lines = [f"{name:<32}{num_bytes / GB:6.2f} GB" for name, num_bytes in terms.items()]

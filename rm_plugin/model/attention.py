@@ -208,7 +208,7 @@ def _refuse_other_attention(module, attention_mask, arguments: dict) -> None:
     if attention_mask is not None and attention_mask.numel() != 1:
         raise ValueError(f"{name} makes its own attention mask, which packed rows do not support; use the padded form")
     given = {k for k, v in arguments.items() if v is not None and v is not False}
-    unknown = given - {"is_causal", "position_ids"}
+    unknown = given - {"is_causal", "position_ids", "seq_idx", "cu_seq_lens_q"}  # the latter are for recurrent layers
     if unknown:
         raise ValueError(f"{name} gives its attention {', '.join(sorted(unknown))}, unknown here; use the padded form")
 

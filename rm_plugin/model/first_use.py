@@ -1,6 +1,6 @@
 """Which form of a batch gives a model's true scores with the least work: seen at its first use, on one small group.
 
-form, reason = best_form(model, "sdpa")          # ("packed", None), or what it takes instead and why
+to_score, to_train, reason = best_form(model, "sdpa")    # "packed", "packed", None; or what it takes instead and why
 """
 
 from __future__ import annotations
@@ -12,25 +12,33 @@ from transformers import PreTrainedModel
 
 from ..data.encoding import EncodedGroup
 from .attention import IMPLEMENTATION
-from .packing import Call, pack, pad
+from .packing import Call, pack, pack_apart, pad
+
+# Kinds of layers in configs: what a layout serves, and what keeps a state of all before or sees its token alone.
+ATTENTION = {"full_attention", "sliding_attention"}
+RECURRENT = {"linear_attention", "conv", "hybrid", "mlp", "moe"}
 
 
-def best_form(model: PreTrainedModel, attention: str | None) -> tuple[str, str | None]:
+def best_form(model: PreTrainedModel, attention: str | None) -> tuple[str, str, str | None]:
     """
-    The form of [`rm_plugin.model.packing.collate`] for a model, and why it is not `"packed"`.
+    The forms of [`rm_plugin.model.packing.collate`] in which a model scores and trains, and why not `"packed"`.
 
     Args:
         model (`RewardModel`): in eval mode, adapters included; its attention implementation may be changed.
         attention (`str`, *optional*): the implementation that its backbone came with.
     """
     if attention not in (IMPLEMENTATION, "sdpa", "eager"):
-        return "sorted", f"attn_implementation={attention!r} was asked for; leave it unset to share prefixes"
-    unknown = set(_kinds_of_layers(model)) - {"full_attention", "sliding_attention"}
+        reason = f"attn_implementation={attention!r} was asked for; leave it unset to share prefixes"
+        return "sorted", "sorted", reason
+    unknown = set(_kinds_of_layers(model)) - ATTENTION
     if unknown:  # other attention that is refused below may see more than its cache tells
         reason = f"{type(model.model).__name__} has layers of kind {', '.join(sorted(unknown))}"
-        return ("continued" if _attempt(_why_not_continued, model) is None else "sorted"), reason
+        is_continued = _attempt(_why_not_continued, model) is None
+        to_train = "apart" if _attempt(_why_not_apart, model) is None else "sorted"
+        return ("continued" if is_continued else to_train), to_train, reason
     reason = _attempt(_why_not_packed, model)
-    return ("packed" if reason is None else "sorted"), reason
+    form = "packed" if reason is None else "sorted"
+    return form, form, reason
 
 
 def _kinds_of_layers(model: PreTrainedModel) -> list[str]:
@@ -65,6 +73,22 @@ def _why_not_packed(model: PreTrainedModel) -> str | None:
     if len(seen) != len(kinds) or sum(w is not None for w in seen) < kinds.count("sliding_attention"):
         return f"{name} does not hand the layout to the attention of all its layers"
     return _difference(model, packed, padded, "packed")
+
+
+def _why_not_apart(model: PreTrainedModel) -> str | None:
+    sequences, kinds, name = _sequences(model), _kinds_of_layers(model), type(model.model).__name__
+    if other := set(kinds) - ATTENTION - RECURRENT:  # attention that these texts may be too short to tell
+        return f"{name} has layers of kind {', '.join(sorted(other))}"
+    sequences += [sequences[0][20:21], sequences[1][20:22]]  # the shorter, the more would come from the text before
+    padded = _hidden_ends(model, pad(sequences))
+    model.model.set_attn_implementation(IMPLEMENTATION)
+    batch = pack_apart([EncodedGroup(sequences)])
+    seen = batch["shared_prefix_layout"].seen_windows = []
+    apart = _hidden_ends(model, batch)
+    num_attention = sum(kind in ATTENTION or kind == "hybrid" for kind in kinds)
+    if len(seen) != num_attention or sum(w is not None for w in seen) < kinds.count("sliding_attention"):
+        return f"{name} does not hand the layout to the attention of all its layers"
+    return _difference(model, apart, padded, "apart")
 
 
 def _why_not_continued(model: PreTrainedModel) -> str | None:

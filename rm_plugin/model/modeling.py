@@ -130,7 +130,7 @@ class RewardModel(PreTrainedModel):
         self.peft_model = None  # the PeftModel around a model whose adapters were loaded; not a submodule
         self.has_fresh_head = False  # drawn at random, and no training has begun
         self.is_text_tower = False  # of a model that also sees or hears, whose name adapters would give as their base
-        self._forms: dict[int, tuple[str, str | None]] = {}  # by state of the model, and why it is not "packed"
+        self._forms: dict[int, tuple[str, str, str | None]] = {}  # by state of the model, as `best_form` gives them
         self._own_attention: str | None = None  # the implementation that the backbone came with
         self.post_init()
 
@@ -263,12 +263,15 @@ class RewardModel(PreTrainedModel):
         )
 
     @torch.no_grad()
-    def batch_form(self) -> str:
+    def batch_form(self, with_gradients: bool = False) -> str:
         """
         The form of [`rm_plugin.model.packing.collate`] that gives this model's true scores with the least work.
 
         Checked once for each state of its adapters and attention, by computing one small group both ways. Where rows
         cannot be packed (state-space and hybrid layers, custom attention, …) one log line says why.
+
+        Args:
+            with_gradients (`bool`, *optional*, defaults to `False`): a form that gradients flow through, to train.
         """
         if (attention := self.model.config._attn_implementation) != IMPLEMENTATION:
             self._own_attention = attention
@@ -277,18 +280,20 @@ class RewardModel(PreTrainedModel):
         layers = (m for m in self.model.modules() if isinstance(getattr(m, "disable_adapters", None), bool))
         state = hash((own, *((type(layer), *layer.active_adapters, layer.disable_adapters) for layer in layers)))
         if state not in self._forms:
-            known = [reason for _, reason in self._forms.values()]
+            known = [reason for *_, reason in self._forms.values()]
             with eval_mode(self):
-                form, reason = self._forms[state] = best_form(self, own)
-            if form == "continued" and reason not in known:
-                logger.warning("rows are not packed, scoring continues from the cache of a prompt: %s", reason)
-            elif form == "sorted" and reason not in known:
-                logger.warning("shared-prefix computation is off, batches are padded: %s", reason)
-        form = self._forms[state][0]
-        wanted = IMPLEMENTATION if form == "packed" else own
+                to_score, to_train, reason = self._forms[state] = best_form(self, own)
+            if reason is not None and reason not in known:
+                rows = "rows share no prefix" if to_train == "apart" else "rows are not packed"
+                what = "shared-prefix computation is off, batches are padded"
+                if to_score != "sorted":
+                    what = f"{rows}, scoring continues from the cache of a prompt" if to_score == "continued" else rows
+                logger.warning("%s: %s", what, reason)
+        to_score, to_train, _ = self._forms[state]
+        wanted = IMPLEMENTATION if to_train in ("packed", "apart") else own  # without a layout it is sdpa's
         if self.model.config._attn_implementation != wanted:
             self.model.set_attn_implementation(wanted)
-        return form
+        return to_train if with_gradients else to_score
 
     # ---------------------------------------------------------------------------------------------------------- making
 

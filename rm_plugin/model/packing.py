@@ -1,6 +1,7 @@
-"""Groups of token ids ► one call of a reward model, in one of four forms (`FORMS`).
+"""Groups of token ids ► one call of a reward model, in one of five forms (`FORMS`).
 
     packed       one row that holds every token once; attention sees prefixes and rests apart
+    apart        one row that holds every text; kernels of recurrent layers are told where each begins
     continued    each prefix once, and its completions from copies of its cache; what shares little, sorted
     sorted       texts of similar lengths together, each such call right-padded
     padded       all texts in one rectangle, right-padded
@@ -13,7 +14,8 @@ Packed:
 
 It wins by padded tokens ÷ packed tokens. Where that ratio is near 1 (equal lengths, nothing shared) the padded form is
 cheaper, because packing pays a few small calls per completion; `collate` takes whichever costs less. Models with
-recurrent layers cannot take it: they score in the second form, which gives no gradients, and train in the third.
+recurrent layers cannot take it: they score `continued`, which gives no gradients, and train `apart` where the GPU has
+kernels for it, else `sorted`.
 
     batch = collate([encode(c, tokenizer) for c in comparisons], model.batch_form()); scores = model(**batch).logits
 
@@ -26,14 +28,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from ..data.encoding import EncodedGroup
 from .attention import SharedPrefixLayout
 
-FORMS = ("packed", "continued", "sorted", "padded")
+FORMS = ("packed", "apart", "continued", "sorted", "padded")
 # Up to this many padded tokens for one packed token the padded form is as fast; benchmarks/README.md has the numbers.
 MIN_TOKEN_RATIO = 1.05
-TOKENS_OF_A_CALL = 64  # one more call of the backbone takes about as long as so many tokens more
+# One more call of the backbone takes about as long as so many tokens more: 18 to 26 on a CPU in float32, for 135M
+# parameters, a hybrid or attention alone, with or without the backward pass. Not measured on a GPU.
+TOKENS_OF_A_CALL = 32
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ def cost(groups: list[EncodedGroup], form: str) -> int:
     """Tokens that a call of the model computes for these groups, in the form that `collate` gives them."""
     if form in ("continued", "sorted"):
         return sum(call.tokens for call in backbone_calls(groups, form))
-    packed, padded = sum(group.num_tokens for group in groups), padded_tokens(groups)
-    return packed if form == "packed" and _packing_pays(packed, padded) else padded
+    packed, padded = sum(_own_tokens(group, form) for group in groups), padded_tokens(groups)
+    return packed if form in ("packed", "apart") and _packing_pays(packed, padded) else padded
 
 
 def _packing_pays(packed: int, padded: int) -> bool:
@@ -114,14 +119,15 @@ def collate(groups: list[EncodedGroup], form: str) -> dict:
 
     Args:
         groups (`list[EncodedGroup]`): at least one, each with at least one completion.
-        form (`str`): one of `FORMS`; `RewardModel.batch_form()`, for training `"sorted"` instead of `"continued"`.
+        form (`str`): one of `FORMS`; `RewardModel.batch_form()`.
 
     Returns:
-        `dict`: packed: `input_ids` and `position_ids` (1, T) int64, and `shared_prefix_layout`; else `input_ids` and
-            `attention_mask` (N, L) int64, pads are id 0 with mask 0, and `calls` where there is more than one.
+        `dict`: packed: `input_ids` and `position_ids` (1, T) int64, and `shared_prefix_layout`; apart: also `seq_idx`
+            (1, T) and `cu_seq_lens_q` (N + 1,), int32; else `input_ids` and `attention_mask` (N, L) int64, pads are id
+            0 with mask 0, and `calls` where there is more than one.
     """
-    if form == "packed" and cost(groups, form) < padded_tokens(groups):
-        return pack(groups)
+    if form in ("packed", "apart") and cost(groups, form) < padded_tokens(groups):
+        return pack(groups) if form == "packed" else pack_apart(groups)
     batch = pad([ids for group in groups for ids in group.input_ids])
     if form in ("continued", "sorted"):
         calls = backbone_calls(groups, form)
@@ -148,6 +154,19 @@ def pack(groups: list[EncodedGroup]) -> dict:
             [[len(sequence) - g.prefix_length for sequence in g.input_ids] for g in groups],
         ),
     }
+
+
+def pack_apart(groups: list[EncodedGroup]) -> dict:
+    """Every text of the groups end to end in one row, which shares nothing, in the arguments of all kernels.
+
+    Source: transformers' names: `seq_idx` for the kernels of causal-conv1d and mamba-ssm, `cu_seq_lens_q` for those of
+    flash-linear-attention. Without these packages it raises.
+    """
+    batch = pack([EncodedGroup([ids]) for group in groups for ids in group.input_ids])
+    lengths_N = torch.tensor(batch["shared_prefix_layout"].segment_lengths)
+    batch["seq_idx"] = torch.arange(len(lengths_N), dtype=torch.int32).repeat_interleave(lengths_N)[None]
+    batch["cu_seq_lens_q"] = F.pad(lengths_N.cumsum(0), (1, 0)).int()
+    return batch
 
 
 def pad(sequences: list[list[int]]) -> dict:
@@ -188,7 +207,7 @@ def split_by_tokens(
             own_next = own + _own_tokens(group, form)
             rows_next, longest_next = rows + len(group.input_ids), max(longest, *map(len, group.input_ids))
             tokens = rows_next * longest_next
-            if form == "packed" and _packing_pays(own_next, tokens):
+            if form in ("packed", "apart") and _packing_pays(own_next, tokens):
                 tokens = own_next
             elif form in ("continued", "sorted"):
                 tokens = min(tokens, own_next)
@@ -206,4 +225,4 @@ def _own_tokens(group: EncodedGroup, form: str) -> int:
     """Tokens of a group by itself; with others it takes no more than these."""
     if form in ("continued", "sorted"):
         return sum(call.cost for call in backbone_calls([group], form))
-    return group.num_tokens
+    return sum(map(len, group.input_ids)) if form == "apart" else group.num_tokens

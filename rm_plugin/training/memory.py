@@ -5,9 +5,10 @@
 
 The trainer is built on a model without weights (the meta device), then its parameters become fake tensors, and a mode
 counts the storages that live while `training_step` and the optimizer run a second time (the first makes Adam's state).
-Memory is linear in layers and in tokens, so steps of two small depths and two lengths give that of all.
+What lives at the peak of either is linear in layers, and in `training_step` in tokens too, so steps of two small
+depths and two lengths give that of all.
 
-    M(L, T) = a + b·L + (c + d·L)·T          L layers, T tokens of the longest micro-batch
+    M(L, T) = a + b·L + max(c + d·L + (e + f·L)·T, g + h·L)    L layers, T tokens of the longest micro-batch
 
 The fake tensors are a CPU's, where attention computes in float32: an upper bound of a GPU's. NF4 is computed by a
 stand-in, since bitsandbytes' own tensors cannot be fake.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import logging
 import weakref
 from dataclasses import dataclass
 
@@ -43,7 +45,7 @@ GB = 2**30
 # what it hands out where lengths vary.
 CONTEXT, CONTEXT_ERROR = 0.6 * GB, 0.2 * GB
 FRAGMENTATION, FRAGMENTATION_ERROR = 0.05, 0.05
-ENOUGH_TOKENS = 2048  # from here on activations outweigh temporaries of weights, and memory is linear in tokens
+ENOUGH_TOKENS = 512  # that the longer of the two steps has; with half of them memory is linear in tokens already
 SHARE_TO_USE = 0.9  # of a card: what recipes are planned for
 BLOCK = 512  # bytes to which torch's allocator rounds
 # Bytes of a weight in NF4: half a byte, and scales of blocks of 64, themselves quantised in blocks of 256 if nested.
@@ -59,6 +61,7 @@ class MemoryPlan:
         weights (`float`): parameters and buffers.
         gradients (`float`): of what is trained.
         optimizer (`float`): its state.
+        update (`float`): temporaries of the optimizer's step, when no activations live.
         activations (`float`): what the backward pass needs and temporaries, at `tokens` tokens.
         activations_per_token (`float`): their slope.
         tokens (`int`): of the longest micro-batch.
@@ -67,6 +70,7 @@ class MemoryPlan:
     weights: float
     gradients: float
     optimizer: float
+    update: float
     activations: float
     activations_per_token: float
     tokens: int
@@ -74,7 +78,7 @@ class MemoryPlan:
     @property
     def peak(self) -> float:
         """Bytes that torch's allocator hands out."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.weights + self.gradients + self.optimizer + max(self.update, self.activations)
 
     @property
     def allowance(self) -> float:
@@ -96,8 +100,10 @@ class MemoryPlan:
 
     def max_tokens(self, gpu: float, share: float = SHARE_TO_USE) -> int:
         """The largest `max_tokens_per_microbatch` whose total is within a share of a card of `gpu` bytes; maybe 0."""
-        room = (share * gpu - CONTEXT) / (1 + FRAGMENTATION) - self.peak
-        return max(0, int(self.tokens + room / self.activations_per_token))
+        room = (share * gpu - CONTEXT) / (1 + FRAGMENTATION) - self.weights - self.gradients - self.optimizer
+        if room < self.update:
+            return 0
+        return max(0, int(self.tokens + (room - self.activations) / self.activations_per_token))
 
 
 def plan_memory(
@@ -134,7 +140,8 @@ def plan_memory(
     depths = [depth, 2 * depth] if 2 * depth < num_layers else [num_layers]
     longest = max(16, min(tokens, ENOUGH_TOKENS))
     lengths = [longest // 2, longest]
-    with explained("the training step cannot be computed without values"):
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # what it logs is raised too
+    with explained("the training step cannot be planned"):
         measured = [_measure(_cut(config, n), args, quantization_config, peft_config, lengths) for n in depths]
     left = (num_layers - depths[-1]) / depth  # how often the difference of the two depths is added
     terms = [last + (last - first) * left for first, last in zip(measured[0], measured[-1], strict=True)]
@@ -169,7 +176,7 @@ def _cut(config: PreTrainedConfig, depth: int) -> PreTrainedConfig:
 
 
 def _measure(config, args, quantization_config, peft_config, lengths: list[int]) -> list[float]:
-    """Bytes of weights, gradients and optimizer's state, and of activations for each number of tokens."""
+    """Bytes of weights, gradients, optimizer's state and update, and of activations for each number of tokens."""
     trainer = _build_trainer(config, args, quantization_config, peft_config)
     with FakeTensorMode(), _LiveStorages() as live:
         _make_fake(trainer.model)
@@ -177,20 +184,24 @@ def _measure(config, args, quantization_config, peft_config, lengths: list[int])
             live.add(tensor)
         weights = live.num_bytes
         trainer.create_optimizer()
+        if hasattr(trainer.optimizer, "name2qmap"):  # bitsandbytes would compute its tables of 8-bit numbers
+            trainer.optimizer.name2qmap = {"dynamic": torch.empty(256), "udynamic": torch.empty(256)}
         if args.gradient_checkpointing:
             trainer.model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         on_device = {"device_placement": [False, False]}  # parameters that are fake cannot be moved
         model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer, **on_device)
         trainer.current_gradient_accumulation_steps = 1
         _step(trainer, model, optimizer, live, 16)  # makes Adam's state
-        peaks = [_step(trainer, model, optimizer, live, tokens) for tokens in lengths]
+        activations, updates = zip(*(_step(trainer, model, optimizer, live, n) for n in lengths), strict=True)
         gradients = sum(_rounded(p.nbytes) for p in model.parameters() if p.requires_grad)
         state = live.num_bytes - weights
-    return [weights, gradients, state, *(peak - weights - state - gradients for peak in peaks)]
+    known = weights + state + gradients
+    return [weights, gradients, state, updates[-1] - known, *(peak - known for peak in activations)]
 
 
-def _step(trainer: PairwiseRewardTrainer, model: nn.Module, optimizer, live: _LiveStorages, tokens: int) -> int:
-    """One step of the trainer on a pair of so many tokens, which share nothing; the most bytes that lived in it."""
+def _step(trainer: PairwiseRewardTrainer, model: nn.Module, optimizer, live: _LiveStorages, tokens: int) -> list[int]:
+    """One step of the trainer on a pair of so many tokens, which share nothing: the most bytes that lived, and in its
+    update of the weights."""
     is_packed = trainer.data_collator.form == "packed"  # else padding would be computed too
     first = tokens * 6 // 10 if is_packed else tokens // 2
     texts = [[0] * first, [1] * (tokens - first)]
@@ -201,11 +212,12 @@ def _step(trainer: PairwiseRewardTrainer, model: nn.Module, optimizer, live: _Li
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     live.peak = live.num_bytes
     trainer.training_step(model, trainer.data_collator([row]), 1)
+    peaks, live.peak = [live.peak], live.num_bytes
     if trainer.args.max_grad_norm:
         trainer.accelerator.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()
-    return live.peak
+    return [*peaks, live.peak]
 
 
 def _accumulates(args: PairwiseRewardConfig) -> bool:
@@ -237,7 +249,7 @@ def _build_trainer(config, args, quantization_config, peft_config) -> PairwiseRe
 
 
 class _PlannedModel(RewardModel):
-    def batch_form(self) -> str:
+    def batch_form(self, with_gradients: bool = True) -> str:
         """What the layers say; whether the scores agree cannot be computed without weights."""
         kinds = set(getattr(self.config.get_text_config(), "layer_types", None) or ["full_attention"])
         if not kinds <= {"full_attention", "sliding_attention"}:

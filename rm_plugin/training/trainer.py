@@ -304,9 +304,8 @@ class PairwiseRewardTrainer(RewardTrainer):
             logger.warning("shared-prefix computation is off, batches are padded: %s", refusal)
         if refusal is not None or args.shared_prefix == "off":
             return "padded"
-        if self.reward_model.batch_form() == "packed":
-            return "packed"
-        return "padded" if self._is_sharded else "sorted"  # sharded, all processes must make as many calls
+        form = self.reward_model.batch_form(with_gradients=True)
+        return "padded" if self._is_sharded and form == "sorted" else form  # all processes must make as many calls
 
     # --- data
 

@@ -7,12 +7,12 @@ import pytest
 from models import tiny_config
 
 from rm_plugin.commands.cli import main
-from rm_plugin.commands.plan import describe, parse_gpu, verdict
+from rm_plugin.commands.plan import describe, parse_gpu, plan_recipe, verdict
 from rm_plugin.commands.recipe import check_memory
 from rm_plugin.training.memory import GB, MemoryPlan
 
 FOLDER = Path(__file__).resolve().parents[2]
-PLAN = MemoryPlan(3 * GB, GB, 2 * GB, 4 * GB, activations_per_token=GB / 1024, tokens=4096)
+PLAN = MemoryPlan(3 * GB, GB, 2 * GB, GB, 4 * GB, activations_per_token=GB / 1024, tokens=4096)
 
 
 @pytest.mark.filterwarnings("ignore:.*_checkpointing.* is deprecated:FutureWarning")
@@ -71,4 +71,17 @@ def test_every_recipe_of_a_card_says_its_plan_and_leaves_a_tenth(path):
     line = next(line for line in header.splitlines() if " GB, which " in line)
     total = float(line.removeprefix("#").split()[0])
     assert f"which fits in {card:.0f} GB" in line and total <= 0.9 * card
-    assert path.stem in (FOLDER / "docs" / "which-card.md").read_text(encoding="utf-8")
+    page = (FOLDER / "docs" / "which-card.md").read_text(encoding="utf-8").splitlines()
+    [row] = [row for row in page if f"[{path.stem}]" in row]
+    planned, _, most = line.removeprefix("#").partition(", which fits")
+    assert f"| {planned.strip()} | {most.split()[-3]} |" in row
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*_checkpointing.* is deprecated:FutureWarning")
+def test_a_recipes_header_is_what_the_plan_says_today():
+    """Of the smallest; after a change of the plan `python benchmarks/plan_recipes.py` writes all of them."""
+    path = FOLDER / "recipes" / "qwen3.5-0.8b-lora-8gb.yaml"
+    config = FOLDER / "benchmarks" / "configs" / "Qwen" / "Qwen3.5-0.8B"
+    said = verdict(plan_recipe(path, ["--model_name_or_path", str(config)]), 8 * GB)
+    assert f"#   {said.removeprefix('planned: ')}\n" in path.read_text(encoding="utf-8")

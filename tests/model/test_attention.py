@@ -595,20 +595,30 @@ def test_call_of_the_varlen_kernel_binds_to_its_real_signature(window):
     assert call["window_size"] == ((-1, 0) if window is None else (6, 0))  # flash counts keys to the left
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
-def test_whole_model_through_the_varlen_route(architecture, monkeypatch):
+HEADS = [(name, {}) for name in LADDER] + [("mistral", {"head_dim": size}) for size in (64, 80, 128, 256)]
+
+
+@pytest.mark.parametrize(("architecture", "overrides"), HEADS)
+def test_whole_model_through_the_varlen_route(architecture, overrides, monkeypatch):
     calls = []
 
     def kernel(*args, **kwargs):
-        calls.append(kwargs["window_size"])
+        calls.append((kwargs["window_size"], kwargs["enable_gqa"], args[0].shape[-1]))
         return varlen_reference(*args, **kwargs)
 
     monkeypatch.setattr(attention, "varlen_attn", kernel)
-    monkeypatch.setattr(attention, "_varlen_dtype", lambda query, value: query.dtype)
-    packed, reference = packed_and_reference(architecture)
+    monkeypatch.setattr(attention, "_varlen_dtype", lambda q, v: q.dtype if q.shape[-1] == v.shape[-1] else None)
+    packed, reference = packed_and_reference(architecture, **overrides)
     expected = gradients(reference, pad(texts(TRAINING_BATCH)))
     assert_gradients_equal(gradients(packed, pack(TRAINING_BATCH)), expected, 1e-5)
-    assert calls == ([(WINDOW - 1, 0), (-1, 0)] if architecture == "gemma3" else [(-1, 0)] * 2)
+    grouped, size, windows = architecture != "gpt2", overrides.get("head_dim", 8), [(-1, 0)] * 2
+    if architecture == "mistral":
+        windows = [(WINDOW - 1, 0)] * 2
+    elif architecture == "gemma3":
+        windows = [(WINDOW - 1, 0), (-1, 0)]
+    elif architecture in ("gemma2", "gpt_oss", "deepseek_v3"):  # soft-capping, sinks, values of another size: portable
+        windows = []
+    assert calls == [(window, grouped, size) for window in windows]
 
 
 def test_varlen_kernel_is_called_only_where_it_fits(monkeypatch):

@@ -6,6 +6,8 @@ transformers' own attention.
 """
 
 import copy
+import inspect
+import sys
 
 import pytest
 import torch
@@ -159,6 +161,76 @@ def test_what_is_saved_opens_again_and_plain_transformers_opens_what_is_exported
     assert_equal(scores(plain, pad(texts())), expected)
 
 
+# --- rows packed without sharing, where a GPU has kernels that are told where a text begins
+
+
+def kernel(module, name: str, dim: int):
+    """transformers' own code in `module` as such a kernel: one text after the other along `dim` of what has it."""
+    reference = inspect.unwrap(getattr(module, name))
+
+    def one_text_at_a_time(*args, seq_idx=None, cu_seqlens=None, **kwargs):
+        if seq_idx is None and cu_seqlens is None:
+            return reference(*args, **kwargs)
+        lengths = seq_idx[0].bincount() if cu_seqlens is None else cu_seqlens.diff()
+        outputs = []
+        for i in range(len(lengths)):
+
+            def own(x, i=i):
+                has_texts = isinstance(x, torch.Tensor) and x.ndim >= 3
+                return x.split(lengths.tolist(), dim)[i] if has_texts else x
+
+            outputs.append(reference(*map(own, args), **{key: own(x) for key, x in kwargs.items()}))
+        if isinstance(outputs[0], tuple):  # and the last state, which packed rows have not
+            return torch.cat([output for output, _ in outputs], dim), None
+        return torch.cat(outputs, dim)
+
+    return one_text_at_a_time
+
+
+# function ► dimension of the tokens; the fused kernel of training is not there, as in transformers' own code
+KERNELS = {"causal_conv1d_fn": -1, "torch_chunk_gated_delta_rule": 1, "mamba2_chunk_scan": 1}
+FUSED = "mamba2_split_conv1d_scan_combined"
+
+
+def install_kernels(model: RewardModel, monkeypatch, names=tuple(KERNELS)) -> None:
+    module = sys.modules[type(model.model).__module__]
+    for name in set(names) & set(vars(module)):
+        monkeypatch.setattr(module, name, kernel(module, name, KERNELS[name]))
+    if hasattr(module, FUSED):
+        monkeypatch.setattr(module, FUSED, lambda *args, **kwargs: None)
+
+
+@pytest.mark.parametrize("architecture", CONTINUED)
+def test_with_kernels_that_know_where_texts_begin_hybrids_train_on_one_row_without_padding(architecture, monkeypatch):
+    reference = tiny_reward_model(architecture)
+    assert reference.batch_form(with_gradients=True) == "sorted"
+    alone = torch.cat([scores(reference, {"input_ids": torch.tensor([ids])}) for ids in texts()])
+    expected = gradients(copy.deepcopy(reference), pad(texts()))
+    install_kernels(reference, monkeypatch)
+    ours = tiny_reward_model(architecture)
+    assert (ours.batch_form(), ours.batch_form(with_gradients=True)) == ("continued", "apart")
+    batch = collate(GROUPS, "apart")
+    assert batch["input_ids"].tolist() == [sum(texts(), [])]
+    assert batch["cu_seq_lens_q"].diff().tolist() == [len(ids) for ids in texts()]
+    assert_equal(scores(ours, batch), alone)
+    assert_equal(scores(ours, collate(GROUPS, ours.batch_form())), alone)  # between two steps
+    assert_gradients_equal(gradients(ours, batch), expected)
+    ours.activation_checkpointing_enable()
+    assert_gradients_equal(gradients(ours, batch), expected)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "deaf"), [("qwen3_5", "causal_conv1d_fn"), ("falcon_h1", "mamba2_chunk_scan")]
+)
+def test_a_kernel_that_does_not_heed_where_texts_begin_is_refused(architecture, deaf, monkeypatch):
+    model = tiny_reward_model(architecture)
+    install_kernels(model, monkeypatch)
+    module = sys.modules[type(model.model).__module__]
+    heeding = getattr(module, deaf)
+    monkeypatch.setattr(module, deaf, lambda *args, seq_idx=None, **kwargs: heeding(*args, **kwargs))
+    assert model.batch_form(with_gradients=True) == "sorted"
+
+
 # --- models that also see: the part that reads text
 
 SIGHT = {
@@ -310,7 +382,11 @@ def test_a_micro_batch_of_a_hybrid_has_its_calls_and_keeps_to_the_budget():
     assert [row for part in parts for row in part["rows"]] == [0, 1, 2] and len(parts) > 2
 
 
-def test_a_hybrid_trains_as_its_padded_batches_do(tmp_path):
+@pytest.mark.parametrize("has_kernels", [False, True])
+def test_a_hybrid_trains_as_its_padded_batches_do(has_kernels, tmp_path, monkeypatch):
+    if has_kernels:
+        install_kernels(tiny_reward_model("qwen3_5"), monkeypatch)
+    column = "cu_seq_lens_q" if has_kernels else "calls"
     words = "Which country owns Antarctica? Penguins do, or nobody: a treaty governs it."
     rows = [{"prompt": words[:i], "chosen": words[: 7 * i % 60], "rejected": words[40 - i :]} for i in range(9, 25)]
     histories = []
@@ -322,7 +398,7 @@ def test_a_hybrid_trains_as_its_padded_batches_do(tmp_path):
         trainer = PairwiseRewardTrainer(model, args, train_dataset=rows_of, processing_class=tiny_tokenizer("plain"))
         trainer.train()
         [batch] = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])["microbatches"]
-        assert ("calls" in batch["model"]) == (form == "auto")
+        assert (column in batch["model"]) == (form == "auto")
         histories.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert len(histories[0]) == 4 and abs(histories[0][0] - histories[0][-1]) > 0.01
     assert histories[0] == pytest.approx(histories[1], abs=1e-4)

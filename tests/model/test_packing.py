@@ -89,6 +89,19 @@ def test_tokens_of_both_forms():
     assert padded_tokens(groups) == 48  # 3 completions of at most 16
 
 
+def test_apart_every_text_is_computed_whole_where_padding_would_cost_more():
+    groups = [group(10, 4, 6), group(0, 5)]
+    assert cost(groups, "apart") == 14 + 16 + 5 and cost(groups, "packed") == 25
+    batch = collate(groups, "apart")
+    assert batch["input_ids"].tolist() == [sum((ids for g in groups for ids in g.input_ids), [])]
+    assert batch["position_ids"].tolist() == [[*range(14), *range(16), *range(5)]]
+    assert batch["seq_idx"].tolist() == [[0] * 14 + [1] * 16 + [2] * 5]
+    assert batch["cu_seq_lens_q"].tolist() == [0, 14, 30, 35]
+    assert batch["seq_idx"].dtype == batch["cu_seq_lens_q"].dtype == torch.int32
+    assert batch["shared_prefix_layout"].segment_lengths == [14, 16, 5]
+    assert "attention_mask" in collate([group(10, 4, 4)], "apart")  # equal lengths
+
+
 @pytest.mark.parametrize(
     ("groups", "packed", "ratio"),
     [

@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer, RewardModel, lora_config, nf4_config
+from rm_plugin.training import memory
 from rm_plugin.training.memory import CONTEXT, FRAGMENTATION, GB, MemoryPlan, longest_microbatch, plan_memory
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 5, "head_dim": 32, "vocab_size": 300}
@@ -50,11 +51,13 @@ def real_peak(folder, kind: str, model: str, tokens: int) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         args = arguments(folder, kind, model_init_kwargs=None)
         PairwiseRewardTrainer(reward_model, args, train_dataset=rows, **more).train()
-    live = peak = 0
+    live = peak = kernel_ends = 0
     for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
+        if event.name() == "bitsandbytes::dequantize_4bit":  # a CPU's, which makes many tensors on its way to the one
+            kernel_ends = event.end_ns()
+        elif event.name() == "[memory]":
             live += event.nbytes()
-            peak = max(peak, live)
+            peak = max(peak, live) if event.start_ns() > kernel_ends else peak
     return peak + sum(weight.untyped_storage().nbytes() for weight in weights)
 
 
@@ -76,25 +79,43 @@ def test_the_plan_is_within_two_per_cent_of_the_allocators_peak(kind, tiny, tmp_
     assert plan.peak == pytest.approx(peak, rel=0.02), plan
 
 
+@pytest.mark.scale
+@pytest.mark.real_model
 @pytest.mark.filterwarnings("ignore:.*_checkpointing.* is deprecated:FutureWarning")
-def test_memory_is_linear_in_layers_and_tokens(tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_plan_of_smollm2_from_its_config_is_within_two_per_cent_too(kind, smollm2, tmp_path):
+    plan = plan_memory(
+        AutoConfig.from_pretrained(smollm2), arguments(tmp_path, kind), tokens=64, **peft_and_quantization(kind)
+    )
+    assert plan.peak == pytest.approx(real_peak(tmp_path, kind, str(smollm2), 64), rel=0.02), plan
+
+
+@pytest.mark.filterwarnings("ignore:.*_checkpointing.* is deprecated:FutureWarning")
+def test_memory_is_linear_in_layers_and_tokens(tmp_path, monkeypatch):
     """So four small steps plan a deep model at many tokens: here against the whole of it."""
     config, args = tiny_config("qwen3", **{**SIZES, "num_hidden_layers": 6}), arguments(tmp_path, "checkpointed")
     whole = tiny_config("qwen3", **{**SIZES, "num_hidden_layers": 6, "layer_types": None})
     whole.layer_types = ["full_attention"] * 3 + ["sliding_attention"] + ["full_attention"] * 2  # no period: not cut
     plans = [plan_memory(one, args, peft_config=lora_config(r=8), tokens=1000) for one in (config, whole)]
     assert plans[0].peak == pytest.approx(plans[1].peak, rel=0.01)
-    longer = plan_memory(config, args, peft_config=lora_config(r=8), tokens=2000)
-    assert longer.activations - plans[0].activations == pytest.approx(1000 * plans[0].activations_per_token, rel=0.06)
+    planned = plan_memory(config, args, peft_config=lora_config(r=8), tokens=4000)
+    monkeypatch.setattr(memory, "ENOUGH_TOKENS", 4000)
+    computed = plan_memory(config, args, peft_config=lora_config(r=8), tokens=4000)
+    assert planned.activations == pytest.approx(computed.activations, rel=0.02)
 
 
 def test_the_verdict_adds_context_and_fragmentation_and_the_largest_micro_batch_leaves_a_tenth():
-    plan = MemoryPlan(3 * GB, GB, 2 * GB, 4 * GB, activations_per_token=GB / 1024, tokens=4096)
+    plan = MemoryPlan(3 * GB, GB, 2 * GB, GB, 4 * GB, activations_per_token=GB / 1024, tokens=4096)
     assert plan.total == 10 * GB * (1 + FRAGMENTATION) + CONTEXT
     assert plan.may_fit(plan.total - plan.error) and not plan.may_fit(plan.total - plan.error - 1)
-    larger = MemoryPlan(3 * GB, GB, 2 * GB, 4 * GB + (plan.max_tokens(16 * GB) - 4096) * GB / 1024, 0, 0)
+    larger = MemoryPlan(3 * GB, GB, 2 * GB, GB, 4 * GB + (plan.max_tokens(16 * GB) - 4096) * GB / 1024, 0, 0)
     assert larger.total == pytest.approx(0.9 * 16 * GB, rel=1e-3)
     assert plan.max_tokens(4 * GB) == 0
+    updating = MemoryPlan(3 * GB, GB, 2 * GB, 8 * GB, 4 * GB, activations_per_token=GB / 1024, tokens=4096)
+    assert (
+        updating.peak == 14 * GB and updating.max_tokens(16 * GB) == 0
+    )  # however few tokens, the update is too large
+    assert updating.max_tokens(18 * GB) == plan.max_tokens(18 * GB) > 4096
 
 
 @pytest.mark.parametrize(
