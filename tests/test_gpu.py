@@ -15,11 +15,12 @@ from models import VOCAB_SIZE, checkpoint_activations, tiny_reward_model, tiny_t
 from peft import LoraConfig, get_peft_model
 from training_runs import classifier, make_trainer, preference_rows
 
-from rm_plugin import RewardModel, RewardScorer
+from rm_plugin import RewardModel, RewardScorer, lora_config
 from rm_plugin.data.encoding import EncodedGroup
 from rm_plugin.model import attention
 from rm_plugin.model.adapters import nf4_config
 from rm_plugin.model.packing import collate, pad
+from rm_plugin.training.memory import plan_memory
 
 DEVICE = os.environ.get("RM_PLUGIN_GPU_SUITE_ON") or ("cuda" if torch.cuda.is_available() else None)
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(DEVICE is None, reason="no GPU is here")]
@@ -91,6 +92,30 @@ def test_hybrids_score_from_a_prompts_cache_as_from_whole_texts(architecture):
     if model.batch_form() != "continued":
         pytest.skip("the check found other numbers on this device, so the model is padded")
     assert_close(rewards(model, collate(GROUPS, "continued")), rewards(model, pad(TEXTS)))
+
+
+@pytest.mark.parametrize("architecture", HYBRIDS)
+def test_hybrids_train_with_the_gradients_of_padded_batches(architecture):
+    model = tiny_reward_model(architecture).to(DEVICE)
+    expected = gradients(copy.deepcopy(model), pad(TEXTS))
+    form = model.batch_form(with_gradients=True)  # "apart" where the kernels are installed
+    assert_gradients_close(gradients(model, collate(GROUPS, form)), expected, bound=1e-2 if form == "apart" else 1e-4)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="what a CPU hands out is compared in tests/training/test_memory.py")
+@pytest.mark.parametrize("uses_lora", [True, False])
+def test_the_plan_lies_within_a_tenth_of_what_the_allocator_hands_out(uses_lora, tmp_path):
+    sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "head_dim": 64}
+    model = classifier("qwen3", num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=4096, **sizes)
+    rows = [{"chosen_ids": [5] * 2000, "rejected_ids": [7] * 2000}] * 4
+    options = {"max_steps": 4, "per_device_train_batch_size": 1, "max_length": 2048, "use_cpu": False}
+    options["peft_config"] = lora_config(r=8) if uses_lora else None
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    trainer = make_trainer(tmp_path, model, rows, **options)
+    trainer.train()
+    plan = plan_memory(model.config, trainer.args, peft_config=options["peft_config"], tokens=4000)
+    assert plan.peak == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.1)
 
 
 @pytest.mark.parametrize("head_dim", [64, 80, 128, 256])

@@ -27,7 +27,7 @@ from datasets import Dataset
 from peft import PeftConfig
 from tokenizers import Tokenizer, models
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedTokenizerFast
@@ -36,6 +36,7 @@ from transformers.initialization import no_init_weights
 from ..messages import explained
 from ..model.attention import IMPLEMENTATION
 from ..model.config import RewardModelConfig
+from ..model.first_use import ATTENTION, kinds_of_layers
 from ..model.modeling import RewardModel
 from .trainer import PairwiseRewardConfig, PairwiseRewardTrainer
 
@@ -183,8 +184,9 @@ def _measure(config, args, quantization_config, peft_config, lengths: list[int])
         for tensor in [*trainer.model.parameters(), *trainer.model.buffers()]:
             live.add(tensor)
         weights = live.num_bytes
-        trainer.create_optimizer()
-        if hasattr(trainer.optimizer, "name2qmap"):  # bitsandbytes would compute its tables of 8-bit numbers
+        with unset_fake_temporarily():
+            trainer.create_optimizer()
+        if getattr(trainer.optimizer, "name2qmap", None):  # bitsandbytes has computed its tables of 8-bit numbers
             trainer.optimizer.name2qmap = {"dynamic": torch.empty(256), "udynamic": torch.empty(256)}
         if args.gradient_checkpointing:
             trainer.model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
@@ -251,8 +253,7 @@ def _build_trainer(config, args, quantization_config, peft_config) -> PairwiseRe
 class _PlannedModel(RewardModel):
     def batch_form(self, with_gradients: bool = True) -> str:
         """What the layers say; whether the scores agree cannot be computed without weights."""
-        kinds = set(getattr(self.config.get_text_config(), "layer_types", None) or ["full_attention"])
-        if not kinds <= {"full_attention", "sliding_attention"}:
+        if set(kinds_of_layers(self)) - ATTENTION:
             return "padded"
         self.model.set_attn_implementation(IMPLEMENTATION)
         return "packed"

@@ -2,10 +2,12 @@
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from models import tiny_config
 
+from rm_plugin.commands import recipe
 from rm_plugin.commands.cli import main
 from rm_plugin.commands.plan import describe, parse_gpu, plan_recipe, verdict
 from rm_plugin.commands.recipe import check_memory
@@ -19,9 +21,9 @@ PLAN = MemoryPlan(3 * GB, GB, 2 * GB, GB, 4 * GB, activations_per_token=GB / 102
 def test_the_command_reads_a_config_alone_and_says_what_fits(tmp_path, capsys):
     tiny_config("qwen3").save_pretrained(tmp_path / "model")
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
-    recipe = tmp_path / "r.yaml"
-    recipe.write_text(f"model_name_or_path: {tmp_path / 'model'}\nuse_peft: true\nlora_target_modules: [all-linear]\n")
-    words = ["plan", "--config", str(recipe), "--max_length", "64", "--per_device_train_batch_size", "2"]
+    path = tmp_path / "r.yaml"
+    path.write_text(f"model_name_or_path: {tmp_path / 'model'}\nuse_peft: true\nlora_target_modules: [all-linear]\n")
+    words = ["plan", "--config", str(path), "--max_length", "64", "--per_device_train_batch_size", "2"]
     assert main([*words, "--gpu", "8GB"]) == 0
     out = capsys.readouterr().out
     assert "activations, 256 tokens" in out and "0.6 ± 0.2 GB, which fits in 8 GB" in out
@@ -62,6 +64,30 @@ def test_training_prints_the_plan_of_its_gpu_and_refuses_what_cannot_fit(code, m
     check_memory("r.yaml", ["--seed", "1"], 12 * GB, force=True)
     assert capsys.readouterr().out == f"{(said or 'rm-plugin: no such model').splitlines()[-1]}\n"
     assert ran[-1][3:] == ["plan", "--config", "r.yaml", "--seed", "1", "--gpu", "12288MB"]
+
+
+def test_a_recipe_that_cannot_fit_the_gpu_here_is_refused_before_anything_is_loaded(monkeypatch, tmp_path, capsys):
+    parse_fields = recipe.parse_fields
+
+    def parse_and_see_a_gpu(*args, **options):
+        parsed = parse_fields(*args, **options)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: SimpleNamespace(total_memory=2 * GB))
+        return parsed
+
+    def run(command, **options):
+        gpu = parse_gpu(command[command.index("--gpu") + 1])
+        return subprocess.CompletedProcess(command, int(not PLAN.may_fit(gpu)), describe(PLAN, gpu), "")
+
+    monkeypatch.setattr(recipe, "parse_fields", parse_and_see_a_gpu)
+    monkeypatch.setattr(recipe.subprocess, "run", run)
+    monkeypatch.setattr(recipe, "train", lambda *sections: print("it trains"))
+    words = ["train", "--model_name_or_path", "no/such-model", "--output_dir", str(tmp_path)]
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"rm-plugin: {verdict(PLAN, 2 * GB)}; --force trains anyway\n"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main([*words, "--force"]) == 0
+    assert capsys.readouterr().out == f"{verdict(PLAN, 2 * GB)}\nit trains\n"
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("recipes/*gb.yaml")), ids=lambda path: path.stem)

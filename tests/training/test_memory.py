@@ -42,22 +42,21 @@ def real_peak(folder, kind: str, model: str, tokens: int) -> int:
     more = peft_and_quantization(kind)
     options = {"dtype": KINDS[kind][0], "quantization_config": more.pop("quantization_config")}
     reward_model = RewardModel.from_backbone(model, **{k: v for k, v in options.items() if v is not None})
-    weights = [*reward_model.parameters(), *reward_model.buffers()]
-    states = [weight.quant_state for weight in weights if hasattr(weight, "quant_state")]
-    weights += [tensor for state in states for tensor in (state.absmax, state.state2.absmax)]
     first = tokens * 6 // 10
     row = {"input_ids": [[5] * first, [7] * (tokens - first)], "prefix_length": 0, "ranks": [0, 1], "margin": None}
     rows = Dataset.from_list([{**row, "row": i, "length": tokens} for i in range(2)])
+    args = arguments(folder, kind, model_init_kwargs=None)
+    trainer = PairwiseRewardTrainer(reward_model, args, train_dataset=rows, **more)
+    weights = [*reward_model.parameters(), *reward_model.buffers()]
+    states = [weight.quant_state for weight in weights if hasattr(weight, "quant_state")]
+    weights += [tensor for state in states for tensor in (state.absmax, state.state2.absmax)]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        args = arguments(folder, kind, model_init_kwargs=None)
-        PairwiseRewardTrainer(reward_model, args, train_dataset=rows, **more).train()
-    live = peak = kernel_ends = 0
+        trainer.train()
+    live = peak = 0
     for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "bitsandbytes::dequantize_4bit":  # a CPU's, which makes many tensors on its way to the one
-            kernel_ends = event.end_ns()
-        elif event.name() == "[memory]":
+        if event.name() == "[memory]":
             live += event.nbytes()
-            peak = max(peak, live) if event.start_ns() > kernel_ends else peak
+            peak = max(peak, live)
     return peak + sum(weight.untyped_storage().nbytes() for weight in weights)
 
 
