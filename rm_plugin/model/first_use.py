@@ -30,7 +30,7 @@ def best_form(model: PreTrainedModel, attention: str | None) -> tuple[str, str, 
     if attention not in (IMPLEMENTATION, "sdpa", "eager"):
         reason = f"attn_implementation={attention!r} was asked for; leave it unset to share prefixes"
         return "sorted", "sorted", reason
-    unknown = set(kinds_of_layers(model)) - ATTENTION
+    unknown = set(_kinds_of_layers(model)) - ATTENTION
     if unknown:  # other attention that is refused below may see more than its cache tells
         reason = f"{type(model.model).__name__} has layers of kind {', '.join(sorted(unknown))}"
         is_continued = _attempt(_why_not_continued, model) is None
@@ -41,8 +41,7 @@ def best_form(model: PreTrainedModel, attention: str | None) -> tuple[str, str, 
     return form, form, reason
 
 
-def kinds_of_layers(model: PreTrainedModel) -> list[str]:
-    """As the config of its text part names them."""
+def _kinds_of_layers(model: PreTrainedModel) -> list[str]:
     config = model.config.backbone_config.get_text_config()
     return getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
 
@@ -56,7 +55,7 @@ def _attempt(check: Callable[[PreTrainedModel], str | None], model: PreTrainedMo
 
 def _why_not_packed(model: PreTrainedModel) -> str | None:
     config, name = model.config.backbone_config.get_text_config(), type(model.model).__name__
-    sequences, kinds = _sequences(model), kinds_of_layers(model)
+    sequences, kinds = _sequences(model), _kinds_of_layers(model)
     padded = _hidden_ends(model, pad(sequences))
     model.model.set_attn_implementation(IMPLEMENTATION)
     batch = pack([EncodedGroup(sequences[:3]), EncodedGroup(sequences[3:])])
@@ -77,7 +76,7 @@ def _why_not_packed(model: PreTrainedModel) -> str | None:
 
 
 def _why_not_apart(model: PreTrainedModel) -> str | None:
-    sequences, kinds, name = _sequences(model), kinds_of_layers(model), type(model.model).__name__
+    sequences, kinds, name = _sequences(model), _kinds_of_layers(model), type(model.model).__name__
     if other := set(kinds) - ATTENTION - RECURRENT:  # attention that these texts may be too short to tell
         return f"{name} has layers of kind {', '.join(sorted(other))}"
     sequences += [sequences[0][20:21], sequences[1][20:22]]  # the shorter, the more would come from the text before

@@ -36,7 +36,6 @@ from transformers.initialization import no_init_weights
 from ..messages import explained
 from ..model.attention import IMPLEMENTATION
 from ..model.config import RewardModelConfig
-from ..model.first_use import ATTENTION, kinds_of_layers
 from ..model.modeling import RewardModel
 from .trainer import PairwiseRewardConfig, PairwiseRewardTrainer
 
@@ -252,9 +251,7 @@ def _build_trainer(config, args, quantization_config, peft_config) -> PairwiseRe
 
 class _PlannedModel(RewardModel):
     def batch_form(self, with_gradients: bool = True) -> str:
-        """What the layers say; whether the scores agree cannot be computed without weights."""
-        if set(kinds_of_layers(self)) - ATTENTION:
-            return "padded"
+        """One row: all forms hold the activations of as many tokens; whether scores agree only weights would tell."""
         self.model.set_attn_implementation(IMPLEMENTATION)
         return "packed"
 

@@ -82,7 +82,7 @@ def test_a_recipe_that_cannot_fit_the_gpu_here_is_refused_before_anything_is_loa
     monkeypatch.setattr(recipe, "parse_fields", parse_and_see_a_gpu)
     monkeypatch.setattr(recipe.subprocess, "run", run)
     monkeypatch.setattr(recipe, "train", lambda *sections: print("it trains"))
-    words = ["train", "--model_name_or_path", "no/such-model", "--output_dir", str(tmp_path)]
+    words = ["train", "--model_name_or_path", "no/such-model", "--output_dir", str(tmp_path), "--bf16", "false"]
     assert main(words) == 2
     assert capsys.readouterr().err == f"rm-plugin: {verdict(PLAN, 2 * GB)}; --force trains anyway\n"
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
