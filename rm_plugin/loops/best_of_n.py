@@ -32,6 +32,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTr
 from ..data.comparison import Comparison, Text, text_key, text_length, to_prompt
 from ..files import Journal, differences, json_number, parse_json, read_jsonl, write_atomically, write_jsonl
 from ..messages import check_at_least, explained, located
+from ..model.sharding import is_split
 from ..processes import Processes, open_journal, shares
 from ..scoring.rewards import as_reward
 from ..scoring.scorer import RewardScorer
@@ -174,6 +175,8 @@ class BestOfNSampler:
             done |= {f"result {line['index']}": line for line in lines}
             waiting = [i for i in range(len(groups)) if f"result {i}" not in done]
             mine = [waiting[k] for k in shares([costs[i] for i in waiting], world.size)[world.rank]]
+            if self._reward.in_step or (self._policy is not None and is_split(self._policy.policy)):
+                mine = waiting
             own: dict[str, Any] = {}
             hidden = world.rank > 0 or not self.progress
             for start in tqdm(range(0, len(mine), groups_per_chunk), "best of n", unit="chunk", disable=hidden):

@@ -36,6 +36,7 @@ from transformers import (
 from ..data.comparison import Comparison, Text, text_key
 from ..data.encoding import prompt_ids
 from ..messages import located
+from ..model.sharding import whole_models
 from ..scoring.base import tokenizer_digest
 from ..scoring.scorer import in_eval_mode, weights_digest
 
@@ -60,7 +61,8 @@ class Sample:
 def load_policy(name: str, **kwargs: Any) -> PreTrainedModel:
     """A causal language model by name, an adapter folder too; one whose language head would be random is refused."""
     kwargs = {"dtype": "auto", **kwargs}
-    model, loaded = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **kwargs)
+    with whole_models():
+        model, loaded = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **kwargs)
     missing, unexpected = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
     if missing or any(key.startswith("score.") for key in unexpected):
         what = f"lacks {missing[0]}" if missing else f"is a reward model (it has {unexpected[0]})"

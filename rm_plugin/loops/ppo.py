@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..data.comparison import Text, template_arguments
@@ -45,13 +46,18 @@ _context_length: ContextVar[int | None] = ContextVar("context_length", default=N
 
 
 def require_ppo() -> None:
-    """Raise `ImportError`, with what to do, where the installed TRL has no `PPOTrainer`."""
+    """Raise, with what to do, where the installed TRL has no `PPOTrainer`, or under ZeRO-3."""
     trl = importlib.util.find_spec("trl")  # found, not imported: trl.experimental warns when it is
     if not any(Path(folder, "experimental", "ppo").is_dir() for folder in trl.submodule_search_locations):
         raise ImportError(
             f"trl {version('trl')} has no PPO, 1.12 was the last that had it: pip install 'rm-plugin[ppo]' (from a "
             "checkout '.[ppo]') in an environment of its own, or use GRPOTrainer or RLOOTrainer with "
             "reward_funcs=RewardScorer(...)"
+        )
+    if is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "PPO under DeepSpeed ZeRO-3 would wait for ever: processes call the reward model different numbers of "
+            "times; use ZeRO-2"
         )
 
 
@@ -83,8 +89,8 @@ def as_ppo_reward_model(
 
     Raises:
         ImportError: a TRL without PPO.
-        ValueError: a tokenizer that cannot be bridged, no prompts, weights of another number, a scorer that may leave
-            texts out.
+        ValueError: ZeRO-3, a tokenizer that cannot be bridged, no prompts, weights of another number, a scorer that
+            may leave texts out.
 
     Example:
 

@@ -78,3 +78,16 @@ def _render(repository: str, library: str, metadata: dict[str, Any], **variables
         library=library,
         **variables,
     )
+
+
+def shown_metrics(*of_sets: dict[str, float]) -> dict[str, str]:
+    """Metrics of evaluation sets as text; an accuracy with its 95 % interval (Wilson's, over pairs)."""
+    from ..metrics.statistics import wilson_interval
+
+    metrics = {name: value for one in of_sets for name, value in one.items()}
+    shown = {name: f"{value:.4g}" for name, value in metrics.items() if isinstance(value, (int, float))}
+    for name in [name for name in shown if name.endswith("_accuracy")]:
+        if num_pairs := metrics.get(name.replace("accuracy", "num_pairs")):
+            low, high = wilson_interval(metrics[name] * num_pairs, round(num_pairs))
+            shown[name] += f" [{low:.4g}, {high:.4g}]"
+    return shown

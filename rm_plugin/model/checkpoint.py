@@ -24,7 +24,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.initialization import no_init_weights
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
@@ -33,6 +32,7 @@ from ..data.sources import HUB_ID
 from ..data.templates import template_hash, trim_template_tail
 from ..files import LFS_POINTER
 from .config import RewardModelConfig, sequence_classifier
+from .sharding import without_weights
 
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 MODEL_FILES = ("adapter_config.json", "config.json")
@@ -288,7 +288,7 @@ def check_all_is_read(path: str, config: PreTrainedConfig, unexpected: set[str])
     own_class = getattr(transformers, (config.architectures or [""])[0], None)
     own_class = own_class or MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if unexpected and own_class is not None:  # a language head is read by its own class
-        with torch.device("meta"), no_init_weights():
+        with without_weights():
             own = own_class(copy.deepcopy(config))
         ignored = "|".join(own._keys_to_ignore_on_load_unexpected or ()) or "$^"
         names = {re.sub(rf"^{own.base_model_prefix}\.", "", name) for name in own.state_dict()}  # older files lack it

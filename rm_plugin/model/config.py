@@ -9,12 +9,11 @@ import copy
 import math
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from ..data.encoding import pooling_of
+from .sharding import without_weights
 
 _HAS_LINEAR_HEAD: dict[type, bool] = {}  # by sequence classifier class: is its head a linear `score` without bias?
 
@@ -161,7 +160,7 @@ def sequence_classifier(config: PreTrainedConfig) -> type[PreTrainedModel] | Non
     if standard_class not in _HAS_LINEAR_HEAD:  # seen from an instance without memory, which costs milliseconds
         config = copy.deepcopy(config)
         config.num_labels = 1
-        with torch.device("meta"), no_init_weights():
+        with without_weights():
             head = getattr(standard_class(config), "score", None)
         _HAS_LINEAR_HEAD[standard_class] = isinstance(head, nn.Linear) and head.bias is None
     return standard_class if _HAS_LINEAR_HEAD[standard_class] else None

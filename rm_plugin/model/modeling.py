@@ -19,9 +19,9 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -39,8 +39,11 @@ from .cards import export_card, inherited
 from .config import RewardModelConfig, sequence_classifier, text_config
 from .first_use import best_form
 from .packing import Call
+from .sharding import gathered, gathered_to_compute, precise, whole_models, without_weights
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Where a checkpoint that also sees or hears has the weights that read text, and where its part alone has them.
 TEXT_TOWER = {r"^language_model\.": "", r"^model\.language_model\.": "model."}
@@ -55,7 +58,9 @@ class RewardHead(nn.Linear):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         with torch.autocast(hidden_states.device.type, enabled=False):
-            return super().forward(hidden_states.to(self.weight.dtype))
+            weight = precise(self.weight)
+            bias = None if self.bias is None else precise(self.bias)
+            return nn.functional.linear(hidden_states.to(weight.dtype), weight, bias)
 
     def share(self, linear: nn.Linear) -> RewardHead:
         """Take the weight of another head: the parameter itself, or a float32 copy of a 16-bit one."""
@@ -68,7 +73,8 @@ class RewardHead(nn.Linear):
             self.weight = linear.weight
         else:
             precise = torch.promote_types(self.weight.dtype, torch.float32)  # it may be this very weight, cast since
-            copied = linear.weight.detach().to(precise)
+            with gathered([linear.weight]):
+                copied = linear.weight.detach().to(precise)
             self.weight = nn.Parameter(copied, requires_grad=linear.weight.requires_grad)
         return self
 
@@ -263,7 +269,7 @@ class RewardModel(PreTrainedModel):
         )
 
     @torch.no_grad()
-    def batch_form(self, with_gradients: bool = False) -> str:
+    def batch_form(self, with_gradients: bool = False, agree: Callable[[T], T] = lambda found: found) -> str:
         """
         The form of [`rm_plugin.model.packing.collate`] that gives this model's true scores with the least work.
 
@@ -272,6 +278,7 @@ class RewardModel(PreTrainedModel):
 
         Args:
             with_gradients (`bool`, *optional*, defaults to `False`): a form that gradients flow through, to train.
+            agree (`Callable`, *optional*): what one process has found ► what all take.
         """
         if (attention := self.model.config._attn_implementation) != IMPLEMENTATION:
             self._own_attention = attention
@@ -281,8 +288,9 @@ class RewardModel(PreTrainedModel):
         state = hash((own, *((type(layer), *layer.active_adapters, layer.disable_adapters) for layer in layers)))
         if state not in self._forms:
             known = [reason for *_, reason in self._forms.values()]
-            with eval_mode(self):
-                to_score, to_train, reason = self._forms[state] = best_form(self, own)
+            with eval_mode(self), gathered_to_compute(self):
+                found = best_form(self, own)
+            to_score, to_train, reason = self._forms[state] = agree(found)
             if reason is not None and reason not in known:
                 rows = "rows share no prefix" if to_train == "apart" else "rows are not packed"
                 what = "shared-prefix computation is off, batches are padded"
@@ -506,7 +514,7 @@ class RewardModel(PreTrainedModel):
             config.quantization_config = self.config.quantization_config
         if config._attn_implementation == IMPLEMENTATION:  # which the other class need not know
             config._attn_implementation_internal = None
-        with torch.device("meta"), no_init_weights():
+        with without_weights():
             standard = sequence_classifier(config)(config)
         setattr(standard, standard.base_model_prefix, self.model)
         standard.score = self.score
@@ -644,14 +652,15 @@ def load_any(name: str, **kwargs) -> PreTrainedModel:
     """
     if kwargs.pop("load_in_4bit", False):
         kwargs["quantization_config"] = adapters.nf4_config()
-    other_class = None if checkpoint.is_adapter(name, kwargs) else checkpoint.other_class(name, kwargs)
-    if other_class is None:
-        model = RewardModel.from_pretrained(name, **kwargs)
-    else:  # its weights say how many labels it has, not its config
-        kwargs = {"num_labels": 1, **kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, info = other_class.from_pretrained(name, **kwargs)
-        checkpoint.check_nothing_is_missing(name, info)
-        checkpoint.check_all_is_read(name, model.config, info["unexpected_keys"])
+    with whole_models():
+        other_class = None if checkpoint.is_adapter(name, kwargs) else checkpoint.other_class(name, kwargs)
+        if other_class is None:
+            model = RewardModel.from_pretrained(name, **kwargs)
+        else:  # its weights say how many labels it has, not its config
+            kwargs = {"num_labels": 1, **kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
+            model, info = other_class.from_pretrained(name, **kwargs)
+            checkpoint.check_nothing_is_missing(name, info)
+            checkpoint.check_all_is_read(name, model.config, info["unexpected_keys"])
     if torch.accelerator.is_available() and "device_map" not in kwargs and not adapters.is_quantized(model):
         model = model.to(torch.accelerator.current_accelerator())
     return model

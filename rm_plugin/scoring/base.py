@@ -65,6 +65,7 @@ class Reward:
     device: str | None = None
     max_length: int | None = None
     progress = False
+    in_step = False  # whether all processes have to make the same calls
     num_control_tokens = 0  # completions planned so far that spell one
     num_tokens = 0  # computed so far
 

@@ -36,6 +36,7 @@ from ..data.encoding import EncodedGroup, prompt_ids, text_ids
 from ..messages import check_choice
 from ..model.modeling import RewardModel
 from ..model.packing import pack, split_by_tokens
+from ..model.sharding import whole_models
 from .base import OPTIONS, Scorer, ScoringBatch, lock_of
 from .scorer import in_eval_mode, weights_digest
 
@@ -200,7 +201,8 @@ def _load(model: Any) -> Any:
     from ..model.checkpoint import is_adapter
 
     auto_class = AutoPeftModelForCausalLM if is_adapter(os.fspath(model), {}) else AutoModelForCausalLM
-    loaded = auto_class.from_pretrained(model)
+    with whole_models():
+        loaded = auto_class.from_pretrained(model)
     return loaded.to(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else loaded
 
 

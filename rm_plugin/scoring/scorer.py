@@ -34,6 +34,7 @@ from ..model.checkpoint import HUB_ARGUMENTS, load_tokenizer
 from ..model.config import sequence_classifier
 from ..model.modeling import RewardModel, eval_mode, head_in_use, load_any, text_tower
 from ..model.packing import collate, pad, split_by_tokens
+from ..model.sharding import is_split, whole_tensors
 from .base import OPTIONS, Scorer, ScoringBatch, lock_of
 
 logger = logging.getLogger(__name__)
@@ -155,6 +156,11 @@ class RewardScorer(Scorer):
     def device(self) -> str:
         """Where the model is."""
         return str(self.model.device)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether all processes have to make the same calls, since each holds a part of the model."""
+        return is_split(self.model)
 
     @property
     def pairs(self) -> bool:
@@ -295,7 +301,7 @@ class RewardScorer(Scorer):
             "base": getattr(config, "base_model", None) or getattr(config, "backbone_config", config).model_type,
             "base_revision": getattr(config, "base_revision", None),
             "weights": weights_digest(model),
-            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "num_parameters": sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters()),
             "dtype": str(model.dtype).removeprefix("torch."),
             "quantization": json.loads(json.dumps(quantization, default=str)) or None,
         }
@@ -355,9 +361,7 @@ def weights_digest(model: Any) -> str:
     pooling = getattr(model.config, "trailing_pad_id", None)
     config = _with_effect(getattr(model.config, "backbone_config", model.config).to_dict())
     digest = hashlib.sha256(json.dumps([config, pooling, adapters], sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        if not hasattr(tensor, "reshape"):
-            continue
+    for name, tensor in whole_tensors(model):
         if tensor.is_meta:  # it lies on disk
             module, _, own_name = name.rpartition(".")
             tensor = model.get_submodule(module)._hf_hook.weights_map[own_name]

@@ -17,6 +17,7 @@ from trl import RewardConfig
 from ..model.adapters import adapters_to_float32, check_peft_method, is_quantized, load_peft_model
 from ..model.checkpoint import find_head, is_adapter, load_config
 from ..model.modeling import RewardHead, RewardModel, head_in_use
+from ..model.sharding import as_split, gathered
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,9 @@ class TrainedValues:
     def __init__(self, model: RewardModel | PeftModel):
         trained = [p for p in model.parameters() if p.requires_grad] if is_quantized(model) else []
         self.values = {parameter: parameter.detach().clone() for parameter in trained}
-        self.head = {name: value.detach().clone() for name, value in _head(model).named_parameters()}
+        head = _head(model)
+        with gathered(head.parameters()):
+            self.head = {name: value.detach().clone() for name, value in head.named_parameters()}
 
     def restore(self, model: RewardModel | PeftModel) -> None:
         for parameter, value in self.values.items():
@@ -87,7 +90,9 @@ class TrainedValues:
         if isinstance(model, PeftModel):
             adapters_to_float32(model)
             for name, parameter in _head(model).named_parameters():  # perhaps a copy of PEFT's
-                parameter.data = self.head[name].to(parameter.device)
+                if not hasattr(parameter, "ds_id"):
+                    parameter.data = self.head[name].to(parameter.device)
+            as_split(model)
 
 
 def _head(model: RewardModel | PeftModel) -> nn.Module:
@@ -119,3 +124,24 @@ def disable_attention_dropout(model: RewardModel) -> None:
     for module in model.modules():
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
+
+
+def check_supported(args: RewardConfig, data_collator, preprocess_logits_for_metrics) -> None:
+    """TRL's options that have no meaning here are refused, or, where nothing is lost, named in the log."""
+    refused = {
+        "data_collator": (data_collator, "batches are packed here"),
+        "preprocess_logits_for_metrics": (preprocess_logits_for_metrics, "compute_metrics gets scores of pairs"),
+        "batch_eval_metrics": (args.batch_eval_metrics, "metrics are over all pairs at once"),
+        "include_for_metrics": (args.include_for_metrics, "compute_metrics gets scores of pairs and their rows"),
+    }
+    for name, (value, why_not) in refused.items():
+        if value:
+            raise ValueError(f"{name} is given, but {why_not}; leave it unset")
+    without_effect = {
+        "length_column_name": ("length", "lengths are those of our tokens"),
+        "pad_to_multiple_of": (None, "batches are packed"),
+    }
+    for name, (default, why) in without_effect.items():
+        if getattr(args, name) != default:
+            logger.warning("%s=%s has no effect: %s", name, getattr(args, name), why)
+            setattr(args, name, default)

@@ -13,22 +13,25 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import islice
+from itertools import count, islice
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import PartialState, accelerator
 from datasets import Dataset, Features, IterableDataset, Value
 from transformers import PreTrainedTokenizerBase
 
 from ..data import comparison, control_tokens, conversations, encoding, templates
 from ..data.comparison import BadRow, to_comparison
 from ..data.encoding import EncodedGroup, encode, within_limit, without_trailing_pads
-from ..model.packing import collate, split_by_tokens
+from ..model.packing import collate, cost, split_by_tokens
+from ..processes import shares
 from .losses import ranked_pairs
 
 logger = logging.getLogger(__name__)
@@ -64,6 +67,19 @@ def code_version() -> str:
     modules = (comparison, control_tokens, conversations, encoding, templates)
     sources = (Path(file).read_bytes() for file in (*(module.__file__ for module in modules), __file__))
     return hashlib.sha256(b"".join(sources)).hexdigest()[:16]
+
+
+@contextmanager
+def read_by_all_processes() -> Iterator[None]:
+    """Within, accelerate prepares data loaders of whole batches; its own would give each process another part."""
+    prepare = accelerator.prepare_data_loader
+    accelerator.prepare_data_loader = lambda *args, **kwargs: prepare(
+        *args, **{**kwargs, "num_processes": 1, "process_index": 0}
+    )
+    try:
+        yield
+    finally:
+        accelerator.prepare_data_loader = prepare
 
 
 @dataclass
@@ -235,6 +251,58 @@ class _StreamFilter:
         return not row["cause"]
 
 
+def cut_batch(
+    groups: Sequence[EncodedGroup],
+    num_processes: int,
+    max_tokens: int | None = None,
+    form: str = "packed",
+    rope_switch: int | None = None,
+) -> list[list[list[int]]]:
+    """
+    The batch of all processes as micro-batches of whole groups: few, within the budget, and so that processes compute
+    about as many tokens, in all and in each micro-batch. It depends on the lengths alone, so all processes agree.
+
+    Args:
+        groups (`Sequence[EncodedGroup]`): of the whole batch.
+        num_processes (`int`): how many share it.
+        max_tokens (`int`, *optional*): token budget of one call; a larger group is computed alone.
+        form, rope_switch: see [`rm_plugin.model.packing.split_by_tokens`].
+
+    Returns:
+        `list[list[list[int]]]`: by micro-batch and process, indices of groups; none where there is nothing left.
+
+    Example:
+        >>> cut_batch([EncodedGroup([[7] * n]) for n in (50, 10, 20, 40)], num_processes=2)
+        [[[0, 1], [2, 3]]]
+        >>> cut_batch([EncodedGroup([[7] * n]) for n in (50, 10, 20, 40)], num_processes=2, max_tokens=50)
+        [[[0], [3]], [[1], [2]]]
+    """
+    cut, totals = [], [0] * num_processes
+    for side in split_by_tokens(groups, None, form, rope_switch):
+        costs = [cost([groups[i]], form) for i in side]
+        fewest = 1
+        if max_tokens is not None:
+            fewest = ceil(sum(min(one, max_tokens) for one in costs) / (num_processes * max_tokens))
+        for num_microbatches in count(fewest):
+            parts = shares(costs, num_microbatches * num_processes)
+            loads = [cost([groups[side[i]] for i in part], form) if part else 0 for part in parts]
+            within = all(
+                len(part) < 2 or max_tokens is None or load <= max_tokens
+                for part, load in zip(parts, loads, strict=True)
+            )
+            if within or len(parts) >= len(side):
+                break
+        largest_first = sorted(range(len(parts)), key=lambda k: -loads[k])
+        for start in range(0, len(parts), num_processes):
+            of_processes: list[list[int]] = [[] for _ in range(num_processes)]
+            ranks = sorted(range(num_processes), key=lambda rank: totals[rank])
+            for rank, k in zip(ranks, largest_first[start : start + num_processes], strict=True):
+                of_processes[rank] = [side[i] for i in parts[k]]
+                totals[rank] += loads[k]
+            cut.append(of_processes)
+    return cut
+
+
 @dataclass
 class PackingCollator:
     """
@@ -245,28 +313,40 @@ class PackingCollator:
     - `text_of_completion` (N,) int64: for each completion the index of its text in the logits;
     - `pairs` (`dict`): arguments of [`rm_plugin.training.losses.comparison_loss`], from `better_M` to `tie_M`;
     - `rows`, `num_completions` (`list[int]` of G): for each group the index of its data-set row, and its completions;
-    - `num_tokens`, `batch_size` (`int`): tokens of the texts; groups of the whole batch.
+    - `num_tokens` (`int`), `batch_size` (`float`): tokens of the texts; groups of the whole batch per process, by
+      which losses are divided, since launchers take the mean over processes;
+    - `is_filling` (`bool`): whether it only keeps a process in step that has nothing to compute, and counts nowhere.
+
+    Each process gets the rows of the batch of all processes and takes its share, as [`cut_batch`] says.
 
     Args:
         form (`str`): one of `rm_plugin.model.packing.FORMS` that gradients flow through.
         max_tokens (`int`, *optional*): token budget of one micro-batch.
         rope_switch (`int`, *optional*): see `RewardModel.rope_switch`.
         ties (`bool`): whether pairs of equal rank are trained on, as ties.
+        rank, num_processes (`int`): of this process, and how many share the batch.
     """
 
     form: str = "padded"
     max_tokens: int | None = None
     rope_switch: int | None = None
     ties: bool = False
+    rank: int = 0
+    num_processes: int = 1
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, list[dict]]:
         groups, text_indices = zip(*map(_distinct_texts, rows), strict=True)
-        runs = split_by_tokens(groups, self.max_tokens, self.form, self.rope_switch)
-        parts = (([part[i] for i in run] for part in (rows, groups, text_indices)) for run in runs)
-        return {"microbatches": [self._microbatch(*part, len(rows)) for part in parts]}
+        cut = cut_batch(groups, self.num_processes, self.max_tokens, self.form, self.rope_switch)
+        shortest = min(range(len(rows)), key=lambda i: groups[i].num_tokens)
+        microbatches = []
+        for run in (of_processes[self.rank] for of_processes in cut):
+            part = ([column[i] for i in run or [shortest]] for column in (rows, groups, text_indices))
+            microbatches.append(self._microbatch(*part))
+            microbatches[-1] |= {"batch_size": len(rows) / self.num_processes, "is_filling": not run}
+        return {"microbatches": microbatches}
 
     def _microbatch(
-        self, rows: list[dict], groups: list[EncodedGroup], text_indices: list[list[int]], batch_size: int
+        self, rows: list[dict], groups: list[EncodedGroup], text_indices: list[list[int]]
     ) -> dict[str, Any]:
         pairs, text_of_completion, num_texts = [], [], 0
         for g, (row, group, indices) in enumerate(zip(rows, groups, text_indices, strict=True)):
@@ -284,14 +364,15 @@ class PackingCollator:
             "rows": [row["row"] for row in rows],
             "num_completions": [len(row["input_ids"]) for row in rows],
             "num_tokens": sum(len(ids) for row in rows for ids in row["input_ids"]),
-            "batch_size": batch_size,
         }
 
 
 # --- what comes of a micro-batch; tensors stay on the device, so that no step waits for them
 
 
-def metric_sums(scores_N: torch.Tensor, pairs: dict[str, Any], so_far: torch.Tensor | None) -> torch.Tensor:
+def metric_sums(
+    scores_N: torch.Tensor, pairs: dict[str, Any], so_far: torch.Tensor | None, is_filling: bool = False
+) -> torch.Tensor:
     """(8,) of micro-batches: pairs, wins + ties / 2, ties, Σ margin, completions, Σ score, −lowest, highest score."""
     margins_M = scores_N[pairs["better_M"]] - scores_N[pairs["worse_M"]]
     preferred_M = _preferred(pairs)
@@ -299,6 +380,8 @@ def metric_sums(scores_N: torch.Tensor, pairs: dict[str, Any], so_far: torch.Ten
     right_M = ((margins_M > 0) & preferred_M) + ties_M / 2
     sums = [preferred_M.sum(), right_M.sum(), ties_M.sum(), (margins_M * preferred_M).sum()]
     here = torch.stack([*sums, torch.ones_like(scores_N).sum(), scores_N.sum(), -scores_N.min(), scores_N.max()])
+    if is_filling:
+        here = torch.cat([torch.zeros_like(here[:6]), torch.full_like(here[6:], -torch.inf)])
     if so_far is None:
         return here
     return torch.cat([so_far[:6] + here[:6], torch.maximum(so_far[6:], here[6:])])

@@ -30,6 +30,7 @@ from trl import RewardConfig
 
 from ..files import differences, write_atomically
 from ..messages import one_line
+from ..model.sharding import gathered
 
 logger = logging.getLogger(__name__)
 
@@ -194,11 +195,14 @@ def model_settings(backbone: PreTrainedModel) -> dict[str, Any]:
     Its head is not in it: a fresh one follows from the seed.
     """
     digest = hashlib.sha256()
+    num_weights = 0
     for name, parameter in backbone.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        if parameter.is_floating_point() and not parameter.is_meta:  # which those of 4 bits are not
-            digest.update(repr(parameter.detach().flatten()[:64].float().tolist()).encode())
-    size = f"{backbone.config.model_type}, {backbone.num_parameters():,} weights"
+        with gathered([parameter]):
+            digest.update(f"{name} {tuple(parameter.shape)}".encode())
+            if parameter.is_floating_point() and not parameter.is_meta:  # which those of 4 bits are not
+                digest.update(repr(parameter.detach().flatten()[:64].float().tolist()).encode())
+        num_weights += getattr(parameter, "ds_numel", 0)
+    size = f"{backbone.config.model_type}, {num_weights or backbone.num_parameters():,} weights"
     return {"model": f"{digest.hexdigest()[:8]} ({size})", "dtype": str(backbone.dtype).removeprefix("torch.")}
 
 

@@ -6,8 +6,10 @@ PairwiseRewardConfig("my-reward-model", per_device_train_batch_size=8, tie_thres
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import MISSING, dataclass, fields
 
+import torch
 from trl import RewardConfig
 
 from ..data.encoding import REASONING_MODES, TRUNCATION_MODES
@@ -33,6 +35,8 @@ class PairwiseRewardConfig(PairwiseRewardFields, RewardConfig):
                 "learning_rate is unset, and DeepSpeed's config is filled in before it is chosen; set it, such as "
                 f"{LEARNING_RATES['LoRA']:g} for LoRA or {LEARNING_RATES['full']:g} for full training"
             )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+            self.use_cpu = True  # or accelerate 1.x takes the processes for as many worlds of one
         super().__post_init__()
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):

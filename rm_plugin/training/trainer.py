@@ -11,8 +11,9 @@ The methods of upstream that it overrides, those with an underscore because noth
 
     _prepare_dataset                 rows of every format, encoded as groups; stays
     _set_signature_columns_if_needed the columns of our rows; stays
-    _get_dataloader                  evaluation keeps the last batch; goes with an option of transformers for that
+    _get_dataloader                  all processes see the whole batch, and evaluation keeps the last one; stays
     _run_epoch                       resumed at the last step, trains no more; goes when transformers looks before it
+    _prepare_for_training            the head is float32 in FSDP2 and DeepSpeed; goes when they keep dtypes by module
     training_step                    one backward per micro-batch; stays
     compute_loss                     the loss of a micro-batch; stays
     floating_point_ops               counts the tokens of packed rows; stays
@@ -41,6 +42,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +65,26 @@ from trl import RewardConfig, RewardTrainer
 from ..data.encoding import ensure_pad_token
 from ..data.sources import HUB_ID, hub_ids, load_rows
 from ..data.templates import template_hash, trim_template_tail
-from ..metrics.statistics import wilson_interval
 from ..model.adapters import SIDE_FILE, is_quantized, with_side_file
-from ..model.cards import inherited, model_card
+from ..model.cards import inherited, model_card, shown_metrics
 from ..model.checkpoint import hub_arguments, load_tokenizer
-from ..model.modeling import RewardModel, head_in_use
+from ..model.modeling import RewardHead, RewardModel, head_in_use
+from ..model.sharding import (
+    adding_up_gradients,
+    gathered,
+    hold_in_optimizer,
+    precise_state,
+    units_of_their_own,
+    whole_models,
+    whole_when_saved,
+)
+from ..processes import Processes
 from .adoption import (
     TrainedValues,
     as_reward_model,
     attention_dropout,
     check_optimizer,
+    check_supported,
     disable_attention_dropout,
     load_to_train,
 )
@@ -86,6 +98,7 @@ from .batches import (
     first_rows,
     metric_sums,
     metrics_of,
+    read_by_all_processes,
     results_by_row,
 )
 from .checkpoints import (
@@ -184,7 +197,7 @@ class PairwiseRewardTrainer(RewardTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = PairwiseRewardConfig(f"{name.split('/')[-1]}-Reward")
         args = PairwiseRewardConfig.from_reward_config(args)
-        _check_supported(args, data_collator, preprocess_logits_for_metrics)
+        check_supported(args, data_collator, preprocess_logits_for_metrics)
         given, model_init_kwargs = model, args.model_init_kwargs
         model, processing_class, peft_config = self._adopt(
             model, args, processing_class, quantization_config, peft_config
@@ -208,6 +221,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         )
         args.model_init_kwargs = model_init_kwargs
         before.restore(self.model)
+        self._head_at_start: dict[str, torch.Tensor] | None = before.head  # until an engine of DeepSpeed has cast it
         self._restore(given)
         if optimizers[0] is not None:
             check_optimizer(optimizers[0], self.model)
@@ -274,14 +288,8 @@ class PairwiseRewardTrainer(RewardTrainer):
             # Liger's fused loss would replace the forward of what it takes for a causal language model.
             kernels = {**(args.liger_kernel_config or {}), "fused_linear_cross_entropy": False}
             apply_liger_kernel(reward_model.model, kernels)
-        collator.form = self._batch_form()
-        if not self._is_sharded:  # where weights are sharded, all processes must make as many calls
-            collator.rope_switch = reward_model.rope_switch
-        elif args.max_tokens_per_microbatch is not None:
-            raise ValueError(
-                f"max_tokens_per_microbatch={args.max_tokens_per_microbatch} under FSDP or DeepSpeed: processes would "
-                "make different numbers of calls and wait for each other; lower per_device_train_batch_size instead"
-            )
+        collator.form, collator.rope_switch = self._batch_form(), reward_model.rope_switch
+        collator.rank, collator.num_processes = self.accelerator.process_index, self.accelerator.num_processes
 
     @property
     def reward_model(self) -> RewardModel:
@@ -304,7 +312,7 @@ class PairwiseRewardTrainer(RewardTrainer):
             logger.warning("shared-prefix computation is off, batches are padded: %s", refusal)
         if refusal is not None or args.shared_prefix == "off":
             return "padded"
-        form = self.reward_model.batch_form(with_gradients=True)
+        form = self.reward_model.batch_form(with_gradients=True, agree=Processes.current().share)
         return "padded" if self._is_sharded and form == "sorted" else form  # all processes must make as many calls
 
     # --- data
@@ -347,11 +355,14 @@ class PairwiseRewardTrainer(RewardTrainer):
         if self._signature_columns is None:
             self._signature_columns = COLUMNS
 
-    def _get_dataloader(self, *args, is_training: bool = False, **kwargs):
-        drop_last = self.args.dataloader_drop_last
+    def _get_dataloader(self, dataset, description, batch_size, *args, is_training: bool = False, **kwargs):
+        drop_last, batch_size = self.args.dataloader_drop_last, batch_size * self.accelerator.num_processes
         self.args.dataloader_drop_last = drop_last and is_training  # an evaluation is of all rows
         try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            with read_by_all_processes():
+                return super()._get_dataloader(
+                    dataset, description, batch_size, *args, is_training=is_training, **kwargs
+                )
         finally:
             self.args.dataloader_drop_last = drop_last
 
@@ -365,12 +376,21 @@ class PairwiseRewardTrainer(RewardTrainer):
         else:
             self.control.should_training_stop = True
 
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        with units_of_their_own(RewardHead, RewardModel):
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self._head_at_start and resume_from_checkpoint is None:
+            for name, parameter in head_in_use(self.reward_model.score).named_parameters():
+                hold_in_optimizer(parameter, self._head_at_start[name])
+        self._head_at_start = None
+        return prepared
+
     def training_step(self, model, inputs, num_items_in_batch=None):
         """One backward per micro-batch; their gradients add up to that of the whole batch."""
         loss = 0.0
         *first, last = inputs["microbatches"]
         for microbatch in first:
-            with self.accelerator.no_sync(model):
+            with adding_up_gradients(self.accelerator, model):
                 loss = loss + super().training_step(model, microbatch, num_items_in_batch)
         loss = loss + super().training_step(model, last, num_items_in_batch)
         self._losses.append(loss)
@@ -391,8 +411,8 @@ class PairwiseRewardTrainer(RewardTrainer):
             center_rewards_coefficient=self.args.center_rewards_coefficient,
         )
         if self.model.training:
-            self._window = metric_sums(scores_N.detach().float(), inputs["pairs"], self._window)
-        loss = losses_G.sum() / inputs["batch_size"]
+            self._window = metric_sums(scores_N.detach().float(), inputs["pairs"], self._window, inputs["is_filling"])
+        loss = losses_G.sum() * (0.0 if inputs["is_filling"] else 1 / inputs["batch_size"])
         return (loss, {"logits": scores_N[:, None], "losses": losses_G}) if return_outputs else loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -402,7 +422,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         return 6 * self._num_parameters * sum(m["model"]["input_ids"].numel() for m in inputs["microbatches"])
 
     def _track_num_input_tokens(self, inputs):
-        self._new_tokens += sum(microbatch["num_tokens"] for microbatch in inputs["microbatches"])
+        self._new_tokens += sum(m["num_tokens"] for m in inputs["microbatches"] if not m["is_filling"])
 
     def store_flos(self) -> None:
         """Add up floating-point operations, and tokens of texts, over all processes; before each log and save."""
@@ -420,9 +440,11 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     def _check_finite(self) -> None:
         """Add up the losses of the last steps; where they, their gradients or the head are not finite, all stop."""
-        head = head_in_use(self.reward_model.score).weight.detach()
-        head = head.to_local() if hasattr(head, "to_local") else head  # of FSDP2
-        sums = [sum(map(float, self._losses)), sum(map(float, self._grad_norms)), head.abs().sum().item()]
+        weight = head_in_use(self.reward_model.score).weight
+        with gathered([weight]):
+            head = weight.to_local() if hasattr(weight, "to_local") else weight  # of FSDP2
+            head = head.detach().abs().sum().item()
+        sums = [sum(map(float, self._losses)), sum(map(float, self._grad_norms)), head]
         sums = self.accelerator.reduce(torch.tensor(sums, device=self.args.device), reduction="mean").tolist()
         for name, value in zip(("loss", "gradient norm", "head"), sums, strict=True):
             if not math.isfinite(value):
@@ -471,9 +493,12 @@ class PairwiseRewardTrainer(RewardTrainer):
         `label_ids` (M,), the row of the data set that the pair is from.
         """
         self._evaluated = {}
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        with units_of_their_own(RewardHead, RewardModel):
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
         rows = self._evaluated
-        if self.accelerator.num_processes > 1:  # a batch that does not divide has rows of another process twice
+        if self.accelerator.num_processes > 1:
             rows = {row: result for part in gather_object([rows]) for row, result in part.items()}
         losses, scores, pair_scores = zip(*(rows[row] for row in sorted(rows)), strict=True)
         scores = np.concatenate(scores).astype(np.float64)
@@ -503,7 +528,9 @@ class PairwiseRewardTrainer(RewardTrainer):
         for microbatch in self._prepare_inputs(inputs)["microbatches"]:
             with torch.no_grad(), self.compute_loss_context_manager():
                 _, outputs = self.compute_loss(model, microbatch, return_outputs=True)
-            self._evaluated |= results_by_row(outputs["logits"].squeeze(-1).float(), outputs["losses"], microbatch)
+            if not microbatch["is_filling"]:
+                scores_N = outputs["logits"].squeeze(-1).float()
+                self._evaluated |= results_by_row(scores_N, outputs["losses"], microbatch)
         return None, None, None
 
     @property
@@ -603,6 +630,10 @@ class PairwiseRewardTrainer(RewardTrainer):
         self._held_out = {}  # of other weights
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.is_deepspeed_enabled:  # all processes are here, the state is in the first
+            trained = self.model if isinstance(self.model, PeftModel) else self.reward_model.score
+            precise = precise_state(self.model, trained.parameters())
+            state_dict = state_dict and {**state_dict, **precise}
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
@@ -613,9 +644,18 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; at the end, which is any call but that of a checkpoint, with its reference scores."""
-        super().save_model(output_dir, _internal_call)
-        if not (_internal_call or self._is_sharded) and self.args.should_save:  # sharded, no process has it whole
-            self.reward_model.save_reference(output_dir or self.args.output_dir, self.processing_class)
+        with nullcontext() if _internal_call else whole_when_saved(self):
+            super().save_model(output_dir, _internal_call)
+        if not _internal_call and self.args.should_save:
+            folder, model = output_dir or self.args.output_dir, self.reward_model
+            try:
+                if self._is_sharded:  # one process alone could not compute
+                    with whole_models():
+                        model = RewardModel.from_pretrained(folder)
+                model.save_reference(folder, self.processing_class)
+            except ValueError as error:  # of an adapter whose base has no name
+                logger.warning("%s gets no reference scores, by which a server could be checked: %s", folder, error)
+        self.accelerator.wait_for_everyone()
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
         """Write README.md into the output folder: how to load and score, and the metrics measured."""
@@ -649,7 +689,7 @@ class PairwiseRewardTrainer(RewardTrainer):
                 "Longest text": f"{args.max_length} tokens of prompt + completion",
                 "Licence": inherited(base).get("license", "that of the base model and of the data"),
             },
-            metrics=_shown({name: value for _, metrics in self._held_out.values() for name, value in metrics.items()}),
+            metrics=shown_metrics(*(metrics for _, metrics in self._held_out.values())),
             step=self._held_out_step,
             metadata={
                 **inherited(base),
@@ -660,34 +700,3 @@ class PairwiseRewardTrainer(RewardTrainer):
         )
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _shown(metrics: dict[str, float]) -> dict[str, str]:
-    """Metrics of a card as text; an accuracy with its 95 % interval (Wilson's, over pairs)."""
-    shown = {name: f"{value:.4g}" for name, value in metrics.items() if isinstance(value, (int, float))}
-    for name in [name for name in shown if name.endswith("_accuracy")]:
-        if num_pairs := metrics.get(name.replace("accuracy", "num_pairs")):
-            low, high = wilson_interval(metrics[name] * num_pairs, round(num_pairs))
-            shown[name] += f" [{low:.4g}, {high:.4g}]"
-    return shown
-
-
-def _check_supported(args: PairwiseRewardConfig, data_collator, preprocess_logits_for_metrics) -> None:
-    """TRL's options that have no meaning here are refused, or, where nothing is lost, named in the log."""
-    refused = {
-        "data_collator": (data_collator, "batches are packed here"),
-        "preprocess_logits_for_metrics": (preprocess_logits_for_metrics, "compute_metrics gets scores of pairs"),
-        "batch_eval_metrics": (args.batch_eval_metrics, "metrics are over all pairs at once"),
-        "include_for_metrics": (args.include_for_metrics, "compute_metrics gets scores of pairs and their rows"),
-    }
-    for name, (value, why_not) in refused.items():
-        if value:
-            raise ValueError(f"{name} is given, but {why_not}; leave it unset")
-    without_effect = {
-        "length_column_name": ("length", "lengths are those of our tokens"),
-        "pad_to_multiple_of": (None, "batches are packed"),
-    }
-    for name, (default, why) in without_effect.items():
-        if getattr(args, name) != default:
-            logger.warning("%s=%s has no effect: %s", name, getattr(args, name), why)
-            setattr(args, name, default)
