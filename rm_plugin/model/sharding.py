@@ -140,11 +140,21 @@ def hold_in_optimizer(weight: nn.Parameter, value: torch.Tensor) -> None:
         safe_set_full_fp32_param(weight, value.float().to(weight.device))
 
 
-def precise_state(model: nn.Module, wanted: Iterable[nn.Parameter]) -> dict[str, torch.Tensor]:
-    """The float32 of those trained parameters that DeepSpeed has cast, by their names in the model."""
-    ids = {id(parameter) for parameter in wanted if parameter.requires_grad}
-    held = {name: held_by_optimizer(weight) for name, weight in model.named_parameters() if id(weight) in ids}
-    return {name: value.cpu() for name, value in held.items() if value is not None}
+def precise_state(model: nn.Module, wanted: Iterable[nn.Parameter], keep: bool) -> dict[str, torch.Tensor]:
+    """
+    The float32 of those trained parameters that DeepSpeed has cast, by their names in the model.
+
+    Args:
+        model (`nn.Module`): the model.
+        wanted (`Iterable[nn.Parameter]`): which ones.
+        keep (`bool`): whether this process saves them; all have to gather them.
+    """
+    ids, state = {id(parameter) for parameter in wanted if parameter.requires_grad}, {}
+    for name, weight in model.named_parameters():
+        held = held_by_optimizer(weight) if id(weight) in ids else None
+        if held is not None and keep:
+            state[name] = held.cpu()
+    return state
 
 
 @contextmanager

@@ -631,8 +631,9 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.is_deepspeed_enabled:  # all processes are here, the state is in the first
-            trained = self.model if isinstance(self.model, PeftModel) else self.reward_model.score
-            precise = precise_state(self.model, trained.parameters())
+            as_made = isinstance(self.model, PeftModel) or self.reward_model.config.dtype in (None, torch.float32)
+            trained = self.model if as_made else self.reward_model.score
+            precise = precise_state(self.model, trained.parameters(), keep=self.args.should_save)
             state_dict = state_dict and {**state_dict, **precise}
         super()._save(output_dir, state_dict)
         if self.args.should_save:
