@@ -140,21 +140,24 @@ def hold_in_optimizer(weight: nn.Parameter, value: torch.Tensor) -> None:
         safe_set_full_fp32_param(weight, value.float().to(weight.device))
 
 
-def precise_state(model: nn.Module, wanted: Iterable[nn.Parameter], keep: bool) -> dict[str, torch.Tensor]:
+def with_precise(
+    state_dict: dict[str, torch.Tensor] | None, model: nn.Module, wanted: Iterable[nn.Parameter], keep: bool
+) -> dict[str, torch.Tensor] | None:
     """
-    The float32 of those trained parameters that DeepSpeed has cast, by their names in the model.
+    A state dict with the float32 of trained parameters that DeepSpeed has cast.
 
     Args:
+        state_dict (`dict`, *optional*): by names in the model; a process that saves nothing may have none.
         model (`nn.Module`): the model.
-        wanted (`Iterable[nn.Parameter]`): which ones.
+        wanted (`Iterable[nn.Parameter]`): which parameters.
         keep (`bool`): whether this process saves them; all have to gather them.
     """
-    ids, state = {id(parameter) for parameter in wanted if parameter.requires_grad}, {}
+    ids, precise = {id(parameter) for parameter in wanted if parameter.requires_grad}, {}
     for name, weight in model.named_parameters():
         held = held_by_optimizer(weight) if id(weight) in ids else None
         if held is not None and keep:
-            state[name] = held.cpu()
-    return state
+            precise[name] = held.cpu()
+    return state_dict and {**state_dict, **precise}
 
 
 @contextmanager

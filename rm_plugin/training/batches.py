@@ -410,6 +410,8 @@ def metrics_of(sums: torch.Tensor, accelerator) -> dict[str, float]:
 
 def results_by_row(scores_N: torch.Tensor, losses_G: torch.Tensor, inputs: dict[str, Any]) -> dict[int, tuple]:
     """By row of the data set: its loss, scores (K,), scores of its pairs (P, 2), ties left out."""
+    if inputs["is_filling"]:
+        return {}
     pairs, preferred_M = inputs["pairs"], _preferred(inputs["pairs"])
     pairs_P2 = scores_N[torch.stack([pairs["better_M"], pairs["worse_M"]], dim=-1)[preferred_M]].cpu()
     num_pairs_G = torch.bincount(pairs["group_M"][preferred_M], minlength=len(losses_G)).tolist()

@@ -73,10 +73,10 @@ from ..model.sharding import (
     adding_up_gradients,
     gathered,
     hold_in_optimizer,
-    precise_state,
     units_of_their_own,
     whole_models,
     whole_when_saved,
+    with_precise,
 )
 from ..processes import Processes
 from .adoption import (
@@ -493,10 +493,9 @@ class PairwiseRewardTrainer(RewardTrainer):
         `label_ids` (M,), the row of the data set that the pair is from.
         """
         self._evaluated = {}
+        arguments = (dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         with units_of_their_own(RewardHead, RewardModel):
-            output = super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
+            output = super().evaluation_loop(*arguments)
         rows = self._evaluated
         if self.accelerator.num_processes > 1:
             rows = {row: result for part in gather_object([rows]) for row, result in part.items()}
@@ -528,9 +527,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         for microbatch in self._prepare_inputs(inputs)["microbatches"]:
             with torch.no_grad(), self.compute_loss_context_manager():
                 _, outputs = self.compute_loss(model, microbatch, return_outputs=True)
-            if not microbatch["is_filling"]:
-                scores_N = outputs["logits"].squeeze(-1).float()
-                self._evaluated |= results_by_row(scores_N, outputs["losses"], microbatch)
+            self._evaluated |= results_by_row(outputs["logits"].squeeze(-1).float(), outputs["losses"], microbatch)
         return None, None, None
 
     @property
@@ -633,8 +630,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         if self.is_deepspeed_enabled:  # all processes are here, the state is in the first
             as_made = isinstance(self.model, PeftModel) or self.reward_model.config.dtype in (None, torch.float32)
             trained = self.model if as_made else self.reward_model.score
-            precise = precise_state(self.model, trained.parameters(), keep=self.args.should_save)
-            state_dict = state_dict and {**state_dict, **precise}
+            state_dict = with_precise(state_dict, self.model, trained.parameters(), self.args.should_save)
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
