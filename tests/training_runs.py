@@ -228,7 +228,10 @@ DISTRIBUTED = {
     "micro-batches": (preference_rows, {"max_tokens_per_microbatch": 40}),
     "stream": (lambda: Dataset.from_list(preference_rows()).to_iterable_dataset(), {}),
     # use_cpu unset, as by torchrun and a recipe that does not say it: still one run where there is no accelerator
-    "ties": (ranked_rows, {"tie_threshold": 0.5, "use_cpu": torch.accelerator.is_available()}),
+    "ties": (
+        ranked_rows,
+        {"tie_threshold": 0.5, "use_cpu": torch.accelerator.is_available(), "dataloader_pin_memory": False},
+    ),
 }
 
 

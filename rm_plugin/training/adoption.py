@@ -145,3 +145,6 @@ def check_supported(args: RewardConfig, data_collator, preprocess_logits_for_met
         if getattr(args, name) != default:
             logger.warning("%s=%s has no effect: %s", name, getattr(args, name), why)
             setattr(args, name, default)
+    if args.train_sampling_strategy == "batch_rebalance" and args.world_size > 1:
+        logger.warning("train_sampling_strategy=batch_rebalance has no effect: processes share each batch by tokens")
+        args.train_sampling_strategy = "random"
