@@ -102,7 +102,7 @@ def gathered_to_compute(model: nn.Module) -> Iterator[None]:
     with ExitStack() as open_layers, ExitStack() as hooks:
         for layer in layers:
 
-            def gather(layer, args, whole=None):
+            def gather(layer, args):
                 open_layers.enter_context(gathered(layer.parameters()))
 
             hooks.callback(layer.register_forward_pre_hook(gather).remove)

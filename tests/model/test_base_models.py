@@ -379,7 +379,7 @@ def test_a_micro_batch_of_a_hybrid_has_its_calls_and_keeps_to_the_budget():
     [whole] = PackingCollator(form="sorted")(rows)["microbatches"]
     assert all(call.prefix == 0 for call in whole["model"]["calls"]) and len(whole["model"]["calls"]) > 3
     parts = PackingCollator(form="sorted", max_tokens=60)(rows)["microbatches"]
-    assert [row for part in parts for row in part["rows"]] == [0, 1, 2] and len(parts) > 2
+    assert sorted(row for part in parts for row in part["rows"]) == [0, 1, 2] and len(parts) > 2
 
 
 @pytest.mark.parametrize("has_kernels", [False, True])
