@@ -17,10 +17,6 @@ import time
 import traceback
 from pathlib import Path
 
-os.environ["DS_ACCELERATOR"] = "cpu"
-
-import deepspeed
-import deepspeed.ops
 import torch
 import trl
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
@@ -37,7 +33,6 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from rm_plugin import EvaluationCallback, PairwiseRewardConfig, RewardScorer, lora_config
 from rm_plugin.data.reference import read_reference
 
-deepspeed.ops.__compatible_ops__ = {}  # or an op for shared memory is compiled for minutes; gloo does the same
 STRATEGIES = ("ddp", "fsdp2", "zero2", "zero3")
 CASES = [f"{s} fp32 {m} {w}" for s in STRATEGIES for m in ("full", "LoRA") for w in ("in memory", "by name")]
 CASES += [f"{s} bf16 {case}" for s in STRATEGIES for case in ("full in memory", "LoRA by name")]
@@ -80,6 +75,8 @@ def run(case: str, folder: Path) -> dict:
     strategy, precision, method, source = case.split(" ", 3)
     os.environ.update(launch_environment(strategy, precision) | (IN_PARTS if state else {}))
     if strategy.startswith("zero"):
+        import deepspeed
+
         deepspeed.init_distributed("gloo")
     if strategy == "fsdp2":
         let_cpus_be_fsdp()
@@ -207,6 +204,9 @@ def run_pair(case: str, folder: Path) -> dict:
 
 
 def main(folder: Path, cases: list[str]) -> None:
+    import deepspeed.ops  # before the forks; here, since pytest imports this file where there is no DeepSpeed
+
+    deepspeed.ops.__compatible_ops__ = {}  # or an op for shared memory is compiled for minutes; gloo does the same
     torch.set_num_threads(1)
     tiny_backbone().save_pretrained(folder / "base")
     tiny_tokenizer("plain").save_pretrained(folder / "base")

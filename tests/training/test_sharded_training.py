@@ -25,7 +25,7 @@ pytestmark = pytest.mark.scale
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("sharded")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
     paths = [str(PROGRAM.parent), str(PROGRAM.parents[1]), environment.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, PROGRAM, folder],
