@@ -45,7 +45,7 @@ GB = 2**30
 # what it hands out where lengths vary.
 CONTEXT, CONTEXT_ERROR = 0.6 * GB, 0.2 * GB
 FRAGMENTATION, FRAGMENTATION_ERROR = 0.05, 0.05
-ENOUGH_TOKENS = 1024  # that the longer of the two steps has; with half of them memory is linear in tokens already
+ENOUGH_TOKENS = 2048  # of the longer step; in a hybrid of 9B what grows fastest with tokens leads from 512 to 1,024 on
 SHARE_TO_USE = 0.9  # of a card: what recipes are planned for
 BLOCK = 512  # bytes to which torch's allocator rounds
 # Bytes of a weight in NF4: half a byte, and scales of blocks of 64, themselves quantised in blocks of 256 if nested.
