@@ -9,11 +9,13 @@ in all processes but the first. What is gathered here has to be entered by all p
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -161,8 +163,11 @@ def with_precise(
 
 
 @contextmanager
-def whole_when_saved(trainer: Any) -> Iterator[None]:
-    """Within, transformers' `save_model` writes one whole model, whatever type of state dict checkpoints have."""
+def whole_when_saved(trainer: Any, folder: str | os.PathLike) -> Iterator[None]:
+    """
+    Within, transformers' `save_model` writes one whole model into a folder, whatever type of state dict checkpoints
+    have, and of the dtype that it was made in, which DeepSpeed's cast hides from those that write the files.
+    """
     holders = []
     if trainer.is_fsdp_enabled:
         holders = [(trainer.accelerator.state.fsdp_plugin, "state_dict_type", "FULL_STATE_DICT")]
@@ -177,6 +182,11 @@ def whole_when_saved(trainer: Any) -> Iterator[None]:
     finally:
         for (holder, name, _), value in zip(holders, before, strict=True):
             setattr(holder, name, value)
+    if trainer.is_deepspeed_enabled and trainer.args.should_save:
+        dtype = str(trainer.reward_model.config.dtype or torch.float32).removeprefix("torch.")
+        for path in (path for name in ("config.json", "reward_model.json") for path in Path(folder).glob(name)):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            path.write_text(json.dumps({**content, "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
 
 
 def whole_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -641,17 +641,18 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; at the end, which is any call but that of a checkpoint, with its reference scores."""
-        with nullcontext() if _internal_call else whole_when_saved(self):
+        output_dir = output_dir or self.args.output_dir
+        with nullcontext() if _internal_call else whole_when_saved(self, output_dir):
             super().save_model(output_dir, _internal_call)
         if not _internal_call and self.args.should_save:
-            folder, model = output_dir or self.args.output_dir, self.reward_model
+            model = self.reward_model
             try:
                 if self._is_sharded:  # one process alone could not compute
                     with whole_models():
-                        model = RewardModel.from_pretrained(folder)
-                model.save_reference(folder, self.processing_class)
+                        model = RewardModel.from_pretrained(output_dir)
+                model.save_reference(output_dir, self.processing_class)
             except ValueError as error:  # of an adapter whose base has no name
-                logger.warning("%s gets no reference scores, by which a server could be checked: %s", folder, error)
+                logger.warning("%s gets no reference scores to check a server by: %s", output_dir, error)
         self.accelerator.wait_for_everyone()
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:

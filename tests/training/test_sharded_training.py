@@ -44,9 +44,9 @@ def found(runs: dict, case: str) -> dict:
     return runs[case]
 
 
-def distance(run: dict, exact: dict) -> float:
-    """Root mean square of the differences of losses, of training and evaluation."""
-    ours, theirs = (np.array([*one["loss"], one["metrics"]["eval_loss"]]) for one in (run, exact))
+def distance(run: dict, exact: dict, names: tuple[str, ...]) -> float:
+    """Root mean square of differences."""
+    ours, theirs = (np.concatenate([one[name] for name in names]) for one in (run, exact))
     return float(np.sqrt(np.mean((ours - theirs) ** 2)))
 
 
@@ -70,7 +70,9 @@ def test_in_float32_it_equals_ddp(strategy, case, runs):
 def test_in_bf16_it_is_about_as_near_to_float32_as_ddp_is_and_the_head_is_float32(strategy, case, runs):
     ours, ddp = found(runs, f"{strategy} bf16 {case}"), found(runs, f"ddp bf16 {case}")
     exact = found(runs, f"ddp fp32 {case}")
-    assert 0 < distance(ours, exact) <= 2 * distance(ddp, exact)
+    # Before a full training DeepSpeed rounds all weights to bf16, which moves scores of the tiny float32 model.
+    names = ("loss", "scores") if "LoRA" in case else ("loss",)
+    assert 0 < distance(ours, exact, names) <= 2 * distance(ddp, exact, names)
     assert ours["dtype of scores"] == "torch.float32"
     head = np.float32(ours["saved head"]).view(np.uint32)
     assert (head & 0xFFFF).any()  # bits that bf16 does not have
