@@ -250,7 +250,7 @@ def _build_trainer(config, args, quantization_config, peft_config) -> PairwiseRe
 
 
 class _PlannedModel(RewardModel):
-    def batch_form(self, with_gradients: bool = True) -> str:
+    def batch_form(self, with_gradients: bool = True, agree=None) -> str:
         """One row: all forms hold the activations of as many tokens; whether scores agree only weights would tell."""
         self.model.set_attn_implementation(IMPLEMENTATION)
         return "packed"
