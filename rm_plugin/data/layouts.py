@@ -174,7 +174,7 @@ def usual_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Example:
         >>> usual_row({"input": "2 + 2 =", "output_1": "4", "output_2": "5", "label": [1, 2, 1]})
-        {'input': '2 + 2 =', 'completions': {'output_1': '4', 'output_2': '5'}, 'ranks': [0, 1]}
+        {'prompt': '2 + 2 =', 'completions': {'output_1': '4', 'output_2': '5'}, 'ranks': [0, 1]}
     """
     if isinstance(row.get("reject"), str | list | Mapping):
         if row.get("rejected") is not None:

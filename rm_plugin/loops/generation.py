@@ -258,7 +258,7 @@ def count_occurrences(prompts: Sequence[Comparison]) -> list[int]:
     """For each prompt, how many equal ones stand before it.
 
     Example:
-        >>> count_occurrences([to_prompt(text) for text in ("a", "b", "a")])
+        >>> count_occurrences([Comparison(text, []) for text in ("a", "b", "a")])
         [0, 0, 1]
     """
     seen: Counter[str] = Counter()

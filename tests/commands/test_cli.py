@@ -209,7 +209,7 @@ def test_output_may_be_the_input(command, model, tmp_path):
         ),
         (
             '{"prompt": "a", "completion": "b", "completions": ["c"]}',
-            " row 0: it has completions and completion; give one of them",
+            " row 0: `completions` and `completion` could each be the completions; name one, such as --columns",
         ),
         ('["a", "b"]', ": item 0 is of type str; every row must be a JSON object"),
         ("{}", " row 0: `chosen` and `rejected` missing (found: nothing)"),
@@ -350,6 +350,7 @@ dataset_train_split: train[:8]
 dataset_test_split: train[8:]
 output_dir: {folder / "output"}
 max_steps: 2
+lr_scheduler_type: constant
 eval-strategy: epoch
 logging_steps: 1
 learning_rate: 1e-3
