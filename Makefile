@@ -35,15 +35,15 @@ quickstart: $(INSTALLED)
 # HF_HUB_OFFLINE: a test that would need the hub fails at once and says so. Where ARGS picks tests of which none is
 # marked, pytest's exit code 5 ("no tests ran") is no failure of the second run.
 test test-real cov: export HF_HUB_OFFLINE = 1
-test test-real cov: export OMP_NUM_THREADS = 1
+test cov: export OMP_NUM_THREADS = 1
 test: $(INSTALLED_DEV) $(TRL112)/.installed
 	$(BIN)/python -m pytest $(PARALLEL) $(COV) $(ARGS)
 	PYTHONPATH=$(TRL112) EXPECTED_TRL=1.12.0 $(BIN)/python -m pytest -m trl112 $(PARALLEL) $(ARGS) \
 		|| { code=$$?; [ $$code = 5 ] && [ -n "$$ARGS" ]; }
 
 test-real: $(INSTALLED_DEV) $(TRL112)/.installed
-	$(BIN)/python -m pytest -m "real_model and slow" $(PARALLEL) $(ARGS)
-	PYTHONPATH=$(TRL112) EXPECTED_TRL=1.12.0 $(BIN)/python -m pytest -m "real_model and slow and trl112" $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m "real_model and slow" $(ARGS)
+	PYTHONPATH=$(TRL112) EXPECTED_TRL=1.12.0 $(BIN)/python -m pytest -m "real_model and slow and trl112" $(ARGS)
 
 test-scale: export HF_HUB_OFFLINE = 1
 test-scale: export OMP_NUM_THREADS = 1

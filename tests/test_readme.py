@@ -97,7 +97,7 @@ def test_the_ppo_example_runs_and_logs_the_rewards_metrics(example):
     trainer = example(f"{GRPO.replace('trainer.train()', '')}\n{PPO}")["trainer"]
     records = records_of(trainer)
     assert records == [record for record in trainer.state.log_history if "objective/scores" in record]
-    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
     for record in records:
         assert record["reward_scoring/num_scores"] == 8
         assert record["reward_scoring/std"] > 0
@@ -107,6 +107,7 @@ def test_the_ppo_example_runs_and_logs_the_rewards_metrics(example):
 @pytest.mark.slow
 @pytest.mark.trl112
 @pytest.mark.skipif(not HAS_PPO, reason="PPO is in TRL up to 1.12; `make test` runs this on 1.12.0")
+@pytest.mark.parametrize("example", ["tiny"], indirect=True)
 def test_the_ppo_example_trains_on_answers_that_are_all_empty(example):
     """As an instruct policy's often are; with pad = EOS, TRL 1.12 fails in its second update."""
 
@@ -119,7 +120,7 @@ def test_the_ppo_example_trains_on_answers_that_are_all_empty(example):
     policy.lm_head.register_forward_hook(always_eos)
     variables = run(train, **variables)
     records = [record for record in variables["trainer"].state.log_history if "objective/scores" in record]
-    assert len(records) == 8
+    assert len(records) == 4
     assert all(record["val/num_eos_tokens"] > 0 for record in records)
 
 
