@@ -42,7 +42,7 @@ def check_at_least(least: int, **numbers: int | None) -> None:
             raise ValueError(f"{name}={number}, it must be at least {least}")
 
 
-def int_or_auto(word: str) -> int | str:
+def whole_number_or_auto(word: str) -> int | str:
     """A whole number, or the word `auto`: how an option is read from a command line or a variable."""
     return word if word == "auto" else int(word)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.layouts import COLUMNS_HELP
 from ..files import write_atomically, write_jsonl
-from ..messages import check_choice, explained, int_or_auto, nearest, one_line
+from ..messages import check_choice, explained, nearest, one_line, whole_number_or_auto
 from ..processes import leave
 
 if TYPE_CHECKING:
@@ -538,7 +538,7 @@ def _scorer_options(add, truncation_mode: str = "error") -> None:
     add("--tokenizer", metavar="DIR", dest="processing_class", help=tokenizer)
     add("--max-length", type=int, help="most tokens of a text; the model's context if absent")
     tokens = "token budget of one call of the model (default 16384), or auto: what fits the free memory of the GPU"
-    add("--max-num-batched-tokens", type=int_or_auto, metavar="N", help=tokens)
+    add("--max-num-batched-tokens", type=whole_number_or_auto, metavar="N", help=tokens)
     over = f"for texts over max-length: error, drop (score null) or keep_end (default {truncation_mode})"
     add("--truncation-mode", help=over)
 

@@ -134,11 +134,11 @@ def _check_fields(script_args, training_args, reward_args) -> bool:
         path = getattr(training_args, name)
         if not path or path == "EleutherAI/pythia-160m":  # TRL's defaults, neither of which is a reward model
             raise ValueError(f"{name} is unset; name it in the recipe")
-    is_served = is_url(training_args.reward_model_path)
-    if is_served and reward_args.reward_tokenizer is None:
-        raise ValueError(f"reward_tokenizer is unset; name the folder of the model that {path} serves")
-    with located("reward_model_path"):
-        is_served or find_model(training_args.reward_model_path, {})
+    if not is_url(model := training_args.reward_model_path):
+        with located("reward_model_path"):
+            find_model(model, {})
+    elif reward_args.reward_tokenizer is None:
+        raise ValueError(f"reward_tokenizer is unset; name the folder of the model that {model} serves")
     if training_args.resume_from_checkpoint:
         raise ValueError("resume_from_checkpoint is set, and TRL's PPOTrainer cannot resume; leave it out")
     wants_eval = training_args.eval_strategy != "no"

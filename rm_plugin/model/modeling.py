@@ -72,9 +72,9 @@ class RewardHead(nn.Linear):
         if linear.weight.dtype in (torch.float32, torch.float64):
             self.weight = linear.weight
         else:
-            precise = torch.promote_types(self.weight.dtype, torch.float32)  # it may be this very weight, cast since
+            dtype = torch.promote_types(self.weight.dtype, torch.float32)  # it may be this very weight, cast since
             with gathered([linear.weight]):
-                copied = linear.weight.detach().to(precise)
+                copied = linear.weight.detach().to(dtype)
             self.weight = nn.Parameter(copied, requires_grad=linear.weight.requires_grad)
         return self
 

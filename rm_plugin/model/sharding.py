@@ -25,6 +25,8 @@ from transformers.initialization import no_init_weights
 from transformers.integrations import deepspeed as marks
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from ..files import write_atomically
+
 FSDP_MARK = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 
 # At its first use torch notes which functions make tensors: within DeepSpeed's Init, which wraps them, it would note
@@ -154,12 +156,12 @@ def with_precise(
         wanted (`Iterable[nn.Parameter]`): which parameters.
         keep (`bool`): whether this process saves them; all have to gather them.
     """
-    ids, precise = {id(parameter) for parameter in wanted if parameter.requires_grad}, {}
+    ids, trained = {id(parameter) for parameter in wanted if parameter.requires_grad}, {}
     for name, weight in model.named_parameters():
         held = held_by_optimizer(weight) if id(weight) in ids else None
         if held is not None and keep:
-            precise[name] = held.cpu()
-    return state_dict and {**state_dict, **precise}
+            trained[name] = held.cpu()
+    return state_dict and {**state_dict, **trained}
 
 
 @contextmanager
@@ -186,7 +188,7 @@ def whole_when_saved(trainer: Any, folder: str | os.PathLike) -> Iterator[None]:
         dtype = str(trainer.reward_model.config.dtype or torch.float32).removeprefix("torch.")
         for path in (path for name in ("config.json", "reward_model.json") for path in Path(folder).glob(name)):
             content = json.loads(path.read_text(encoding="utf-8"))
-            path.write_text(json.dumps({**content, "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
+            write_atomically(path, json.dumps({**content, "dtype": dtype}, indent=2) + "\n")
 
 
 def whole_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

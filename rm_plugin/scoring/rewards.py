@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any
 
 from ..data.comparison import Text
-from ..messages import check_choice, int_or_auto
+from ..messages import check_choice, whole_number_or_auto
 from .base import Reward, Scorer
 from .functions import FunctionReward, function_reward, import_function, is_dotted_path
 from .remote import RemoteRewardScorer, is_url
@@ -106,7 +106,7 @@ VARIABLES = {
     "DTYPE": str,
     "LOAD_IN_4BIT": _flag,
     "MAX_LENGTH": int,
-    "MAX_NUM_BATCHED_TOKENS": int_or_auto,
+    "MAX_NUM_BATCHED_TOKENS": whole_number_or_auto,
     "OFFLOAD": str,
     "TRUNCATION_MODE": str,
     "REASONING": str,

@@ -109,7 +109,7 @@ class RowEncoder:
 
     def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
         names = ("max_length", "truncation_mode", "reasoning", "trailing_pad_id")
-        row = {LEGACY.get(name, name): value for name, value in row.items()}
+        row = {LEGACY[name]: row[name] for name in LEGACY if name in row} | row
         try:
             if row.get("chosen_ids") is not None and row.get("rejected_ids") is not None:
                 group = self._tokenised(row)

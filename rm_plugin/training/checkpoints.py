@@ -125,7 +125,9 @@ def _step(folder: Path) -> int:
 # --- what they depend on
 
 
-def training_settings(args: RewardConfig, data: dict[str, str], model: dict[str, Any]) -> dict[str, Any]:
+def training_settings(
+    args: RewardConfig, data: Dataset | tuple[IterableDataset, list[dict[str, Any]]], model: dict[str, Any]
+) -> dict[str, Any]:
     """
     What training depends on, by name; fields of logging, saving and reporting are not in it.
 
@@ -133,7 +135,7 @@ def training_settings(args: RewardConfig, data: dict[str, str], model: dict[str,
 
     Args:
         args ([`PairwiseRewardConfig`]): the config.
-        data (`dict`): [`data_settings`] or [`stream_settings`].
+        data (`Dataset` or `tuple`): encoded rows, or a stream and its first rows, encoded.
         model (`dict`): [`model_settings`], as they were before training.
     """
     settings = {name: getattr(args, name) for name in TRAINING_FIELDS if hasattr(args, name)}
@@ -143,11 +145,12 @@ def training_settings(args: RewardConfig, data: dict[str, str], model: dict[str,
         length = LENGTHS[args.max_steps <= 0]
         settings[length] = getattr(args, length)
     settings["batch"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    plain = json.dumps({**settings, **data, **model}, default=lambda v: sorted(v) if isinstance(v, set) else str(v))
+    settings |= _of_stream(*data) if isinstance(data, tuple) else _of_rows(data)
+    plain = json.dumps({**settings, **model}, default=lambda v: sorted(v) if isinstance(v, set) else str(v))
     return json.loads(plain)
 
 
-def stream_settings(stream: IterableDataset, first: list[dict[str, Any]]) -> dict[str, str]:
+def _of_stream(stream: IterableDataset, first: list[dict[str, Any]]) -> dict[str, str]:
     """What identifies a stream without reading it: its first rows, encoded, and the local files that it reads from."""
     texts = json.dumps([[row[name] for name in COMPARED] for row in first])
     digest, num_bytes, files = hashlib.sha256(), 0, dict.fromkeys(_local_files(stream))
@@ -177,8 +180,8 @@ def _local_files(source: Any) -> Iterator[str]:
             yield from _local_files(part)
 
 
-def data_settings(dataset: Dataset) -> dict[str, str]:
-    """What identifies encoded rows, for [`training_settings`]."""
+def _of_rows(dataset: Dataset) -> dict[str, str]:
+    """What identifies encoded rows."""
     digest = hashlib.sha256()
     for table in dataset.select_columns(list(COMPARED)).with_format("arrow").iter(batch_size=1000):
         texts = table["input_ids"].combine_chunks().flatten()

@@ -48,7 +48,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from transformers import (
@@ -102,13 +102,11 @@ from .batches import (
     results_by_row,
 )
 from .checkpoints import (
-    data_settings,
     delete_old_checkpoints,
     model_settings,
     newest_complete_checkpoint,
     peft_settings,
     resumed_loss,
-    stream_settings,
     sync_to_disk,
     training_settings,
     why_incomplete,
@@ -256,7 +254,7 @@ class PairwiseRewardTrainer(RewardTrainer):
 
         # Read while TRL's constructor prepares the data sets.
         self._has_fresh_head, self._trailing_pad_id = reward_model.has_fresh_head, config.trailing_pad_id
-        self._stream_settings: dict[str, str] | None = None  # where the training data is a stream
+        self._stream: tuple[IterableDataset, list[dict]] | None = None  # of training, with its first rows, encoded
         self._data_counts: dict[str, dict[str, int]] = {}  # by data set, until the first log
         self._window: torch.Tensor | None = None  # `metric_sums` of all micro-batches since the last log
         self._losses: list[torch.Tensor] = []  # of steps, and their gradient norms, since `_check_finite`
@@ -327,7 +325,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         columns = set(first[0] if is_stream else dataset.column_names)
         if columns.issuperset(COLUMNS):
             if is_stream:
-                self._stream_settings = stream_settings(dataset, first)
+                self._stream = dataset, first
             return dataset
         is_tokenised = "chosen_ids" in columns or "chosen_input_ids" in columns  # and has a tail
         trims = self._has_fresh_head and args.trim_template_tail and not is_tokenised
@@ -344,7 +342,7 @@ class PairwiseRewardTrainer(RewardTrainer):
             code=code_version(),
         )
         if is_stream:
-            self._stream_settings = stream_settings(dataset, list(map(encoder, first, range(len(first)))))
+            self._stream = dataset, list(map(encoder, first, range(len(first))))
             return encode_stream(dataset, columns, encoder, dataset_name)
         encoded, self._data_counts[dataset_name] = encode_dataset(
             dataset, encoder, dataset_name, args.dataset_num_proc
@@ -575,9 +573,8 @@ class PairwiseRewardTrainer(RewardTrainer):
             checkpoint = newest if checkpoint else None
         elif (reason := why_incomplete(checkpoint)) is not None:
             raise ValueError(f"{checkpoint} cannot be resumed from: {reason}; name a whole checkpoint")
-        data = self._stream_settings or data_settings(self.train_dataset)
-        settings = training_settings(self.args, data, self._model_settings)
-        self._settings = broadcast_object_list([settings])[0]  # a process may hold a part of the model
+        data = self._stream or self.train_dataset  # read once: other processes take what process 0 has found
+        self._settings = Processes.current().on_first(lambda: training_settings(self.args, data, self._model_settings))
         self._losses, self._grad_norms = [], []
         self._total_loss = 0.0 if checkpoint is None else resumed_loss(checkpoint, self._settings)
         if self.is_world_process_zero():

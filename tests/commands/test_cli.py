@@ -296,7 +296,10 @@ def test_unknown_hub_id_is_one_line(command, tmp_path, monkeypatch):
         (["--truncation-mode", "cut"], "truncation_mode='cut' is not known; use one of 'drop', 'keep_end', 'error'"),
         (["--max-length", "0"], "max_length=0 leaves no token; give a whole number of at least 1"),
         (["--max-num-batched-tokens", "-1"], "max_num_batched_tokens=-1 leaves no token; give a whole number of at"),
-        (["--max-num-batched-tokens", "all"], "argument --max-num-batched-tokens: invalid int_or_auto value: 'all'"),
+        (
+            ["--max-num-batched-tokens", "all"],
+            "argument --max-num-batched-tokens: invalid whole_number_or_auto value: 'all'",
+        ),
     ],
 )
 def test_bad_option_is_one_line(command, model, tmp_path, option, line):

@@ -218,10 +218,12 @@ def test_a_run_may_be_made_longer_where_its_learning_rates_stay_the_same(options
 
 @pytest.mark.parametrize("schedule", [kind.value for kind in SchedulerType])
 def test_the_length_of_a_run_is_among_its_settings_where_the_schedule_ends_with_it(schedule):
+    rows = Dataset.from_list([{"input_ids": [[5], [6]], "ranks": [0, 1], "margin": None}])
+
     def settings(**options):
         options |= {"eval_strategy": "epoch", "lr_scheduler_type": schedule}
         args = PairwiseRewardConfig("out", use_cpu=True, bf16=False, **options)
-        return training_settings(args, {}, {})
+        return training_settings(args, rows, {})
 
     def rates(steps):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)

@@ -1220,6 +1220,16 @@ def test_a_shared_prefix_leaves_every_completion_a_token_of_its_own(chosen, reje
     assert row["length"] == len(chosen) + len(rejected) - prefix
 
 
+def test_trls_older_names_of_token_ids_are_read_where_its_own_are_not_there():
+    encode, older = (
+        batches.RowEncoder(tiny_tokenizer("plain")),
+        {"chosen_input_ids": [5, 6], "rejected_input_ids": [7]},
+    )
+    named = {"chosen_ids": [8, 9], "rejected_ids": [5]}
+    assert encode(older, 0)["input_ids"] == [[5, 6], [7]]
+    assert encode({**named, **older}, 0)["input_ids"] == encode({**older, **named}, 0)["input_ids"] == [[8, 9], [5]]
+
+
 def test_a_token_budget_that_is_met_exactly_is_used():
     encoder = batches.RowEncoder(tiny_tokenizer("plain"))
     rows = [encoder({"chosen_ids": [5, 6, 7], "rejected_ids": [5, 6, 8]}, i) for i in range(4)]  # 4 packed tokens each
