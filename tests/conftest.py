@@ -1,4 +1,12 @@
-"""Fixtures that several test files use."""
+"""Fixtures that several test files use.
+
+The folders are those of rm_plugin/, with one file per module: `tests/model/test_packing.py` tests
+`rm_plugin/model/packing.py` (of two modules of one name, one has its folder before it: test_scoring_base.py).
+Besides these stand files that check one property over many modules: each file in tests/ itself, tests/upstream,
+test_equal_conversations.py, test_own_benchmarks.py, test_judges.py, test_pages_in_browser.py, test_base_models.py,
+test_reward_functions.py, test_published_models.py, test_whoever_asks.py, test_peft_methods.py, test_distributed.py and
+test_sharded_training.py.
+"""
 
 import contextlib
 import io
@@ -15,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("RM_PLUGIN_SHARED") or ROOT.parent / "shared")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of public preference data beside the repository; skips where it is not there."""
     data = SHARED / "data"
@@ -66,3 +74,38 @@ def readme_run(tmp_path_factory) -> Path:
                 exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
             (folder / "printed.txt").write_text(printed.getvalue(), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """A model and its exported folder, with room for the long text; ends in a BOS of its own."""
+    from models import tiny_reward_model, tiny_tokenizer
+
+    from rm_plugin.data.encoding import ensure_pad_token
+    from rm_plugin.data.templates import trim_template_tail
+    from rm_plugin.scoring.scorer import RewardScorer
+
+    folder = tmp_path_factory.mktemp("exported")
+    tokenizer = tiny_tokenizer("llama3")
+    trim_template_tail(tokenizer)
+    model = tiny_reward_model("llama", max_position_embeddings=4096)
+    ensure_pad_token(tokenizer, model)
+    model.config.reward_mean, model.config.reward_std = 0.5, 2.0
+    model.export(folder, tokenizer)
+    return folder, RewardScorer(folder)
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory) -> str:
+    """A causal model with its tokenizer, whose sizes suit 4-bit blocks."""
+    import torch
+    from models import tiny_config, tiny_tokenizer
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("base")
+    config = tiny_config("llama", initializer_range=0.05, hidden_size=64, intermediate_size=64, head_dim=16)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tiny_tokenizer("plain").save_pretrained(folder)
+    return str(folder)

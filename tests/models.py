@@ -1,4 +1,4 @@
-"""Tiny random models and tokenizers, built in code; shared by the test files.
+"""Tiny random models and tokenizers, built in code, and messages; shared by the test files.
 
     model = tiny_reward_model("llama"); tokenizer = tiny_tokenizer("chatml")
 
@@ -150,6 +150,17 @@ def tiny_reward_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return RewardModel.from_backbone(tiny_backbone(architecture, dtype, seed, **overrides))
+
+
+# --- messages
+
+
+def user(content: str) -> dict:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> dict:
+    return {"role": "assistant", "content": content}
 
 
 # --- tokenizers

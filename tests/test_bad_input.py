@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from models import tiny_reward_model, tiny_tokenizer
+from models import assistant, tiny_reward_model, tiny_tokenizer, user
 from peft import LoraConfig, get_peft_model
 
 from rm_plugin import BestOfNSampler, Comparison, RewardScorer, evaluate, load_rows, to_comparison
@@ -22,14 +22,6 @@ from rm_plugin.data.comparison import BadRow, to_prompt
 from rm_plugin.data.layouts import BadLayout
 from rm_plugin.evaluation.benchmarks import load_benchmark
 from rm_plugin.loops.candidates import read_candidates
-
-
-def user(content):
-    return {"role": "user", "content": content}
-
-
-def assistant(content):
-    return {"role": "assistant", "content": content}
 
 
 @pytest.fixture

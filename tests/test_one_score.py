@@ -8,12 +8,12 @@ orphan `</think>`.
 
 import importlib
 import importlib.util
-from pathlib import Path
 
 import models
 import numpy as np
 import pytest
 import torch
+from ppo_runs import HAS_PPO
 from stub_server import Stub, model_scores, serving
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -25,7 +25,6 @@ from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.loops.best_of_n import BestOfNSampler
 from rm_plugin.scoring.scorer import RewardScorer
 
-HAS_PPO = Path(importlib.util.find_spec("trl").submodule_search_locations[0], "experimental", "ppo").is_dir()
 pytestmark = pytest.mark.trl112
 
 QUESTIONS = ["Which country owns Antarctica?", "What is 2 + 2?", "Who are you?", "Hello"]

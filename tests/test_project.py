@@ -1,4 +1,4 @@
-"""The project's own files agree with each other: versions, constraints, and what `make test` says it runs."""
+"""The project's own files agree with each other: versions, constraints, tests, and what `make test` says it runs."""
 
 import importlib.metadata
 import os
@@ -51,5 +51,22 @@ def test_the_trl_under_test_is_the_one_that_make_test_names():
     assert importlib.metadata.version("trl") == trl.__version__
 
 
-def test_the_changelog_has_a_place_for_the_next_version():
+def test_the_changelog_has_a_section_for_the_next_version():
     assert re.search(r"^## \[Unreleased\]$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+# A few lines each; the file that tests them: test_rewards.py of scoring, test_training_config.py.
+TESTED_ELSEWHERE = {"rewards.py", "training/fields.py"}
+
+
+def test_every_module_has_its_test_file_in_the_same_folder_of_tests():
+    """Basenames of tests are unique, so one of two modules of one name has its folder before its name."""
+    package, missing = ROOT / "rm_plugin", set()
+    for module in package.glob("**/[!_]*.py"):
+        folder = ROOT / "tests" / module.relative_to(package).parent
+        names = (f"test_{module.stem}.py", f"test_{folder.name}_{module.stem}.py")
+        if not any((folder / name).is_file() for name in names):
+            missing.add(module.relative_to(package).as_posix())
+    assert missing == TESTED_ELSEWHERE
+    names = [file.name for file in (ROOT / "tests").glob("**/test_*.py")]
+    assert sorted(set(names)) == sorted(names)

@@ -8,6 +8,7 @@ import torch
 import trl
 from datasets import Dataset
 from models import tiny_config, tiny_tokenizer
+from ppo_runs import HAS_PPO
 from transformers import Qwen3ForCausalLM
 
 from rm_plugin import BestOfNSampler, PairwiseRewardConfig, PairwiseRewardTrainer, RewardModel, RewardScorer
@@ -19,7 +20,6 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 FROM_PYTHON, GRPO, PPO = SNIPPETS  # each has its test
 POLICY = "HuggingFaceTB/SmolLM2-135M-Instruct"
-HAS_PPO = Path(trl.__file__).with_name("experimental").joinpath("ppo").is_dir()
 
 
 def run(snippet, **given):

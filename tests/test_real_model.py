@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHARED
 
 from rm_plugin import RewardScorer
 
@@ -31,9 +30,9 @@ assert "rm_plugin" not in sys.modules
 
 
 @pytest.fixture(scope="module")
-def folder(smollm2, tmp_path_factory):
+def folder(smollm2, shared_data, tmp_path_factory):
     """A user's folder after all commands, each of which has to succeed."""
-    data = SHARED / "data" / "hh_rlhf_harmless" / "test.jsonl.gz"
+    data = shared_data / "hh_rlhf_harmless" / "test.jsonl.gz"
     if not data.is_file():
         pytest.skip(f"no HH-RLHF rows at {data}; set RM_PLUGIN_SHARED to the folder that holds data/")
     folder = tmp_path_factory.mktemp("user")

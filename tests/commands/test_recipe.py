@@ -3,7 +3,6 @@
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from transformers import AutoModelForCausalLM
 
 from rm_plugin import PairwiseRewardConfig, RewardScorer
 from rm_plugin.commands.cli import main
-from rm_plugin.commands.ppo_recipe import prompt_rows
 from rm_plugin.commands.recipe import load_split, parse_recipe, run_recipe, train
 from rm_plugin.training.trainer import PairwiseRewardTrainer
 
@@ -416,26 +414,6 @@ def test_values_of_every_kind_are_read_as_they_are_meant(tmp_path):
     assert (training_args.max_length, training_args.run_name, training_args.logging_steps) == (None, "5", 0.1)
     assert training_args.model_init_kwargs == {"a": 1} and model_args.lora_target_modules == ["a", "b"]
     assert training_args.report_to == [] and script_args.dataset_streaming is True
-
-
-def test_prompts_of_ppo_keep_their_tools_and_are_given_once(tmp_path):
-    tokenizer = tiny_tokenizer("chatml")
-    tokenizer.chat_template = "{{ tools | tojson if tools }}{{ mode }}" + tokenizer.chat_template
-    ask, tools = [{"role": "user", "content": "2 + 2 ="}], [{"name": "add"}]
-    rows = [{"prompt": ask}, {"prompt": ask, "tools": tools, "chat_template_kwargs": {"mode": "x"}}, {"prompt": ask}]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = SimpleNamespace(
-        dataset_name=str(tmp_path / "rows.jsonl"), dataset_config=None, dataset_streaming=False, columns=None
-    )
-    plain, with_tools = prompt_rows(arguments, tokenizer, "train")
-    assert plain["tools"] is None and (with_tools["tools"], with_tools["chat_template_kwargs"]) == (
-        tools,
-        {"mode": "x"},
-    )
-    assert tokenizer.decode(with_tools["input_ids"]) == '[{"name": "add"}]x' + tokenizer.decode(plain["input_ids"])
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "", "chosen": "a", "rejected": "b"}\n')
-    with pytest.raises(ValueError, match="rows.jsonl row 0: there is no prompt .found: chosen, rejected."):
-        prompt_rows(arguments, tokenizer, "train")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trl
-from models import tiny_tokenizer
+from models import assistant, tiny_tokenizer, user
 from tokenizers import AddedToken
 from transformers import ByT5Tokenizer
 
@@ -39,14 +39,6 @@ def tokenizer_for(template: Path, special: bool):
 def tokenizers(request):
     """The tags as added tokens, and as special tokens."""
     return [tokenizer_for(request.param, special) for special in (False, True)]
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
 
 
 def takes_parts_only(tokenizer) -> bool:

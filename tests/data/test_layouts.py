@@ -2,28 +2,14 @@
 
 import json
 
-import datasets
 import pytest
 from datasets import Dataset
+from models import assistant, user
 
 from rm_plugin.data.comparison import BadRow, Comparison, to_comparison
 from rm_plugin.data.layouts import BadLayout, read_columns, select_columns, usual_row, usual_rows
 from rm_plugin.data.sources import load_rows
 from rm_plugin.evaluation.benchmarks import load_benchmark
-
-
-def user(content):
-    return {"role": "user", "content": content}
-
-
-def assistant(content):
-    return {"role": "assistant", "content": content}
-
-
-@pytest.fixture(autouse=True)
-def no_cache_outside_the_test(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
 
 PLAN_CALL = "{'name': 'add', 'arguments': '{\"a\": 2}'}"
 CALL = {**assistant(""), "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}]}
@@ -513,9 +499,3 @@ def test_what_a_layout_lacks_is_named_in_one_line(rows, said):
     with pytest.raises(ValueError) as refused:
         [to_comparison(usual_row(row)) for row in usual_rows(rows, "rows.json")]
     assert said in str(refused.value) and "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("split", [3, ["train"]])
-def test_a_split_is_named_by_a_word(split):
-    with pytest.raises(ValueError, match="is no name of a split; write 'train' or"):
-        load_rows(Dataset.from_list([{"chosen": "a", "rejected": "b"}]), split)

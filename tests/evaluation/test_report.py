@@ -5,21 +5,12 @@ import json
 import re
 import shutil
 import subprocess
-import xml.etree.ElementTree as ElementTree
 
-import numpy as np
 import pytest
 import yaml
 
 from rm_plugin.evaluation import evaluate
-from rm_plugin.evaluation.figures import (
-    accuracy_bars,
-    bradley_terry_curve,
-    line_plot,
-    margin_histogram,
-    reliability_diagram,
-    short_labels,
-)
+from rm_plugin.evaluation.figures import bradley_terry_curve
 from rm_plugin.evaluation.page import Section, Table, render_page
 from rm_plugin.evaluation.report import (
     eval_results,
@@ -35,8 +26,6 @@ HOSTILE = (
     "</div></details><script>document.title='taken over'</script><img src=x onerror=alert(1)>{{ 7*7 }}"
     "<a href='http://example.com'>&amp; \u202e \x00 \ud800"
 )
-CURVE = (["1", "2", "4"], [0.5, 0.6, 0.7], "n", "share solved")
-MARGINS = np.array([-4.0, -0.5, 0.0, 1.0, 2.0, 2.5, 6.0])
 
 
 @pytest.fixture(scope="module")
@@ -59,73 +48,6 @@ def report():
         return [0.3 * len(text) for text in completions]
 
     return evaluate(judge, source=data, name=f"evil/{HOSTILE[:40]}", num_samples=200)
-
-
-# --- plots
-
-
-def test_the_loss_curve_holds_its_known_values():
-    svg = bradley_terry_curve()
-    for value in ("0.693", "0.313", "0.127", "0.007"):  # at margins 0, 1, 2 and 5
-        assert f": {value}<" in svg
-
-
-@pytest.mark.parametrize(
-    "svg",
-    [
-        margin_histogram(MARGINS),
-        reliability_diagram(MARGINS),
-        bradley_terry_curve(),
-        line_plot([1, 2, 3], [0.5, 0.7, 0.8], "step", "accuracy", references={"chance": 0.5}),
-        accuracy_bars([("<b>$x$&", 0.5, [0.4, 0.6]), ("y", 1.0, None), ("z", 0.2, [None, None])]),
-        line_plot(*CURVE, intervals=[(0.4, 0.8)] * 3, references={"random": 0.5, "oracle": [0.5, 0.8, 0.9]}),
-        line_plot(*CURVE, intervals=[(None, None)] * 3),
-    ],
-    ids=["margins", "reliability", "loss", "learning", "bars", "best of n", "few prompts"],
-)
-def test_a_plot_is_well_formed_labelled_and_takes_the_colours_of_its_page(svg):
-    root = ElementTree.fromstring(svg)
-    assert root.get("role") == "img" and root.get("aria-label") and root.get("viewBox")
-    assert "currentColor" in svg and "var(--" in svg
-    assert not re.search(r"#0102\d\d", svg)  # no stand-in colour is left
-    assert not re.search(r"fill: #fff|fill: white", svg)  # transparent ground
-    assert "<image" not in svg and "<script" not in svg
-
-
-def test_equal_numbers_give_equal_bytes():
-    assert margin_histogram(MARGINS) == margin_histogram(list(MARGINS))
-
-
-def test_all_margins_equal_or_of_one_pair_still_make_plots():
-    for margins in ([0.0], [1.0, 1.0], [-3.0]):
-        assert "<svg" in margin_histogram(margins) and "<svg" in reliability_diagram(margins)
-
-
-def test_names_with_dollars_stay_as_they_are_on_a_plot():
-    assert ">cost of $x$ and $y$<" in accuracy_bars([("cost of $x$ and $y$", 0.5, None)])
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        [f"Helpfulness/Brainstorming/Idea Development/{end}" for end in ("Poems", "Plans")],  # differ at their end
-        [f"{start} is how the name of this long section begins" for start in ("This", "That")],
-        [f"the same at the beginning, {k}, and also the same at the end" for k in range(12)],
-        ["a" * 26, "a" * 27, "a" * 40],
-        ["\x00", "\x01", "\x02 with more text that makes it rather long"],
-    ],
-    ids=["end", "start", "middle", "length", "control characters"],
-)
-def test_different_names_are_never_cut_to_the_same_label(names):
-    labels = short_labels(names)
-    assert len(set(labels)) == len(names) and max(map(len, labels)) <= 26
-    svg = accuracy_bars([(name, 0.5, None) for name in names])
-    assert all(f">{label}<" in svg for label in labels)
-
-
-def test_a_line_needs_one_value_per_position():
-    with pytest.raises(ValueError, match="3 values of step and 1 of loss"):
-        line_plot([1, 2, 3], [0.5], "step", "loss")
 
 
 # --- the numbers of a report
@@ -225,26 +147,6 @@ def test_the_page_shows_everything_that_a_reader_needs(report):
     ):
         assert text in page, text
     assert page.count("<details") == 8 == len(report.results.mistakes)  # chosen shorter than rejected in 8 rows
-
-
-def test_whatever_a_page_is_given_is_escaped():
-    evil = "<script>alert(1)</script>"
-    table = Table([evil, evil], [[evil, evil]], [evil], title=evil)
-    section = Section(
-        evil,
-        [(evil, evil, evil)],
-        [(evil, evil)],
-        [table],
-        [("<svg></svg>", evil)],
-        [(evil, [(evil,) * 3])],
-    )
-    page = render_page(evil, [section])
-    assert "<script" not in page and page.count("&lt;script&gt;") == 19 and "<svg></svg>" in page
-
-
-def test_columns_of_numbers_are_set_to_the_right():
-    page = render_page("t", [Section(tables=[Table(["name", "note", "n"], [["a", "b", "1"]], num_text_columns=2)])])
-    assert '<td>a</td><td>b</td><td class="number">1</td>' in page and '<th class="number">n</th>' in page
 
 
 # --- the model card, and results for the hub
@@ -365,17 +267,6 @@ def test_lists_show_top_1_beside_their_pairs_and_whole_ties_beside_tau():
     found = rows(report.report)["lists/top_1"]
     assert found.name == "top-1: the best above all others (chance 33.3 %)" and found.text == "75.0" and found.n == 8
     assert "2 of 8 ranked lists tie wholly, and have no Kendall τ_b." in " ".join(remarks(report.report))
-
-
-def test_names_are_not_cut_in_a_narrow_terminal(monkeypatch, capsys):
-    names = [f"Helpfulness/Brainstorming_And_Idea_Development_{end}" for end in ("Poems", "Plans")]
-    monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    Table(["name", "value"], [[name, "1.0"] for name in names]).print()
-    out = "".join(
-        re.sub(r"[^\w/]", "", line.split("│")[1]) for line in capsys.readouterr().out.splitlines() if "│" in line
-    )
-    assert all(name in out for name in names)
 
 
 def test_the_bias_of_the_report_stands_on_the_page_and_on_the_terminal(small, capsys):

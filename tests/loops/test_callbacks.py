@@ -14,6 +14,7 @@ import pytest
 import torch
 from datasets import Dataset
 from models import tiny_config, tiny_reward_model, tiny_tokenizer
+from ppo_runs import needs_ppo
 from training_runs import classifier, make_trainer, preference_rows
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
@@ -46,11 +47,6 @@ def tiny_policy(seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(tiny_config("llama"))
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer("chatml")
 
 
 @pytest.fixture
@@ -372,8 +368,6 @@ def test_after_a_resumption_the_win_rate_is_still_against_the_first_policy(tmp_p
 
 
 # --- PPO (TRL 1.12)
-
-needs_ppo = pytest.mark.skipif(PPOTrainer is None, reason="trl.experimental.ppo went with TRL 1.13")
 
 
 def run_ppo(output_dir, tokenizer, reward_model, callback, **fields):

@@ -1,7 +1,6 @@
 """Reward functions in TRL's GRPO, RLOO and online DPO: `RewardScorer` as `reward_funcs`, and by dotted path."""
 
 import importlib
-import json
 from pathlib import Path
 
 import models
@@ -252,48 +251,6 @@ def test_an_empty_completion_is_scored_as_prompt_and_end_token():
     assert scorer(prompts=["Hello"], completions=[""]) == pytest.approx([expected], abs=1e-5)
     with pytest.raises(ValueError, match="a completion is empty"):
         scorer.score(["Hello"], [""])
-
-
-# --- scores that are not finite
-
-
-def nan_for_long_texts(scorer):
-    """From here on the scorer's head gives NaN where a text has more than 6 tokens."""
-    model = scorer.model
-
-    def spoil(module, args, kwargs, output):
-        ends = kwargs["attention_mask"].sum(-1)
-        output.logits[ends > 6] = float("nan")
-
-    scorer.shared_prefix = "off"
-    model.register_forward_hook(spoil, with_kwargs=True)
-
-
-def test_a_reward_that_is_not_finite_stops_with_its_text_in_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("plain"))
-    nan_for_long_texts(scorer)
-    with pytest.raises(ValueError, match="1 of 2 scores are not finite.*saved in .*on_nonfinite='zero'") as error:
-        scorer(prompts=["What?", "What?"], completions=["a", "a long long text"])
-    assert "\n" not in str(error.value)
-    (file,) = tmp_path.glob("nonfinite_rewards_*.jsonl")
-    assert str(file) in str(error.value)
-    (line,) = map(json.loads, file.read_text().splitlines())
-    assert line["text"] == "What?a long long text</s>" and line["score"] == "nan"
-
-
-def test_on_nonfinite_zero_gives_zero_and_counts():
-    scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("plain"), on_nonfinite="zero")
-    expected = scorer(prompts=["What?"], completions=["a"])[0]
-    nan_for_long_texts(scorer)
-    result = scorer(prompts=["What?", "What?"], completions=["a", "a long long text"])
-    assert result == [pytest.approx(expected, abs=1e-5), 0.0]
-    assert scorer.num_nonfinite == 1
-
-
-def test_an_unknown_on_nonfinite_names_the_known_ones():
-    with pytest.raises(ValueError, match="on_nonfinite='mean' is not known; use one of 'error', 'zero'"):
-        RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("plain"), on_nonfinite="mean")
 
 
 # --- the reward function by dotted path

@@ -6,7 +6,6 @@ the padded form of the same texts. `relative` is the norm of a difference ÷ the
 
 import copy
 import inspect
-import logging
 import math
 from itertools import pairwise
 from types import SimpleNamespace
@@ -14,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from models import VOCAB_SIZE, WINDOW, checkpoint_activations, tiny_backbone, tiny_reward_model
+from models import WINDOW, checkpoint_activations, tiny_backbone, tiny_reward_model
+from packed_groups import TRAINING_BATCH, chain, group, relative, scores, texts
 from peft import LoraConfig, get_peft_model
-from transformers import AttentionInterface, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 
 from rm_plugin.data.encoding import EncodedGroup
 from rm_plugin.model import attention
@@ -42,23 +42,6 @@ LADDER = (
 )
 
 
-def group(prefix: int, *rests: int) -> EncodedGroup:
-    """`len(rests)` completions of `rests` random tokens after `prefix` shared ones; the ids follow from the sizes."""
-    generator = torch.Generator().manual_seed(1000 * prefix + 10 * sum(rests) + len(rests))
-
-    def draw(n):
-        return torch.randint(3, VOCAB_SIZE, (n,), generator=generator).tolist()
-
-    shared = draw(prefix)
-    return EncodedGroup([shared + draw(rest) for rest in rests])
-
-
-def chain(*lengths: int) -> EncodedGroup:
-    """Completions each of which is a prefix of the longer ones."""
-    (longest,) = group(max(lengths), 1).input_ids
-    return EncodedGroup([longest[:length] for length in lengths])
-
-
 CASES = {
     "a pair": [group(9, 5, 8)],
     "one completion": [group(12, 5)],
@@ -73,21 +56,6 @@ CASES = {
 }
 EVERYTHING = sum(CASES.values(), [])
 CASES["all of these in one row"] = EVERYTHING
-TRAINING_BATCH = [
-    group(9, 5, 8),
-    group(3 * WINDOW, 2, WINDOW + 4, 1),
-    group(0, 6, 4),
-    group(10, 1, 1, 1),
-    chain(9, 12),
-]
-
-
-def texts(groups):
-    return [ids for g in groups for ids in g.input_ids]
-
-
-def relative(ours: torch.Tensor, reference: torch.Tensor) -> float:
-    return ((ours - reference).norm() / reference.norm()).item()
 
 
 def packed_and_reference(architecture: str, dtype=torch.float32, **overrides) -> tuple[RewardModel, RewardModel]:
@@ -97,11 +65,6 @@ def packed_and_reference(architecture: str, dtype=torch.float32, **overrides) ->
     packed.model.set_attn_implementation(IMPLEMENTATION)
     assert reference.model.config._attn_implementation in ("sdpa", "eager")
     return packed, reference
-
-
-@torch.no_grad()
-def scores(model, batch) -> torch.Tensor:
-    return model(**batch).logits.flatten()
 
 
 @pytest.fixture
@@ -314,105 +277,6 @@ def test_nf4_is_as_exact_as_the_dtype_that_it_computes_in(checkpoint, dtype, sco
 
 
 # --- who takes the padded path, and that the log says why
-
-
-@pytest.mark.parametrize(
-    ("architecture", "reason"),
-    [
-        ("mamba", "MambaModel has layers of kind linear_attention"),
-        ("jamba", "JambaModel has layers of kind linear_attention"),
-        ("doge", "ValueError: DogeAttention makes its own attention mask"),
-    ],
-)
-def test_architecture_that_cannot_share_takes_the_padded_path_with_one_line(architecture, reason, caplog):
-    model = tiny_reward_model(architecture)
-    before = model.model.config._attn_implementation
-    expected = scores(model, pad(texts(TRAINING_BATCH)))
-    assert_refused_with_one_line(model, reason, caplog)
-    assert model.model.config._attn_implementation == before
-    assert torch.equal(scores(model, pad(texts(TRAINING_BATCH))), expected)
-
-
-def assert_refused_with_one_line(model, reason, caplog):
-    with caplog.at_level(logging.INFO, logger="rm_plugin"):
-        assert [model.batch_form() for _ in range(3)] == ["sorted"] * 3
-    (record,) = (record for record in caplog.records if record.name.startswith("rm_plugin"))
-    assert record.getMessage().startswith(f"shared-prefix computation is off, batches are padded: {reason}")
-    assert "\n" not in record.getMessage() and record.levelname == "WARNING"
-
-
-def test_attention_that_the_user_asked_for_is_left_alone(caplog):
-    model = tiny_reward_model("llama")
-    model.model.set_attn_implementation("flex_attention")
-    assert_refused_with_one_line(model, "attn_implementation='flex_attention' was asked for", caplog)
-    assert model.model.config._attn_implementation == "flex_attention"
-
-
-def test_eager_attention_gives_way_to_shared_prefixes():
-    model = tiny_reward_model("llama")
-    model.model.set_attn_implementation("eager")
-    expected = scores(model, pad(texts(TRAINING_BATCH)))
-    assert model.batch_form() == "packed"
-    assert relative(scores(model, pack(TRAINING_BATCH)), expected) <= 1e-5
-
-
-def layout_swallowed(module, query, key, value, attention_mask, shared_prefix_layout=None, **kwargs):
-    return shared_prefix_attention(module, query, key, value, None, **kwargs)
-
-
-def whole_row_causal(module, query, key, value, attention_mask, shared_prefix_layout=None, **kwargs):
-    if shared_prefix_layout is not None:
-        seen = shared_prefix_layout.seen_windows
-        shared_prefix_layout = SharedPrefixLayout([0], [[query.shape[2]]], seen_windows=seen)
-    return shared_prefix_attention(
-        module, query, key, value, attention_mask, shared_prefix_layout=shared_prefix_layout, **kwargs
-    )
-
-
-def prefix_unseen(module, query, key, value, attention_mask, shared_prefix_layout=None, **kwargs):
-    if shared_prefix_layout is not None:
-        shared_prefix_layout = copy.copy(shared_prefix_layout)
-        shared_prefix_layout.segment_prefixes = [(-1, 0)] * len(shared_prefix_layout.segment_lengths)
-    return shared_prefix_attention(
-        module, query, key, value, attention_mask, shared_prefix_layout=shared_prefix_layout, **kwargs
-    )
-
-
-def window_unseen(module, query, key, value, attention_mask, sliding_window=None, shared_prefix_layout=None, **kwargs):
-    if shared_prefix_layout is not None:
-        shared_prefix_layout.seen_windows.append(sliding_window)
-        shared_prefix_layout = copy.copy(shared_prefix_layout)
-        shared_prefix_layout.seen_windows = None
-    return shared_prefix_attention(
-        module, query, key, value, attention_mask, shared_prefix_layout=shared_prefix_layout, **kwargs
-    )
-
-
-@pytest.mark.parametrize(
-    ("broken", "architecture", "reason"),
-    [
-        (layout_swallowed, "llama", "LlamaModel does not hand the layout to the attention of all its layers"),
-        (whole_row_causal, "llama", "LlamaModel gives other results packed than padded (relative "),
-        (prefix_unseen, "llama", "LlamaModel gives other results packed than padded (relative "),
-        (window_unseen, "mistral", "MistralModel gives other results packed than padded (relative "),
-    ],
-)
-def test_first_use_check_catches_broken_attention(broken, architecture, reason, monkeypatch, caplog):
-    monkeypatch.setitem(AttentionInterface._global_mapping, IMPLEMENTATION, broken)
-    model = tiny_reward_model(architecture)
-    expected = scores(model, pad(texts(TRAINING_BATCH)))
-    assert_refused_with_one_line(model, reason, caplog)
-    assert model.model.config._attn_implementation == "sdpa"
-    assert torch.equal(scores(model, pad(texts(TRAINING_BATCH))), expected)
-
-
-def test_first_use_check_catches_a_mask_aligned_at_the_upper_left(monkeypatch, caplog):
-    def upper_left(num_queries, num_keys, window, device):
-        return lower_right_causal(num_queries, num_queries, window, device).new_ones(num_queries, num_keys).tril()
-
-    monkeypatch.setattr(attention, "lower_right_causal", upper_left)
-    reason = "LlamaModel gives other results packed than padded (relative "
-    assert_refused_with_one_line(tiny_reward_model("llama"), reason, caplog)
 
 
 def test_a_layout_that_would_be_swallowed_is_never_computed():

@@ -17,26 +17,13 @@ import pyarrow
 import pytest
 from models import tiny_reward_model, tiny_tokenizer
 from pyarrow import parquet
+from scored_rows import CHAT, MIXED, PAIRS, lengths, read, write
 
 from rm_plugin.commands.cli import main
 from rm_plugin.files import Journal
 from rm_plugin.scoring import corpus
 from rm_plugin.scoring.corpus import score_dataset
 from rm_plugin.scoring.scorer import RewardScorer
-
-PAIRS = [{"prompt": f"{n} + 1 =", "chosen": f" {n + 1}", "rejected": " penguins " * (1 + n % 3)} for n in range(23)]
-CHAT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
-MIXED = [
-    {"prompt": "2 + 2 =", "completion": " 4", "id": 7, "nested": {"a": [1, None]}, "note": "Ünï"},
-    {"prompt": "2 + 2 =", "completions": [" 4", " 5"], "id": "x"},
-    {"prompt": "2 + 2 =", "chosen": [" 4", " four"], "rejected": " 5"},
-    {"prompt": CHAT[:1], "completion": CHAT[1:]},
-    {"messages": CHAT},
-    {"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]},
-    {"prompt": "2 + 2 =", "completion": ""},
-    {"prompt": "2 + 2 =", "completions": [" 4", " 4" * 300]},
-    {"text": "nothing that is known"},
-]
 
 
 @pytest.fixture(scope="module")
@@ -52,43 +39,7 @@ def folder(tmp_path_factory, scorer):
     return folder
 
 
-def lengths(prompts, completions):
-    return [float(len(str(text))) for text in completions]
-
-
-def write(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
-
-
-def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
 # --- rows
-
-
-def test_every_kind_of_row_gets_its_scores_and_a_bad_one_its_reason(tmp_path, scorer):
-    counts = score_dataset(write(tmp_path / "in.jsonl", MIXED), scorer, tmp_path / "out.jsonl")
-    rows = read(tmp_path / "out.jsonl")
-    assert [{k: row[k] for k in line} for row, line in zip(rows, MIXED, strict=True)] == MIXED
-    plain, chat = (
-        scorer.score(["2 + 2 ="] * 3, [" 4", " 5", " four"]).tolist(),
-        scorer.score([CHAT[:1]], [CHAT[1:]])[0],
-    )
-    assert rows[0]["score"] == pytest.approx(plain[0], abs=1e-5) and rows[0]["scores"] is None
-    assert rows[1]["scores"] == pytest.approx(plain[:2], abs=1e-5)
-    assert rows[2]["margin"] is not None and rows[2]["score"] is None
-    assert rows[2]["score_chosen"] == pytest.approx([plain[0], plain[2]], abs=1e-5)
-    assert rows[2]["score_rejected"] == pytest.approx(plain[1], abs=1e-5)
-    assert rows[2]["margin"] == pytest.approx((plain[0] + plain[2]) / 2 - plain[1], abs=1e-5)
-    for row in rows[3:6]:
-        assert row["score"] == pytest.approx(chat, abs=1e-5)
-    assert rows[7]["scores"][0] == pytest.approx(plain[0], abs=1e-5) and rows[7]["scores"][1] is None
-    reasons = [row["score_reason"] for row in rows]
-    assert reasons[:6] == [None] * 6 and "`completion` is empty" in reasons[6]
-    assert reasons[7] == "completion 1 is over max_length=256" and "missing (found: text)" in reasons[8]
-    assert counts == {"rows": 9, "completions": 13, "unscored": 3}
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json", "csv", "parquet", "saved", "dataset", "stream", "list"])
@@ -184,15 +135,6 @@ def test_a_source_that_its_library_cannot_read_is_named(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_columns_of_other_names_and_labelled_answers_are_pairs_too(scorer):
-    rows = [{"q": row["prompt"], "good": row["chosen"], "bad": row["rejected"]} for row in PAIRS]
-    expected = score_dataset(PAIRS, scorer)["margin"]
-    words = ["prompt=q", "chosen=good", "rejected=bad"]
-    found = score_dataset(rows, scorer, columns=words)
-    assert list(found["margin"]) == pytest.approx(list(expected), abs=1e-5)
-    assert found.column_names == ["q", "good", "bad", "score_chosen", "score_rejected", "margin", "score_reason"]
-
-
 def test_rows_without_an_output_come_back_as_a_data_set():
     found = score_dataset(datasets.Dataset.from_list(PAIRS), lengths)
     assert found.column_names == [*PAIRS[0], "score_chosen", "score_rejected", "margin", "score_reason"]
@@ -207,33 +149,6 @@ def test_rows_of_one_prompt_stay_in_one_chunk(tmp_path):
     ]
     endless = corpus._survey([{"prompt": "p", "completion": f"c{n}"} for n in range(40)], 4, {}, "rows")
     assert [chunk.stop for chunk in endless.chunks] == [16, 32, 40]
-
-
-def test_a_bad_row_stops_where_asked_and_rows_of_nothing_always(tmp_path, scorer):
-    source = write(tmp_path / "in.jsonl", [*PAIRS[:3], {"prompt": "p", "completion": " "}, *PAIRS[3:]])
-    with pytest.raises(ValueError, match=f"{source} row 3: `completion` is empty"):
-        score_dataset(source, scorer, tmp_path / "out.jsonl", on_bad_row="error", rows_per_chunk=2)
-    assert not (tmp_path / "out.jsonl").exists()
-    with pytest.raises(ValueError, match="row 0: `chosen` and `rejected` missing"):
-        score_dataset([{"text": "a"}] * 3, scorer, tmp_path / "other.jsonl")
-    strict = RewardScorer(scorer.model, scorer.processing_class, max_length=20)
-    with pytest.raises(ValueError, match="row 1: .* max_length is 20"):
-        score_dataset([PAIRS[0], PAIRS[2]], strict, on_bad_row="error")
-    assert [row["score_reason"] is None for row in score_dataset([PAIRS[0], PAIRS[2]], strict)] == [True, False]
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([], "has 0 rows|0 rows"),
-        ([{**PAIRS[0], "margin": 1.0}], "the list has a column 'margin', which would be overwritten; rename it"),
-        ([{"prompt": "p", "completions": ["a"], "scores": [1.0]}], "the list has a column 'scores'"),
-    ],
-)
-def test_rows_that_cannot_be_annotated_are_refused(rows, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        score_dataset(rows, lengths, tmp_path / "out.jsonl")
-    assert not any(tmp_path.iterdir())
 
 
 def test_half_a_character_is_refused_before_the_work_where_no_table_can_hold_it(tmp_path):

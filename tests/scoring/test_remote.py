@@ -16,11 +16,9 @@ from models import tiny_reward_model, tiny_tokenizer
 from stub_server import Stub, bfloat16, model_scores, serving, sigmoid
 from transformers import AutoTokenizer
 
-from rm_plugin import AsyncRemoteRewardScorer, RemoteRewardScorer, RewardScorer
+from rm_plugin import AsyncRemoteRewardScorer, RemoteRewardScorer
 from rm_plugin.commands.cli import main
-from rm_plugin.data.encoding import ensure_pad_token
 from rm_plugin.data.reference import FILE, TURNS, read_reference
-from rm_plugin.data.templates import trim_template_tail
 from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.loops.best_of_n import BestOfNSampler
 from rm_plugin.scoring import remote
@@ -33,19 +31,6 @@ COMPLETIONS = [f" answer {i} of mine" + " indeed" * (i % 7) for i in range(60)]
 
 def user(text):
     return [{"role": "user", "content": text}]
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A model and its exported folder, with room for the long text; ends in a BOS of its own."""
-    folder = tmp_path_factory.mktemp("exported")
-    tokenizer = tiny_tokenizer("llama3")
-    trim_template_tail(tokenizer)
-    model = tiny_reward_model("llama", max_position_embeddings=4096)
-    ensure_pad_token(tokenizer, model)
-    model.config.reward_mean, model.config.reward_std = 0.5, 2.0
-    model.export(folder, tokenizer)
-    return folder, RewardScorer(folder)
 
 
 @pytest.fixture
@@ -444,26 +429,6 @@ def test_without_reference_scores_a_line_says_that_nothing_was_checked(exported,
         stub.change = lambda score: 1.0
         with pytest.raises(ValueError, match="it gives 1 for every text; a softmax over one score"):
             RemoteRewardScorer(url, tmp_path)
-
-
-def test_reference_scores_are_those_of_the_models_own_forward(exported):
-    folder, local = exported
-    reference = read_reference(folder)
-    assert len(reference["texts"]) == len(TURNS) == 8 and reference["dtype"] == "float32"
-    prompts = [
-        [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns[:-1])]
-        for turns in TURNS
-    ]
-    completions = [[{"role": "assistant", "content": turns[-1]}] for turns in TURNS]
-    expected = local.score(prompts, completions)
-    np.testing.assert_allclose([text["score"] for text in reference["texts"]], expected, atol=1e-5)
-    assert all(abs(text["bos_twice"] - text["score"]) > 1e-3 for text in reference["texts"][:5])
-
-
-def test_texts_that_the_model_cannot_read_have_no_reference_score(tmp_path):
-    model = tiny_reward_model().train()
-    model.save_reference(tmp_path, tiny_tokenizer("plain"))
-    assert model.training and ["score" in text for text in read_reference(tmp_path)["texts"]] == [True] * 7 + [False]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -169,21 +169,6 @@ def test_a_method_adapts_the_layers_that_peft_names_for_the_architecture():
         assert set(reward_peft_config(config, "llama").target_modules) == set(table["llama"]), method
 
 
-@pytest.mark.parametrize("config", [peft.IA3Config(), peft.LNTuningConfig()], ids=["IA3", "LN_TUNING"])
-def test_layers_that_nobody_names_are_asked_for(config):
-    with pytest.raises(ValueError, match="names no target_modules, and PEFT has none for olmo2; set target_modules"):
-        reward_peft_config(config, "olmo2")
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("alora_invocation_tokens", [5]), ("layer_replication", [[0, 2], [1, 2]]), ("lora_bias", True)],
-)
-def test_lora_that_no_plain_model_can_hold_is_refused(option, value):
-    with pytest.raises(ValueError, match=f"LoraConfig with {option} cannot be merged"):
-        reward_peft_config(LoraConfig(**{option: value}))
-
-
 @pytest.mark.parametrize("start", ["pissa", "olora", "orthogonal"])
 def test_a_base_that_the_start_of_lora_changes_is_changed_alike_wherever_the_adapter_is_opened(start, base, tmp_path):
     config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=start)

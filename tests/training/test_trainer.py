@@ -1,11 +1,9 @@
 """PairwiseRewardTrainer: TRL's losses and gradients, exact evaluation, heads that are kept, data that is counted.
 
-Runs of several processes and killed runs are in test_distributed.py and test_resume.py.
+Runs of several processes and killed runs are in test_distributed.py and test_checkpoints.py.
 """
 
 import copy
-import dataclasses
-import gc
 import json
 import math
 import pickle
@@ -20,9 +18,8 @@ import pytest
 import torch
 import trl
 from datasets import Dataset, IterableDataset
-from huggingface_hub import ModelCard
 from models import CHATML, tiny_config, tiny_reward_model, tiny_tokenizer
-from peft import AutoPeftModelForSequenceClassification, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import LoraConfig
 from training_runs import (
     SMALL_WEIGHTS,
     classifier,
@@ -32,38 +29,14 @@ from training_runs import (
     ranked_rows,
     trained_weights,
 )
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from rm_plugin import RewardModel, RewardScorer
-from rm_plugin.data.reference import read_reference
 from rm_plugin.data.sources import load_rows
-from rm_plugin.metrics.statistics import wilson_interval
 from rm_plugin.model.adapters import load_peft_model, nf4_config
-from rm_plugin.training import batches
-from rm_plugin.training.batches import PackingCollator, RowEncoder, code_version, encode_dataset
-from rm_plugin.training.config import PairwiseRewardConfig
-from rm_plugin.training.peft_configs import lora_config, reward_peft_config
+from rm_plugin.training.batches import RowEncoder, encode_dataset
+from rm_plugin.training.peft_configs import lora_config
 from rm_plugin.training.trainer import PairwiseRewardTrainer, pairwise_metrics
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_garbage_collection():
-    """Every training run collects garbage; what the imports left need not be looked at each time."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture(scope="session")
-def base_folder(tmp_path_factory) -> str:
-    """A causal model with its tokenizer, whose sizes suit 4-bit blocks."""
-    folder = tmp_path_factory.mktemp("base")
-    config = tiny_config("llama", **SMALL_WEIGHTS, hidden_size=64, intermediate_size=64, head_dim=16)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tiny_tokenizer("plain").save_pretrained(folder)
-    return str(folder)
 
 
 def batch_of(trainer, n: int = 6) -> dict:
@@ -139,55 +112,7 @@ def test_micro_batches_have_the_gradients_of_the_whole_batch(lora, tmp_path):
     )
 
 
-def test_a_group_over_the_token_budget_stands_alone():
-    rows = [
-        {"input_ids": [[1] * n, [2] * n], "prefix_length": 0, "ranks": [0, 1], "margin": None, "row": n}
-        for n in (9, 2, 3)
-    ]
-    batch = PackingCollator(max_tokens=12)(rows)["microbatches"]
-    assert [microbatch["rows"] for microbatch in batch] == [[9], [2, 3]]
-    assert [microbatch["batch_size"] for microbatch in batch] == [3, 3]
-    assert [m["model"]["input_ids"].numel() for m in batch] == [18, 12], "rows of 2 are padded to 3"
-    shared = {
-        "input_ids": [[1] * 9 + [n] for n in (2, 3)],
-        "prefix_length": 9,
-        "ranks": [0, 1],
-        "margin": None,
-        "row": 0,
-    }
-    [microbatch] = PackingCollator(form="packed")([shared])["microbatches"]
-    assert (microbatch["model"]["input_ids"].numel(), microbatch["num_tokens"]) == (11, 20)
-
-
 # --- LoRA and NF4
-
-
-@pytest.mark.trl112
-@pytest.mark.parametrize(
-    "peft_config",
-    [
-        LoraConfig(),
-        LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", r=4),
-        lora_config(r=4, use_dora=True),
-    ],
-    ids=["no task type", "causal task type", "DoRA"],
-)
-def test_lora_without_any_head_setting_trains_and_saves_the_head(peft_config, base_folder, tmp_path):
-    before = copy.deepcopy(peft_config)
-    trainer = make_trainer(tmp_path, base_folder, preference_rows(), peft_config=peft_config, max_steps=3)
-    assert peft_config == before  # the caller's object is left alone
-    start = trained_weights(trainer)
-    head = [name for name in start if "score" in name]
-    assert len(head) == 1
-    assert any("lora_A" in name for name in start)
-    trainer.train()
-    end = trained_weights(trainer)
-    assert (end[head[0]] - start[head[0]]).abs().max() > 1e-4
-    assert any((end[name] - start[name]).abs().max() > 1e-4 for name in start if "lora_B" in name)
-    trainer.save_model(tmp_path / "saved")
-    texts = ["Which country owns Antarctica?", "hello"], [" four", " thank five"]
-    scores = RewardScorer(trainer.model.eval(), trainer.processing_class).score(*texts)
-    np.testing.assert_allclose(RewardScorer(str(tmp_path / "saved")).score(*texts), scores, atol=1e-6)
 
 
 def nf4_trainer(folder, base_folder, compute_dtype=torch.float32, **options):
@@ -283,180 +208,6 @@ def test_padded_batches_follow_packed_ones(tmp_path, caplog):
     assert "shared_prefix_layout" not in batch_of(mamba)["model"]
 
 
-@pytest.mark.trl112
-def test_learning_rate_is_1e_4_for_lora_and_5e_6_for_full_training_and_the_log_says_so(tmp_path, caplog):
-    args = {"learning_rate": None, "max_steps": 1}
-    full = make_trainer(tmp_path, classifier(), preference_rows(8), **args)
-    lora = make_trainer(tmp_path, classifier(), preference_rows(8), peft_config=lora_config(r=2), **args)
-    given = make_trainer(tmp_path, classifier(), preference_rows(8), learning_rate=3e-5, max_steps=1)
-    assert (full.args.learning_rate, lora.args.learning_rate, given.args.learning_rate) == (5e-6, 1e-4, 3e-5)
-    said = [record.getMessage() for record in caplog.records if "learning_rate" in record.getMessage()]
-    assert said == [
-        "learning_rate is unset: 5e-06 for full training",
-        "learning_rate is unset: 0.0001 for LoRA training",
-    ]
-
-
-def test_one_config_serves_two_trainers(tmp_path):
-    args = PairwiseRewardConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
-    rows, tokenizer = Dataset.from_list(preference_rows(8)), tiny_tokenizer("plain")
-    lora = PairwiseRewardTrainer(
-        classifier(), args, train_dataset=rows, processing_class=tokenizer, peft_config=lora_config(r=2)
-    )
-    full = PairwiseRewardTrainer(classifier(), args, train_dataset=rows, processing_class=tokenizer)
-    assert (lora.args.learning_rate, full.args.learning_rate, args.learning_rate) == (1e-4, 5e-6, None)
-
-
-@pytest.mark.trl112
-def test_takes_the_config_of_trl(tmp_path):
-    args = trl.RewardConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_steps=1, max_length=99)
-    trainer = PairwiseRewardTrainer(
-        classifier(),
-        args,
-        train_dataset=Dataset.from_list(preference_rows(8)),
-        processing_class=tiny_tokenizer("plain"),
-    )
-    assert (trainer.args.max_length, trainer.args.learning_rate, trainer.args.truncation_mode) == (99, 1e-4, "drop")
-    trainer.train()
-    trainer.save_model(tmp_path / "saved")
-
-
-@pytest.mark.trl112
-def test_takes_a_model_by_name_in_memory_and_as_an_adapter_that_trains_on(base_folder, tmp_path):
-    rows = preference_rows()
-    text = ["Which country owns Antarctica?"], [" four"]
-
-    def scores(trainer):
-        return RewardScorer(trainer.model.eval(), trainer.processing_class).score(*text)
-
-    def trained(model, tokenizer="plain", **options):
-        trainer = make_trainer(tmp_path / "run", model, rows, max_steps=2, tokenizer=tokenizer, **options)
-        start = trained_weights(trainer)
-        trainer.train()
-        moved = [name for name, weight in trained_weights(trainer).items() if not torch.equal(weight, start[name])]
-        assert any("score" in name for name in moved)
-        assert len(moved) > 1
-        return trainer
-
-    named = trained(base_folder, tokenizer=None)
-    assert isinstance(named.model, RewardModel)
-    assert named.reward_model.config.base_model == base_folder
-    named.save_model(tmp_path / "full")
-
-    again = make_trainer(tmp_path / "run", str(tmp_path / "full"), rows)  # a trained head is trained on, not replaced
-    np.testing.assert_allclose(scores(again), scores(named), atol=1e-6)
-
-    adapter = trained(str(tmp_path / "full"), peft_config=lora_config(r=4))
-    adapter.save_model(tmp_path / "adapter")
-    on = make_trainer(tmp_path / "run", str(tmp_path / "adapter"), rows, tokenizer=None)
-    np.testing.assert_allclose(scores(on), scores(adapter), atol=1e-6)
-    assert isinstance(on.model, PeftModel)
-    assert {n.split(".")[-2] for n in trained_weights(on)} == {n.split(".")[-2] for n in trained_weights(adapter)}
-    trained(str(tmp_path / "adapter"))
-    trained(RewardModel.from_pretrained(tmp_path / "adapter"))  # adapters injected, loaded for scoring
-    trained(load_peft_model(RewardModel, tmp_path / "adapter", is_trainable=True))
-
-    theirs = classifier()
-    wrapped = get_peft_model(classifier(), LoraConfig(r=4, task_type="SEQ_CLS", target_modules=["q_proj", "v_proj"]))
-    reference = RewardScorer(RewardModel.from_sequence_classifier(theirs).eval(), tiny_tokenizer("plain")).score(*text)
-    for model in (theirs, wrapped, RewardModel.from_sequence_classifier(classifier())):
-        trainer = make_trainer(tmp_path / "run", model, rows)
-        np.testing.assert_allclose(scores(trainer), reference, atol=1e-6)
-        trained(model)
-
-
-@pytest.mark.trl112
-def test_a_peft_model_around_a_transformers_classifier_follows_trl(tmp_path):
-    def run(cls):
-        torch.manual_seed(0)
-        model = get_peft_model(classifier(), LoraConfig(r=4, task_type="SEQ_CLS", target_modules=["q_proj", "v_proj"]))
-        trainer = make_trainer(tmp_path, model, preference_rows(), cls=cls, max_steps=6)
-        trainer.train()
-        return history(trainer)
-
-    assert run(PairwiseRewardTrainer) == pytest.approx(run(trl.RewardTrainer), abs=1e-4)
-
-
-@pytest.mark.trl112
-def test_a_classifier_in_memory_is_trained_itself(tmp_path):
-    def run(cls, **options):
-        model = classifier(pad_token_id=None)
-        if options.pop("own_optimizer", False):
-            options["optimizers"] = (torch.optim.AdamW(model.parameters(), lr=1e-2), None)
-        trainer = make_trainer(tmp_path, model, preference_rows(), cls=cls, max_steps=4, **options)
-        start = model.score.weight.detach().clone()
-        trainer.train()
-        return model, (model.score.weight - start).abs().max().item(), history(trainer), trainer
-
-    text = ["Which country owns Antarctica?"], [" four"]
-    for options in ({"peft_config": lora_config(r=2)}, {}, {"own_optimizer": True}):
-        theirs, ours = run(trl.RewardTrainer, **options), run(PairwiseRewardTrainer, **options)
-        if "peft_config" not in options:
-            assert ours[1] == pytest.approx(theirs[1], abs=1e-4)
-            assert ours[1] > 1e-3
-        ids = torch.tensor([ours[3].processing_class(" four</s>")["input_ids"]])
-        with torch.no_grad():
-            handed_over = ours[0].eval()(ids).logits
-            torch.testing.assert_close(handed_over, ours[3].model.eval()(ids).logits)
-            torch.testing.assert_close(handed_over, theirs[0].eval()(ids).logits, atol=1e-4, rtol=1e-4)
-        assert ours[2] == pytest.approx(theirs[2], abs=1e-4)
-        assert ours[0].config.pad_token_id == theirs[0].config.pad_token_id == 0
-    ours[0].save_pretrained(tmp_path / "saved")
-    ours[3].processing_class.save_pretrained(tmp_path / "saved")
-    mine, saved = RewardScorer(ours[3].model, ours[3].processing_class), RewardScorer(str(tmp_path / "saved"))
-    np.testing.assert_allclose(saved.score(*text), mine.score(*text), atol=1e-6)
-
-
-def test_a_16_bit_head_in_memory_becomes_a_float32_one_and_is_trained(tmp_path, caplog):
-    model = classifier().bfloat16()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    trainer = make_trainer(tmp_path, model, preference_rows(8), max_steps=1, optimizers=(optimizer, None))
-    assert model.score is trainer.reward_model.score
-    assert model.score.weight.dtype == torch.float32
-    assert "does not hold 1 of the parameters to train (score.weight" in caplog.text
-
-
-def test_a_frozen_head_in_memory_stays_frozen(tmp_path):
-    model = classifier()
-    model.score.requires_grad_(False)
-    assert not make_trainer(tmp_path, model, preference_rows(8)).reward_model.score.weight.requires_grad
-
-
-def test_a_peft_model_with_a_frozen_head_is_refused(tmp_path):
-    model = get_peft_model(classifier(), LoraConfig(r=4, target_modules=["q_proj"]))
-    with pytest.raises(ValueError, match="`score` of the PeftModel is frozen"):
-        make_trainer(tmp_path, model, preference_rows())
-
-
-def test_prompt_tuning_is_refused():
-    with pytest.raises(ValueError, match=r"PromptTuningConfig .* use lora_config\(\)"):
-        reward_peft_config(PromptTuningConfig(num_virtual_tokens=3))
-
-
-def test_arguments_without_effect_are_named(tmp_path, caplog):
-    make_trainer(
-        tmp_path,
-        classifier(),
-        preference_rows(),
-        quantization_config=nf4_config(),
-        model_init_kwargs={"dtype": "auto"},
-    )
-    for name in ("quantization_config", "model_init_kwargs"):
-        assert f"`{name}` will be ignored" in caplog.text
-    refused = [
-        {"batch_eval_metrics": True},
-        {"include_for_metrics": ["loss"]},
-        {"label_smoothing_factor": 0.1, "tie_threshold": 0.5},
-        {"label_smoothing_factor": 0.7},
-        {"max_length": 0},
-        {"max_tokens_per_microbatch": -3},
-        {"learning_rate": None, "deepspeed": {"optimizer": {"params": {"lr": "auto"}}}},
-    ]
-    for options in refused:
-        with pytest.raises(ValueError, match=next(iter(options)).removesuffix("_factor")):
-            make_trainer(tmp_path, classifier(), preference_rows(), **options)
-
-
 def test_samplers_by_length_see_the_tokens_of_a_row(tmp_path):
     trainer = make_trainer(
         tmp_path, classifier(), preference_rows(), train_sampling_strategy="group_by_length", length_column_name="size"
@@ -479,21 +230,6 @@ def test_liger_kernels_are_offered_the_backbone_whose_type_they_know(tmp_path, m
     make_trainer(tmp_path, classifier(), preference_rows(8), peft_config=lora_config(r=2), **options)
     # With that loss Liger gives the backbone the forward of a causal language model, which it is not.
     assert offered[-1] == ("llama", {"rope": False, "fused_linear_cross_entropy": False})
-
-
-def test_noise_on_embeddings_is_that_of_padded_rows(tmp_path, caplog):
-    trainer = make_trainer(tmp_path, classifier(), preference_rows(), max_steps=1, neftune_noise_alpha=5)
-    assert trainer.data_collator.form == "padded"
-    assert "batches are padded: neftune_noise_alpha=5" in caplog.text
-
-
-@pytest.mark.parametrize("disable_dropout", [True, False])
-def test_attention_dropout_is_switched_off_or_computed_the_padded_way(disable_dropout, tmp_path, caplog):
-    model = classifier(attention_dropout=0.5)
-    trainer = make_trainer(tmp_path, model, preference_rows(), max_steps=2, disable_dropout=disable_dropout)
-    trainer.train()
-    assert trainer.data_collator.form == ("packed" if disable_dropout else "padded")
-    assert ("attention_dropout=0.5" in caplog.text) == (not disable_dropout)
 
 
 # --- evaluation
@@ -844,22 +580,6 @@ def test_trains_on_token_ids(legacy, tmp_path):
             make_trainer(tmp_path, classifier(), [{"chosen_ids": [5], "rejected_ids": []}])
 
 
-def test_rows_encoded_by_older_code_are_not_served_from_the_cache(tmp_path, monkeypatch):
-    Dataset.from_list([GOOD] * 3).save_to_disk(tmp_path / "rows")
-    rows = Dataset.load_from_disk(tmp_path / "rows")
-
-    def encoded():
-        encoder = RowEncoder(tiny_tokenizer("plain"), code=code_version())
-        return encode_dataset(rows, encoder, "train")[0]
-
-    first = encoded()
-    assert encoded().cache_files == first.cache_files  # as long as nothing changes
-    monkeypatch.setattr(batches, "__file__", __file__)  # other source
-    code_version.cache_clear()
-    assert encoded().cache_files != first.cache_files
-    code_version.cache_clear()
-
-
 # --- conversations
 
 
@@ -1088,83 +808,6 @@ def test_bf16_autocast_leaves_the_head_in_float32(lora, tmp_path):
     assert scores["eval_tie_rate"] == 0  # bf16 scores would tie
 
 
-@pytest.mark.trl112
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "LoRA"])
-def test_the_model_card_says_how_to_score_and_what_was_measured(lora, base_folder, tmp_path):
-    options = {"peft_config": lora_config(r=4)} if lora else {}
-    trainer = make_trainer(
-        tmp_path / "run",
-        base_folder,
-        preference_rows(),
-        eval_dataset=Dataset.from_list(preference_rows(12, seed=1)),
-        max_steps=2,
-        save_strategy="steps",
-        save_steps=2,
-        **options,
-    )
-    trainer.train()
-    metrics = trainer.evaluate()
-    trainer.save_model(tmp_path / "saved")
-    for folder in (tmp_path / "saved", tmp_path / "run", tmp_path / "run" / "checkpoint-2"):
-        card = (folder / "README.md").read_text()
-        assert "pipeline(" not in card
-        assert f'RewardScorer("{folder.name}")' in card
-        assert ("LoRA" in card) == lora
-    loaded = RewardModel.from_pretrained(tmp_path / "saved")
-    for text in read_reference(tmp_path / "saved")["texts"][:7]:  # by which a server is checked
-        assert loaded(torch.tensor([text["input_ids"]])).logits.item() == pytest.approx(text["score"], abs=1e-5)
-    assert read_reference(tmp_path / "run" / "checkpoint-2") is None, "of the final save alone"
-    card = (tmp_path / "saved" / "README.md").read_text()
-    assert "Held-out data, at step 2:" in card
-    extras = json.loads((tmp_path / "saved" / ("reward_model.json" if lora else "config.json")).read_text())
-    assert extras.get("reward_model", extras)["reward_mean"] == pytest.approx(metrics["eval_mean_reward"])
-    low, high = wilson_interval(metrics["eval_accuracy"] * metrics["eval_num_pairs"], metrics["eval_num_pairs"])
-    assert f"| eval_accuracy | {metrics['eval_accuracy']:.4g} [{low:.4g}, {high:.4g}] |" in card
-    assert f"| eval_num_pairs | {metrics['eval_num_pairs']} |" in card
-    assert "runtime" not in card
-    code = card.split("```python\n")[1].split("```")[0].replace('"saved"', repr(str(tmp_path / "saved")))
-    found = {}
-    exec(code + "value = scorer.preference('hello', 'world', 'four')", found)
-    assert 0 < found["value"] < 1
-    loader = AutoPeftModelForSequenceClassification if lora else AutoModelForSequenceClassification
-    assert f"{loader.__name__}.from_pretrained(" in card
-    plain = loader.from_pretrained(tmp_path / "saved", num_labels=1).eval()
-    ids = torch.tensor([trainer.processing_class("hello world</s>")["input_ids"]])
-    with torch.no_grad():
-        assert plain(ids).logits.item() == pytest.approx(
-            found["scorer"].score(["hello"], [" world"])[0].item(), abs=1e-5
-        )
-
-
-def test_a_model_card_without_an_evaluation_says_so(tmp_path):
-    trainer = make_trainer(tmp_path, classifier(), preference_rows())
-    trainer.create_model_card("me/my-model", dataset_name="some/data", tags="mine")
-    card = (tmp_path / "README.md").read_text()
-    assert "No evaluation was run." in card
-    data = ModelCard.load(tmp_path / "README.md").data
-    assert data.datasets == ["some/data"]
-    assert "mine" in data.tags
-    assert f"- Data: {len(preference_rows())} rows, some/data\n" in card
-
-
-def test_a_model_card_and_that_of_its_export_name_base_data_and_licence_for_the_hub(tmp_path, base_folder):
-    (Path(base_folder) / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    rows = Dataset.from_list(preference_rows())
-    rows.info.download_checksums = {
-        "hf://datasets/trl-lib/some-pairs@0123abc/train.parquet": {}
-    }  # as load_dataset does
-    trainer = make_trainer(tmp_path / "run", base_folder, rows)
-    trainer.save_model(tmp_path / "saved")
-    scorer = RewardScorer(tmp_path / "saved")
-    scorer.model.export(tmp_path / "exported", scorer.processing_class)
-    (Path(base_folder) / "README.md").unlink()
-    for folder in ("saved", "exported"):
-        data = ModelCard.load(tmp_path / folder / "README.md").data
-        assert (data.datasets, data.license) == (["trl-lib/some-pairs"], "apache-2.0")
-        assert "reward-model" in data.tags
-    assert "- Licence: apache-2.0\n" in (tmp_path / "saved" / "README.md").read_text()
-
-
 # --- what stands where
 
 
@@ -1173,74 +816,3 @@ def test_the_list_at_the_head_of_the_file_names_every_method_of_upstream_that_is
     listed = re.findall(r"^    (\w+) +\S", head, re.MULTILINE)
     overridden = [n for n, f in vars(PairwiseRewardTrainer).items() if callable(f) and hasattr(trl.RewardTrainer, n)]
     assert sorted(listed) == sorted(set(overridden) - {"__init__"})
-
-
-def test_the_config_has_all_fields_of_trl_in_their_places_and_helps_with_its_own():
-    ours = {f.name: f for f in dataclasses.fields(PairwiseRewardConfig)}
-    theirs = [f.name for f in dataclasses.fields(trl.RewardConfig)]
-    assert list(ours)[: len(theirs)] == theirs
-    assert all(ours[name].metadata["help"] for name in ours if name not in theirs)
-
-
-# --- limits that are met exactly
-
-
-@pytest.mark.parametrize("mode", ["drop", "keep_end", "error"])
-def test_a_text_of_just_max_length_tokens_is_whole(mode):
-    row = {"chosen_ids": [5, 6, 7, 8], "rejected_ids": [5, 6, 9]}
-    encoder = batches.RowEncoder(tiny_tokenizer("plain"), max_length=4, truncation_mode=mode)
-    encoded = encoder(row, 0)
-    assert encoded["input_ids"] == [[5, 6, 7, 8], [5, 6, 9]]
-    assert (encoded["cause"], encoded["num_dropped"], encoded["num_truncated"]) == ("", 0, 0)
-    one_more = {**row, "chosen_ids": [4, 5, 6, 7, 8]}
-    if mode == "error":
-        with pytest.raises(ValueError, match="row 3: `chosen_ids` has 5 tokens, max_length is 4"):
-            encoder(one_more, 3)
-    elif mode == "drop":
-        assert encoder(one_more, 3)["cause"] == batches.OVER_LENGTH
-    else:
-        assert encoder(one_more, 3)["input_ids"][0] == [5, 6, 7, 8]
-        assert encoder(one_more, 3)["num_truncated"] == 1
-
-
-def test_text_of_just_max_length_tokens_is_whole_too():
-    tokenizer, row = tiny_tokenizer("plain"), {"prompt": "hello", "chosen": " world", "rejected": " four"}
-    longest = max(map(len, batches.RowEncoder(tokenizer)(row, 0)["input_ids"]))
-    assert batches.RowEncoder(tokenizer, max_length=longest)(row, 0)["num_dropped"] == 0
-    assert batches.RowEncoder(tokenizer, max_length=longest - 1)(row, 0)["num_dropped"] == 1
-
-
-@pytest.mark.parametrize(
-    ("chosen", "rejected", "prefix"),
-    [([5, 6, 7], [5, 6, 8], 2), ([5, 6], [5, 6, 8], 1), ([5, 6, 8], [5, 6], 1), ([5], [5, 6], 0), ([5, 6], [5, 6], 1)],
-)
-def test_a_shared_prefix_leaves_every_completion_a_token_of_its_own(chosen, rejected, prefix):
-    row = batches.RowEncoder(tiny_tokenizer("plain"))({"chosen_ids": chosen, "rejected_ids": rejected}, 0)
-    assert row["prefix_length"] == prefix
-    assert row["length"] == len(chosen) + len(rejected) - prefix
-
-
-def test_trls_older_names_of_token_ids_are_read_where_its_own_are_not_there():
-    encode, older = (
-        batches.RowEncoder(tiny_tokenizer("plain")),
-        {"chosen_input_ids": [5, 6], "rejected_input_ids": [7]},
-    )
-    named = {"chosen_ids": [8, 9], "rejected_ids": [5]}
-    assert encode(older, 0)["input_ids"] == [[5, 6], [7]]
-    assert encode({**named, **older}, 0)["input_ids"] == encode({**older, **named}, 0)["input_ids"] == [[8, 9], [5]]
-
-
-def test_a_token_budget_that_is_met_exactly_is_used():
-    encoder = batches.RowEncoder(tiny_tokenizer("plain"))
-    rows = [encoder({"chosen_ids": [5, 6, 7], "rejected_ids": [5, 6, 8]}, i) for i in range(4)]  # 4 packed tokens each
-    sizes = [
-        [len(m["rows"]) for m in batches.PackingCollator(form="packed", max_tokens=budget)(rows)["microbatches"]]
-        for budget in (16, 15, 8, 7, 4)
-    ]
-    assert sizes == [[4], [2, 2], [2, 2], [1, 1, 1, 1], [1, 1, 1, 1]]
-
-
-def test_a_quantisation_that_is_given_twice_is_refused(base_folder, tmp_path):
-    twice = {"quantization_config": nf4_config(torch.float32)}
-    with pytest.raises(ValueError, match="quantization_config is set twice, .* set one of them"):
-        make_trainer(tmp_path, base_folder, preference_rows(4), model_init_kwargs=dict(twice), **twice)

@@ -5,6 +5,11 @@ import json
 
 import datasets
 import numpy as np
+from models import assistant, user
+
+from rm_plugin.data.comparison import Comparison
+
+NAN = float("nan")
 
 
 def aggregate(benchmark, scored):
@@ -20,12 +25,13 @@ def aggregate(benchmark, scored):
     }
 
 
-def user(text):
-    return {"role": "user", "content": text}
+def pair(subset, number=0):
+    return Comparison("P", chosen="a", rejected="b", id=f"{subset}/{number}", subset=subset)
 
 
-def assistant(text):
-    return {"role": "assistant", "content": text}
+def by_length(comparisons):
+    """Comparisons scored by the length of their completions."""
+    return [(c, np.array([float(len(text)) for text in c.completions])) for c in comparisons]
 
 
 def write(path, rows):

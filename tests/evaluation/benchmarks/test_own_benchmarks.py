@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from benchmark_schemas import SCHEMAS, assistant, user, write
+from benchmark_schemas import SCHEMAS, write
+from models import assistant, user
 
 from rm_plugin.commands.cli import main
 from rm_plugin.evaluation import evaluate

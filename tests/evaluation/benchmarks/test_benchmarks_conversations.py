@@ -1,6 +1,7 @@
 """Plain text as messages, for a tokenizer with a chat template."""
 
-from benchmark_schemas import SCHEMAS, assistant, hh, user
+from benchmark_schemas import SCHEMAS, hh
+from models import assistant, user
 
 from rm_plugin.data.comparison import Comparison
 from rm_plugin.evaluation.benchmarks import as_messages, load_benchmark

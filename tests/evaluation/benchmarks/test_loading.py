@@ -3,7 +3,8 @@
 import datasets
 import numpy as np
 import pytest
-from benchmark_schemas import PKU, POST, SCHEMAS, SUMMARIES, VOTE, aggregate, user, write
+from benchmark_schemas import PKU, POST, SCHEMAS, SUMMARIES, VOTE, aggregate, write
+from models import user
 
 from rm_plugin.evaluation.benchmarks import BENCHMARKS, load_benchmark
 
@@ -25,7 +26,7 @@ def test_benchmark_reads_its_original_schema(name, whole_folder, tmp_path):
     assert len({c.id for c in data.comparisons}) == len(expected)
     assert all(isinstance(c.id, str) and c.metadata["cluster"] for c in data.comparisons)
     best = [(c, -np.array(c.ranks, dtype=float)) for c in data.comparisons]
-    if name != "rewardbench-2":  # whose own rules are tested below
+    if name != "rewardbench-2":  # whose own rules are in test_rewardbench2.py
         assert aggregate(data.benchmark, best)["score"] == 1.0
 
 
@@ -312,25 +313,6 @@ def test_null_and_missing_cells_are_bad_rows():
     assert len(data.comparisons) == 1 and data.bad_rows[0].startswith("row 1: column 'chosen': ")
 
 
-def test_a_null_prompt_of_helpsteer2_costs_its_own_row_and_its_neighbour():
-    first, second, *tie = SCHEMAS["helpsteer2"][1]
-    rows = [{**first, "prompt": None}, {**second, "prompt": None}, first, second, *tie]
-    data = load_benchmark("helpsteer2", rows, on_bad_row="skip")
-    assert [(c.prompt, c.chosen) for c in data.comparisons] == [("P", ["b"])]
-    causes = [cause.split(" (found")[0] for cause in data.bad_rows]
-    assert causes == ["row 0: column 'prompt' is missing", "row 1: column 'prompt' is missing"]
-    assert data.num_rows == 6 and data.no_preference == [3]
-
-
-def test_four_responses_of_one_prompt_of_helpsteer2_are_two_pairs():
-    responses = [("a", 1), ("b", 2), ("c", 2), ("d", 1)]
-    rows = [{**SCHEMAS["helpsteer2"][1][0], "response": text, "helpfulness": by} for text, by in responses]
-    data = load_benchmark("helpsteer2", rows)
-    assert [(c.chosen, c.rejected) for c in data.comparisons] == [(["b"], ["a"]), (["c"], ["d"])]
-    with pytest.raises(ValueError, match="row 1: no neighbour has the same prompt"):
-        load_benchmark("helpsteer2", rows[:3])
-
-
 def test_where_no_row_fits_skipping_is_an_error_about_the_schema():
     with pytest.raises(
         ValueError, match="2 bad, the first: row 0: column 'num_correct' is missing .found: prompt, chosen"
@@ -362,13 +344,6 @@ def test_a_subset_is_refused_where_the_rows_say_theirs():
     rows = SCHEMAS["rewardbench"][1] + SCHEMAS["rewardbench-with-prior"][1]
     data = load_benchmark("rewardbench-with-prior", rows, subset="shp")
     assert [c.subset for c in data.comparisons] == ["alpacaeval-easy", "math-prm", "shp"]
-
-
-def test_rm_bench_domain_comes_from_the_row_the_argument_or_the_file(tmp_path):
-    row = {"id": 1, "prompt": "P", "chosen": ["a"] * 3, "rejected": ["b"] * 3}
-    file = write(tmp_path / "mine.json", [row])
-    assert load_benchmark("rm-bench", file, subset="code").comparisons[0].subset == "code"
-    assert load_benchmark("rm-bench", [{**row, "domain": "math"}]).comparisons[0].subset == "math"
 
 
 def test_of_a_folder_that_repeats_itself_the_total_is_read_alone(tmp_path):
@@ -430,15 +405,6 @@ def test_train_and_test_of_a_folder_of_preference_data_are_not_mixed(tmp_path):
     assert [c.prompt for c in data.comparisons] == ["test"] and data.split == "test"
 
 
-def test_llmbar_is_read_in_the_layout_of_its_repository(tmp_path):
-    row = {"input": "Q", "output_1": "a", "output_2": "b", "label": 1}
-    write(tmp_path / "Natural" / "dataset.json", [row])
-    write(tmp_path / "Adversarial" / "GPTOut" / "dataset.json", [row])
-    write(tmp_path / "dataset_infos.json", {"default": {}})  # what `datasets` writes beside the data
-    write(tmp_path / ".cache" / "dataset.json", [row])
-    assert [c.subset for c in load_benchmark("llmbar", tmp_path).comparisons] == ["GPTOut", "Natural"]
-
-
 def test_saved_data_sets_and_objects_are_sources_too(tmp_path):
     rows = datasets.Dataset.from_list(SCHEMAS["ultrafeedback-binarized"][1])
     saved = datasets.DatasetDict({"train_prefs": rows.select([1]), "test_prefs": rows.select([0])})
@@ -459,40 +425,3 @@ def test_equal_data_have_equal_fingerprints_wherever_they_come_from(tmp_path):
 def test_equal_ids_are_made_unique():
     row = SCHEMAS["judgebench"][1][0]
     assert [c.id for c in load_benchmark("judgebench", [row, row, row]).comparisons] == ["p1", "p1#2", "p1#3"]
-
-
-def test_what_is_drawn_together_has_one_cluster():
-    asks = {
-        "hep-python": "Write a Python function `has_close_elements(numbers: List[float], threshold: float) -> bool`",
-        "hep-js": "Write a JavaScript function `const hasCloseElements = (numbers, threshold)` ... isNear(1, 2)",
-        "hep-java": "Write a Java function `boolean hasCloseElements(List<Double> numbers, double threshold)`",
-        "hep-go": "Write a Go function `func HasCloseElements(numbers []float64, threshold float64) bool`",
-        "hep-cpp": "Write a C++ function `bool has_close_elements(vector<float> numbers, float threshold)`",
-        "hep-rust": "Write a Rust function `has_close_elements(numbers:Vec<f32>, threshold: f32) -> bool`",
-    }
-    rows = [
-        {"prompt": p, "chosen": "a", "rejected": "b", "subset": s, "id": i} for i, (s, p) in enumerate(asks.items())
-    ]
-    other = {"prompt": "Write `vector<string> separate_paren_groups(string s)`", "chosen": "a", "rejected": "b"}
-    rows.append({**other, "subset": "hep-cpp", "id": 99})
-    clusters = [c.metadata["cluster"] for c in load_benchmark("rewardbench", rows).comparisons]
-    assert clusters == ["hep:hascloseelements"] * 6 + ["hep:separateparengroups"]
-    forms = (
-        "const addOne = x =>",
-        "addOne = function (x)",
-        "const addOne = async (x) =>",
-        "fn add_one<T>(x: T) -> T",
-        "Map<String, Integer> addOne(List<String> x)",
-        "async function addOne(x)",
-    )
-    rows = [{**other, "prompt": f"Write `{form}` (see `f(x)`)", "subset": "hep-rust", "id": form} for form in forms]
-    clusters = [c.metadata["cluster"] for c in load_benchmark("rewardbench", rows).comparisons]
-    assert clusters == ["hep:addone"] * len(forms)
-
-    ties = load_benchmark("rewardbench-2", SCHEMAS["rewardbench-2"][1]).comparisons
-    assert [c.metadata["cluster"] for c in ties[1:]] == ["ties:3", "ties:3"]
-
-    same = [{"prompt": "P", "chosen": "a", "rejected": str(i)} for i in range(2)]
-    data = load_benchmark("preference", [*same, {"prompt": "Q", "chosen": "a", "rejected": "b"}])
-    first, second, third = (c.metadata["cluster"] for c in data.comparisons)
-    assert first == second != third
