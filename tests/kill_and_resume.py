@@ -36,7 +36,7 @@ def run(scorer: RewardScorer, folder: Path) -> harness.EvaluationReport:
     return harness.evaluate(scorer, data, output=folder, name="tiny", num_samples=100)
 
 
-def die_at(place: str, number: int, last_writes: tuple[str, ...] | None = None) -> None:
+def die_at(phase: str, number: int, last_writes: tuple[str, ...] | None = None) -> None:
     """
     Have this process kill itself after `number` bytes of its journal, or at the `number`-th of the last writes: those
     of files of these names, or all.
@@ -63,20 +63,20 @@ def die_at(place: str, number: int, last_writes: tuple[str, ...] | None = None) 
             os.kill(os.getpid(), signal.SIGKILL)
         return replace(self, target)
 
-    if place == "journal":
+    if phase == "journal":
         files._open_locked = open_dying
     else:
         Path.replace = dying_replace
 
 
-def run_and_die(scorer: RewardScorer, folder: Path, place: str, number: int) -> None:
+def run_and_die(scorer: RewardScorer, folder: Path, phase: str, number: int) -> None:
     """The same run in a child that kills itself after `number` bytes of scores, or at the `number`-th last write."""
     child = os.fork()
     if child:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, (place, number)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, (phase, number)
         return
     last_writes = ("scores.jsonl", "items.json", "model_card.md", "report.html", "report.json")
-    die_at("journal" if place == "scores" else place, number, last_writes)
+    die_at("journal" if phase == "scores" else phase, number, last_writes)
     run(scorer, folder)
     os._exit(0)
 

@@ -169,7 +169,7 @@ class RewardScoringCallback(TrainerCallback):
         self._write_samples(window.samples, "", step=0)
         window.clear()
         if found and self.output_dir is not None:
-            append_rows(self.output_dir / self.name / "figures.jsonl", [found])
+            append_rows(self.output_dir / self.name / "metrics.jsonl", [found])
         return found
 
     # --- events

@@ -317,7 +317,7 @@ def test_the_command_line_takes_auto_as_python_and_the_environment_do(command, m
     assert (code, error) == (0, "")
 
 
-def test_place_that_cannot_be_written_is_told_before_the_work(command, model, tmp_path, monkeypatch):
+def test_output_that_cannot_be_written_is_named_before_the_work(command, model, tmp_path, monkeypatch):
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}])
     monkeypatch.setattr("rm_plugin.scoring.corpus._survey", lambda *args, **kwargs: pytest.fail("work was begun"))
     code, _, error = command("score", model, "--data", source, "--output", tmp_path)

@@ -1,4 +1,4 @@
-"""The evaluation harness: runs that survive kills, folders that mix nothing, figures that can be recomputed."""
+"""The evaluation harness: runs that survive kills, folders that mix nothing, metrics that can be recomputed."""
 
 import csv
 import json
@@ -301,10 +301,10 @@ def test_scores_of_unknown_origin_are_not_taken_over(scorer, tmp_path):
         evaluate(scorer, source=ROWS, output=tmp_path)
 
 
-# --- figures without a model
+# --- metrics without a model
 
 
-def test_every_figure_can_be_recomputed_from_the_scores(scorer, tmp_path):
+def test_every_metric_can_be_recomputed_from_the_scores(scorer, tmp_path):
     report = evaluate(scorer, source=ROWS, output=tmp_path / "run", num_samples=200)
     recomputed = evaluate_scores(tmp_path / "run" / "scores.jsonl", "preference", ROWS, num_samples=200)
     assert json.dumps(recomputed.metrics) == json.dumps(report.metrics)
@@ -567,7 +567,7 @@ def test_an_adapter_on_a_causal_model_is_the_same_model_in_every_process(tmp_pat
     save_adapter(model, tmp_path / "adapter")
     tiny_tokenizer("plain").save_pretrained(tmp_path / "adapter")
     trained = model.get_base_model().score.modules_to_save["default"].weight
-    for seed, computed in ((1, 2 * len(ROWS)), (2, 0)):  # the second run goes on from the first
+    for seed, computed in ((1, 2 * len(ROWS)), (2, 0)):  # the second run resumes the first
         torch.manual_seed(seed)
         report = evaluate(tmp_path / "adapter", source=ROWS, output=tmp_path / "run", num_samples=100)
         assert report.report["run"]["num_completions_computed"] == computed
@@ -752,7 +752,7 @@ def test_the_callback_logs_the_evaluation_every_k_steps_and_at_the_end(tmp_path)
 
 
 def test_the_callback_keeps_together_what_is_drawn_together(tmp_path):
-    """The two prompts of a tie in RewardBench 2: one of them alone gives only a part of the official figures."""
+    """The two prompts of a tie in RewardBench 2: one of them alone gives only a part of the official metrics."""
     rows = [
         {"id": f"{kind}:{number}", "prompt": f"{kind} {number}", "chosen": ["a"] * right, "rejected": ["bb"]}
         | {"num_correct": right, "num_incorrect": 1, "total_completions": right + 1, "subset": "Ties"}

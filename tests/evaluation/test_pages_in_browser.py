@@ -22,7 +22,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--
 
 # Pages forbid scripts, and headless windows are 500 pixels wide at least: so another page holds them in a frame and
 # writes down what it sees there.
-RULER = """<!doctype html><meta charset="utf-8"><body style="margin:0">
+FRAME = """<!doctype html><meta charset="utf-8"><body style="margin:0">
 <iframe src="PAGE" style="border:0;width:WIDTHpx;height:2000px"></iframe><pre id="found"></pre><script>
 const frame = document.querySelector("iframe");
 frame.onload = () => {
@@ -74,13 +74,13 @@ def pages(tmp_path_factory):
 
 def measured(page, width, folder):
     """What the browser says of a page of this width."""
-    ruler = folder / "ruler.html"
-    ruler.write_text(RULER.replace("PAGE", page.as_uri()).replace("WIDTH", str(width)))
+    frame = folder / "frame.html"
+    frame.write_text(FRAME.replace("PAGE", page.as_uri()).replace("WIDTH", str(width)))
     command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000"]
-    done = subprocess.run([*command, "--dump-dom", ruler.as_uri()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--dump-dom", frame.as_uri()], capture_output=True, text=True, timeout=120)
     if pictures := os.environ.get("RM_PLUGIN_SCREENSHOTS"):
         picture = [f"--screenshot={pictures}/{page.stem}_{width}.png", f"--window-size={max(width, 500)},2000"]
-        subprocess.run([*command, *picture, ruler.as_uri()], capture_output=True, timeout=120)
+        subprocess.run([*command, *picture, frame.as_uri()], capture_output=True, timeout=120)
     return json.loads(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)[1])
 
 

@@ -94,7 +94,7 @@ def samples(output_dir, name="reward_scoring"):
 
 @pytest.mark.trl112
 @pytest.mark.parametrize("trainer_class", [GRPOTrainer, RLOOTrainer])
-def test_figures_are_in_the_record_of_grpo_and_rloo(trainer_class, tmp_path, trained, scorer):
+def test_metrics_are_in_the_record_of_grpo_and_rloo(trainer_class, tmp_path, trained, scorer):
     heard = []
     scorer.listeners.append(lambda *texts, completion_ids: heard.append((*texts, completion_ids)))
     fields = {"per_device_train_batch_size": 8, "max_completion_length": 8, "temperature": 0.7}
@@ -104,7 +104,7 @@ def test_figures_are_in_the_record_of_grpo_and_rloo(trainer_class, tmp_path, tra
     for record, (prompts, completions, scores, completion_ids) in zip(records, heard, strict=True):
         assert record["reward_scoring/num_scores"] == 8
         assert record["reward_scoring/mean"] == pytest.approx(float(np.mean(scores)), abs=1e-6)
-        assert record["reward_scoring/mean"] == pytest.approx(record["reward"], abs=1e-5)  # TRL's own figures
+        assert record["reward_scoring/mean"] == pytest.approx(record["reward"], abs=1e-5)  # TRL's own metrics
         assert record["reward_scoring/truncated_rate"] == pytest.approx(record["completions/clipped_ratio"])
         assert record["reward_scoring/zero_spread_rate"] == pytest.approx(record["frac_reward_zero_std"])
         window = ScoreWindow()
@@ -133,7 +133,7 @@ def test_scores_of_an_evaluation_are_logged_apart(trained, scorer):
     assert evaluations[0]["eval_reward_scoring/mean"] == pytest.approx(evaluations[0]["eval_reward"], abs=1e-5)
 
 
-def test_figures_reach_a_tracker_that_runs_before_the_callback(tmp_path, trained, scorer):
+def test_metrics_reach_a_tracker_that_runs_before_the_callback(tmp_path, trained, scorer):
     from transformers import TrainerCallback
 
     class Tracker(TrainerCallback):
@@ -184,7 +184,7 @@ def run_on_two_processes(folder, policy_folder):
 
 
 @pytest.mark.slow
-def test_figures_and_samples_are_of_all_processes(tmp_path, policy_folder):
+def test_metrics_and_samples_are_of_all_processes(tmp_path, policy_folder):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
     done = subprocess.run(
         [*torchrun, "--rdzv_endpoint", "localhost:0", __file__, tmp_path, policy_folder, "--use_cpu"],
@@ -209,7 +209,7 @@ def test_figures_and_samples_are_of_all_processes(tmp_path, policy_folder):
         both = np.array(own).ravel()
         assert len(both) == record["reward_scoring/num_scores"] == 8 and own[0] != own[1]
         assert record["reward_scoring/mean"] == pytest.approx(both.mean(), abs=1e-6)
-        assert record["reward_scoring/mean"] == pytest.approx(record["reward"], abs=1e-5)  # TRL's own figures
+        assert record["reward_scoring/mean"] == pytest.approx(record["reward"], abs=1e-5)  # TRL's own metrics
         assert record["reward_scoring/std"] == pytest.approx(both.std(ddof=1), abs=1e-6)
         assert record["reward_scoring/q95"] == pytest.approx(np.quantile(both, 0.95), abs=1e-6)
         kept = {row["kind"]: row["score"] for row in rows if row["step"] == step + 1}
@@ -505,7 +505,7 @@ def test_best_of_n_feeds_the_callback(tmp_path, tokenizer, scorer):
         tiny_policy(), tokenizer, scorer, n=4, generation_config={"max_new_tokens": 6}, callbacks=[callback]
     )
     results = sampler.sample(PROMPTS)
-    found = json.loads((tmp_path / "reward_scoring/figures.jsonl").read_text("utf-8"))
+    found = json.loads((tmp_path / "reward_scoring/metrics.jsonl").read_text("utf-8"))
     scores = [score for result in results for score in result.scores]
     assert found["num_scores"] == 16 and found["mean"] == pytest.approx(np.mean(scores))
     assert found["truncated_rate"] == np.mean([cut for result in results for cut in result.truncated])

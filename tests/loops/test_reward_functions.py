@@ -314,9 +314,9 @@ def test_the_scorer_gives_what_grpos_own_model_path_gives(policy_folder, tmp_pat
     scorer.__name__ = "scorer"
     funcs, tokenizers = [scorer, model], [None, tokenizer]
     trainer = train("GRPO", policy_folder, tokenizer, funcs, True, tmp_path, tokenizers)
-    for figure in ("mean", "std"):
-        own = logged(trainer, f"rewards/own-path/{figure}")
-        assert len(own) == 2 and logged(trainer, f"rewards/scorer/{figure}") == pytest.approx(own, abs=1e-5)
+    for metric in ("mean", "std"):
+        own = logged(trainer, f"rewards/own-path/{metric}")
+        assert len(own) == 2 and logged(trainer, f"rewards/scorer/{metric}") == pytest.approx(own, abs=1e-5)
 
 
 def train_online_dpo(policy_folder, tokenizer, scorer, callback, tmp_path):

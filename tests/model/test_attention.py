@@ -109,8 +109,8 @@ def test_a_completion_sees_neither_its_sisters_nor_other_groups(architecture):
     assert relative(b[3], a[3]) > 1e-2  # the text that changed
 
 
-def test_sliding_window_counts_positions_and_not_places_in_the_row():
-    # In the row rest 3 stands 45 places behind the end of its prefix; in its text it follows at once.
+def test_sliding_window_counts_positions_of_the_text_and_not_of_the_row():
+    # In the row rest 3 stands 45 positions behind the end of its prefix; in its text it follows at once.
     packed, reference = packed_and_reference("mistral", torch.float64)
     groups = [group(10, 20, 25, 6)]
     expected = scores(reference, pad(texts(groups)))

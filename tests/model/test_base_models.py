@@ -180,7 +180,7 @@ def kernel(module, name: str, dim: int):
                 return x.split(lengths.tolist(), dim)[i] if has_texts else x
 
             outputs.append(reference(*map(own, args), **{key: own(x) for key, x in kwargs.items()}))
-        if isinstance(outputs[0], tuple):  # and the last state, which packed rows have not
+        if isinstance(outputs[0], tuple):  # and the last state, which packed rows lack
             return torch.cat([output for output, _ in outputs], dim), None
         return torch.cat(outputs, dim)
 

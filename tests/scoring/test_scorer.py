@@ -1,4 +1,4 @@
-"""`RewardScorer`: one score a text, whatever it is scored with; each token once; every kind of reward model."""
+"""`RewardScorer`: one score per text, whatever it is scored with; each token once; every kind of reward model."""
 
 import math
 import pickle
@@ -329,7 +329,7 @@ def test_reasoning_is_treated_as_the_model_was_trained():
         RewardScorer(model, tokenizer, reasoning="error").score([user("2+2?")], [thought])
 
 
-def test_normalised_scores_use_the_figures_of_the_model_only_where_asked():
+def test_normalised_scores_use_the_metrics_of_the_model_only_where_asked():
     model, tokenizer = tiny_reward_model(), tiny_tokenizer("plain")
     raw = RewardScorer(model, tokenizer).score([QUESTION], [TREATY])[0]
     with pytest.raises(ValueError, match="normalize=True, but LlamaModel|normalize=True, but RewardModel"):
@@ -515,7 +515,7 @@ def test_folder_that_does_not_exist_is_named_in_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_folder_without_a_model_and_unknown_hub_id_are_told_apart(tmp_path):
+def test_folder_without_a_model_and_unknown_hub_id_are_distinguished(tmp_path):
     with pytest.raises(ValueError, match=r"holds no model \(no config.json, no adapter_config.json\)"):
         RewardScorer(tmp_path)
     with pytest.raises(ValueError, match=r"^no-such-org/no-such-model is no folder here, (nor on|and) the hub"):

@@ -357,7 +357,7 @@ def test_prediction_takes_raw_rows(tmp_path):
     assert trainer.reward_model.config.reward_mean is None  # a test set is not what scores are normalised by
 
 
-def test_several_evaluation_sets_have_their_own_figures_and_one_mean_and_spread(tmp_path):
+def test_several_evaluation_sets_have_their_own_metrics_and_one_mean_and_spread(tmp_path):
     sets = {"a": preference_rows(12, seed=3), "b": preference_rows(5, seed=4)}
     trainer = make_trainer(
         tmp_path,
@@ -752,7 +752,7 @@ def test_the_saved_pad_token_of_a_fresh_head_is_not_eos(tmp_path):
 
 
 @pytest.mark.trl112
-def test_reporters_get_the_figures(tmp_path):
+def test_reporters_get_the_metrics(tmp_path):
     recorder = Recorder()
     trainer = make_trainer(
         tmp_path,

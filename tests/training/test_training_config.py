@@ -52,7 +52,7 @@ def test_takes_the_config_of_trl(tmp_path):
     trainer.save_model(tmp_path / "saved")
 
 
-def test_the_config_has_all_fields_of_trl_in_their_places_and_helps_with_its_own():
+def test_the_config_has_all_fields_of_trl_at_their_positions_and_helps_with_its_own():
     ours = {f.name: f for f in dataclasses.fields(PairwiseRewardConfig)}
     theirs = [f.name for f in dataclasses.fields(trl.RewardConfig)]
     assert list(ours)[: len(theirs)] == theirs

@@ -180,7 +180,7 @@ def test_processes_without_a_gpu_know_of_each_other():
 def test_everything_named_here_as_a_workaround_exists():
     import test_bare_trl  # noqa: F401  (its marks fill the list)
 
-    for place in OURS:
-        folder, name = place.split(": ")
+    for workaround in OURS:
+        folder, name = workaround.split(": ")
         sources = "".join(file.read_text(encoding="utf-8") for file in Path(PACKAGE, folder).glob("*.*"))
-        assert name in sources, place
+        assert name in sources, workaround

@@ -121,7 +121,7 @@ def hub(monkeypatch):
     return put
 
 
-def test_every_benchmark_on_the_hub_has_its_place_here():
+def test_every_benchmark_on_the_hub_has_its_call_here():
     assert set(HUB_CALLS) == {name for name, benchmark in BENCHMARKS.items() if benchmark.parts}
 
 
