@@ -52,6 +52,7 @@ def main(args: argparse.Namespace) -> None:
     def reward_step(reward_func, reward_tokenizer, folder):
         trainer = grpo_trainer(reward_func, reward_tokenizer, tokenizer, args, folder)
         inputs, ids = [{"prompt": prompt} for prompt in prompts], [[1]] * len(prompts)
+        # TRL has no public name for the reward step alone.
         return lambda: trainer._calculate_rewards(inputs, prompts, completions, ids)[:, 0]
 
     with tempfile.TemporaryDirectory() as folder:

@@ -54,6 +54,7 @@ def __dir__() -> list[str]:
 def _register_config(configuration_auto) -> None:
     """Let AutoConfig find `reward_model` here, where the class is imported when somebody asks for it."""
     configuration_auto.CONFIG_MAPPING_NAMES["reward_model"] = "RewardModelConfig"
+    # AutoConfig.register takes the class itself, whose import loads torch; a module to import it from is private.
     configuration_auto.CONFIG_MAPPING._modules["reward_model"] = sys.modules[__name__]
 
 

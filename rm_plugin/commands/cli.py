@@ -93,6 +93,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         raise ValueError(f"unknown command {argv[0]!r}{close}; the commands are {', '.join(COMMANDS)}")
     args, args.fields = parser.parse_known_args(argv)
     if args.fields and args.command not in ("train", "plan", "ppo"):
+        # argparse has no public list of a parser's options.
         known = [word.removeprefix("--") for word in commands.choices[args.command]._option_string_actions]
         close = nearest(args.fields[0].split("=")[0].removeprefix("--"), known)
         raise ValueError(f"unknown argument {args.fields[0]!r}{close}; see rm-plugin {args.command} --help")

@@ -95,6 +95,7 @@ def parse_fields(
                 words.append(f"--{name}={'no' if is_no else value}")
         words += parser.set_defaults_with_config(**defaults)
         rest = parser.parse_known_args([*words, *arguments])[1]
+        # Here and below: argparse has no public list of a parser's options.
         launch_words = _launch_words(rest, known=[action.dest for action in parser._actions], prog=prog)
         *parsed, _ = parser.parse_args_into_dataclasses([*words, *arguments], return_remaining_strings=True)
         for name, value in [item for section in parsed for item in vars(section).items()]:

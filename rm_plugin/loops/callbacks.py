@@ -10,10 +10,10 @@ Scores ► `monitoring.ScoreWindow` ► at every `trainer.log`: gathered over pr
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
@@ -454,7 +454,7 @@ def find_trainer() -> Trainer:
     transformers and TRL's PPO write `self.callback_handler.on_train_begin(args, self.state, self.control)`, so it is
     the `self` of a calling function. To go when events are handed the trainer.
     """
-    frame = sys._getframe(1)
+    frame = inspect.currentframe().f_back
     while frame is not None and not isinstance(frame.f_locals.get("self"), Trainer):
         frame = frame.f_back
     if frame is None:

@@ -163,7 +163,7 @@ class PolicySampler:
     def settings(self) -> dict[str, Any]:
         """What samples depend on beside prompt and seed, by name."""
         return {
-            "policy": getattr(self.policy.config, "_name_or_path", None) or type(self.policy).__name__,
+            "policy": getattr(self.policy.config, "name_or_path", None) or type(self.policy).__name__,
             "policy_weights": weights_digest(self.policy),
             "policy_tokenizer": tokenizer_digest(self.processing_class),
             **{name: value for name, value in self.config.to_diff_dict().items() if name != "transformers_version"},
@@ -200,7 +200,7 @@ class PolicySampler:
             return torch.full_like(scores_NV, -torch.inf).scatter_(-1, picked_N1, 0.0)
 
         def draw(model, input_ids, logits_processor, generation_config, **kwargs):
-            # transformers' own loop, which only a `custom_generate` can give a processor that runs after the warpers.
+            # transformers' own loop is private, and nothing public puts a processor behind the warpers.
             logits_processor.append(pick)
             generation_config.do_sample = False
             return type(model)._sample(

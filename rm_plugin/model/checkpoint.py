@@ -54,6 +54,7 @@ def hub_arguments(kwargs: dict) -> dict:
 
 def find_file(path: str, file_name: str, kwargs: dict) -> str | None:
     """A file of a folder or hub id, or `None` where there is none."""
+    # cached_file raises for a file that is missing unless these are given; it has no public argument for that.
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     return cached_file(path, file_name, **quiet, **hub_arguments(kwargs))
 
@@ -133,7 +134,7 @@ def load_tokenizer(model: Any, config: PreTrainedConfig, **kwargs) -> PreTrained
     Raises:
         ValueError: the model was trained with another chat template or special tokens than what is found.
     """
-    source = getattr(config, "_name_or_path", "")
+    source = getattr(config, "name_or_path", "")
     if isinstance(model, str) and model != source and find_file(model, "tokenizer_config.json", kwargs):
         source = model  # an adapter: most have a tokenizer of their own
     if not source:
@@ -290,6 +291,7 @@ def check_all_is_read(path: str, config: PreTrainedConfig, unexpected: set[str])
     if unexpected and own_class is not None:  # a language head is read by its own class
         with without_weights():
             own = own_class(copy.deepcopy(config))
+        # What a class of transformers leaves unread has no public name.
         ignored = "|".join(own._keys_to_ignore_on_load_unexpected or ()) or "$^"
         names = {re.sub(rf"^{own.base_model_prefix}\.", "", name) for name in own.state_dict()}  # older files lack it
         unexpected = {name for name in unexpected - own.state_dict().keys() - names if not re.search(ignored, name)}

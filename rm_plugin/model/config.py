@@ -86,7 +86,7 @@ class RewardModelConfig(PreTrainedConfig):
         config = cls(backbone_config, **extras)
         if has_trained_head:
             config.set_pooling(pooling_of(block, config.pad_token_id), config.pad_token_id)
-        for name in ("quantization_config", "dtype", "_name_or_path"):
+        for name in ("quantization_config", "dtype", "name_or_path"):
             if getattr(outer, name, None):
                 setattr(config, name, getattr(outer, name))
         backbone_config.__dict__.pop("quantization_config", None)

@@ -78,7 +78,7 @@ class RewardHead(nn.Linear):
             self.weight = nn.Parameter(copied, requires_grad=linear.weight.requires_grad)
         return self
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn, recurse=True):  # `to`, `half`, `bfloat16` and the like have nothing public in common
         def keep_precision(tensor):
             moved = fn(tensor)
             return tensor.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
@@ -155,6 +155,7 @@ class RewardModel(PreTrainedModel):
         """Where inputs go: of weights that lie on disk or elsewhere, the device that computes with them."""
         device = super().device
         if device.type == "meta":
+            # accelerate leaves its hooks in this attribute and has no public function that reads them.
             hooks = (getattr(module, "_hf_hook", None) for module in self.modules())
             known = (getattr(hook, "execution_device", None) for hook in hooks)
             device = next((torch.device(found) for found in known if found is not None), device)
@@ -192,6 +193,7 @@ class RewardModel(PreTrainedModel):
         if shared_prefix_layout is not None:
             # A mask of four dimensions is handed through by transformers untouched; the layout says who sees whom.
             attention_mask = torch.empty(1, 1, 1, 1, device=input_ids.device)
+            # transformers has a public setter of the implementation (`set_attn_implementation`) and no public getter.
             implementation = self.model.config._attn_implementation
             assert implementation == IMPLEMENTATION, f"{implementation} attention would swallow the layout"
             kwargs["shared_prefix_layout"] = shared_prefix_layout
@@ -280,6 +282,7 @@ class RewardModel(PreTrainedModel):
             with_gradients (`bool`, *optional*, defaults to `False`): a form that gradients flow through, to train.
             agree (`Callable`, *optional*): what one process has found ► what all take.
         """
+        # As in `forward`: no public getter.
         if (attention := self.model.config._attn_implementation) != IMPLEMENTATION:
             self._own_attention = attention
         own = self._own_attention or attention
@@ -401,7 +404,8 @@ class RewardModel(PreTrainedModel):
         set_otherwise = {"score.weight", "score.bias"} if head is None or head.file is not None else set()
         checkpoint.check_nothing_is_missing(path, info, but=set_otherwise)
         checkpoint.check_all_is_read(path, config, info["unexpected_keys"])
-        model._weight_conversions = [  # transformers would give the head its old name when it saves
+        # transformers would give the head its old name when it saves; it has no public way to drop a conversion.
+        model._weight_conversions = [
             conversion for conversion in model._weight_conversions or [] if "score." not in conversion.target_patterns
         ]
         model.has_fresh_head = wrapped.base_model is not None and wrapped.template_hash is None
@@ -512,7 +516,8 @@ class RewardModel(PreTrainedModel):
             config.get_text_config().pad_token_id = self.config.trailing_pad_id
         if getattr(self.config, "quantization_config", None) is not None:
             config.quantization_config = self.config.quantization_config
-        if config._attn_implementation == IMPLEMENTATION:  # which the other class need not know
+        # The other class need not know our implementation; a config without a model has no public setter.
+        if config._attn_implementation == IMPLEMENTATION:
             config._attn_implementation_internal = None
         with without_weights():
             standard = sequence_classifier(config)(config)
@@ -575,7 +580,7 @@ class RewardModel(PreTrainedModel):
                 f"{reason}, so no other tool could open it; merge().save_pretrained(folder, format='native') keeps it "
                 "for rm_plugin"
             )
-        header = inherited(self.config._name_or_path)
+        header = inherited(self.config.name_or_path)
         model = self.merge(dtype)
         if broken := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
             raise ValueError(

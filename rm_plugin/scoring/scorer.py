@@ -141,7 +141,7 @@ class RewardScorer(Scorer):
             raise ValueError(f"processing_class is a {type(processing_class).__name__}; give the model's tokenizer")
         else:
             processing_class = copy.deepcopy(processing_class)  # other threads may use theirs
-        source = source or getattr(config, "_name_or_path", "") or type(self.model).__name__
+        source = source or getattr(config, "name_or_path", "") or type(self.model).__name__
         self._begin(source, processing_class, self._longest_text(processing_class))
         self.shares_prefix()  # a model that cannot is said to be so at once
         if _is_remote_code(self.model):  # so is one that gives something else than one logit
@@ -297,7 +297,7 @@ class RewardScorer(Scorer):
         quantization = {k: v for k, v in quantization.items() if "load_in" in k or "4bit" in k}
         return {
             "kind": type(model).__name__,
-            "revision": getattr(config, "_commit_hash", None),
+            "revision": getattr(config, "_commit_hash", None),  # transformers keeps the commit nowhere else
             "base": getattr(config, "base_model", None) or getattr(config, "backbone_config", config).model_type,
             "base_revision": getattr(config, "base_revision", None),
             "weights": weights_digest(model),
@@ -362,7 +362,7 @@ def weights_digest(model: Any) -> str:
     config = _with_effect(getattr(model.config, "backbone_config", model.config).to_dict())
     digest = hashlib.sha256(json.dumps([config, pooling, adapters], sort_keys=True, default=str).encode())
     for name, tensor in whole_tensors(model):
-        if tensor.is_meta:  # it lies on disk
+        if tensor.is_meta:  # it lies on disk, where only accelerate's hook finds it, and nothing public reads hooks
             module, _, own_name = name.rpartition(".")
             tensor = model.get_submodule(module)._hf_hook.weights_map[own_name]
         flat = tensor.detach().reshape(-1)

@@ -27,6 +27,8 @@ from datasets import Dataset
 from peft import PeftConfig
 from tokenizers import Tokenizer, models
 from torch import nn
+
+# torch has no public module for fake tensors, dispatch modes and trees of tensors.
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -265,7 +267,7 @@ def _make_fake(model: nn.Module) -> None:
     """Tensors without data on the CPU in place of those on the meta device; what is shared stays shared."""
     fakes: dict[torch.Tensor, torch.Tensor] = {}
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
+        for tensors in (module._parameters, module._buffers):  # to set a tensor by name in both, nothing public does
             for name, tensor in tensors.items():
                 if tensor is not None and tensor not in fakes:
                     fake = torch.empty(tensor.shape, dtype=tensor.dtype)

@@ -192,7 +192,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         peft_config: PeftConfig | None = None,
     ):
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
+            name = model if isinstance(model, str) else model.config.name_or_path
             args = PairwiseRewardConfig(f"{name.split('/')[-1]}-Reward")
         args = PairwiseRewardConfig.from_reward_config(args)
         check_supported(args, data_collator, preprocess_logits_for_metrics)
@@ -522,7 +522,7 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Computes a batch for `evaluation_loop`, which is where the results are joined: upstream gets none."""
-        for microbatch in self._prepare_inputs(inputs)["microbatches"]:
+        for microbatch in self._prepare_inputs(inputs)["microbatches"]:  # nothing public moves them
             with torch.no_grad(), self.compute_loss_context_manager():
                 _, outputs = self.compute_loss(model, microbatch, return_outputs=True)
             self._evaluated |= results_by_row(outputs["logits"].squeeze(-1).float(), outputs["losses"], microbatch)
@@ -592,7 +592,7 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         self._check_finite()
-        folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
+        folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")  # no public way to it
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # upstream rotates by modification time
         try:
             with writing(folder):
