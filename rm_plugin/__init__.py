@@ -35,8 +35,8 @@ _PUBLIC = {
     "EvaluationCallback": "loops.callbacks",
     "as_ppo_reward_model": "loops.ppo",
     "evaluate": "evaluation.harness",
-    "PairwiseAccuracy": "metrics.preference",
-    "MarginDistribution": "metrics.preference",
+    "PairwiseAccuracy": "metrics.evaluate_metrics",
+    "MarginDistribution": "metrics.evaluate_metrics",
 }
 __all__ = ["__version__", *_PUBLIC]
 

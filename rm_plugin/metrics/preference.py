@@ -8,8 +8,7 @@ A tie (Δ = 0 exactly) counts ½, except in `accuracy_strict`, where it counts a
 Scores are float64 before any arithmetic. A value that is not finite, or an empty input, is a `ValueError`: nothing is
 dropped silently. Results are numbers, lists and dicts that `json.dumps` takes; what is undefined is `None`.
 
-`PairwiseAccuracy` and `MarginDistribution` are `evaluate.Metric` classes of the first two functions; `evaluate` is
-imported when they are.
+`evaluate_metrics.py` has `evaluate.Metric` classes of `pairwise_accuracy` and `margin_distribution`.
 
     >>> pairwise_accuracy([1.5, -0.5, 0.0, 2.0])
     {'accuracy': 0.625, 'accuracy_strict': 0.5, 'tie_rate': 0.25, 'num_pairs': 4}
@@ -18,7 +17,7 @@ imported when they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -295,65 +294,6 @@ def agreement(margins_a: ArrayLike, margins_b: ArrayLike) -> dict[str, Any]:
         "num_different": int(np.sum(np.sign(a) * np.sign(b) < 0)),
         "num_pairs": len(a),
     }
-
-
-# --- evaluate.Metric classes
-
-METRIC_CLASSES = {"PairwiseAccuracy": pairwise_accuracy, "MarginDistribution": margin_distribution}
-
-
-def __getattr__(name: str):  # so that importing this module does not import `evaluate`, and with it torch
-    if name in METRIC_CLASSES:
-        globals().update(_metric_classes())
-        return globals()[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _metric_classes() -> dict[str, type]:
-    import datasets
-    import evaluate
-
-    inputs_description = """
-Args:
-    predictions (list of float, shape (n,)): reward of the chosen completion of each pair, or the margins themselves.
-    references (list of float, shape (n,), optional): reward of the rejected completion of each pair; leave it out
-        where predictions are margins. These are rewards, not labels.
-"""
-
-    class _MarginMetric(evaluate.Metric):
-        """Collects pairs of rewards; the margin of a pair is prediction − reference, a reference left out is 0."""
-
-        function: Callable[[np.ndarray], dict]
-
-        def _info(self) -> evaluate.MetricInfo:
-            features = datasets.Features(dict.fromkeys(("predictions", "references"), datasets.Value("float64")))
-            about = {"description": self.function.__doc__, "citation": "", "inputs_description": inputs_description}
-            return evaluate.MetricInfo(**about, features=features)
-
-        def add(self, *, prediction=None, reference=None, **kwargs) -> None:
-            """Add one pair: the reward of its chosen and of its rejected completion, or its margin alone."""
-            super().add(prediction=prediction, reference=0.0 if reference is None else reference, **kwargs)
-
-        def add_batch(self, *, predictions=None, references=None, **kwargs) -> None:
-            """Add pairs: the rewards of their chosen and of their rejected completions, or their margins alone."""
-            predictions = finite_array(predictions, "predictions", allow_empty=True)
-            references = np.zeros_like(predictions) if references is None else references
-            references = finite_array(references, "references", allow_empty=True)
-            if references.shape != predictions.shape:
-                raise ValueError(
-                    f"{len(predictions)} predictions and {len(references)} references, give one each per pair"
-                )
-            super().add_batch(predictions=predictions, references=references, **kwargs)
-
-        def _compute(self, predictions, references) -> dict:
-            return type(self).function(np.asarray(predictions) - np.asarray(references))
-
-    def metric_class(name: str, function: Callable[[np.ndarray], dict]) -> type:
-        about = {"__doc__": f"`evaluate.Metric` of [`{function.__name__}`], offline and combinable."}
-        about |= {"__module__": __name__, "function": staticmethod(function)}
-        return type(name, (_MarginMetric,), about)
-
-    return {name: metric_class(name, function) for name, function in METRIC_CLASSES.items()}
 
 
 # --- helpers

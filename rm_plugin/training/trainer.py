@@ -128,7 +128,7 @@ def pairwise_metrics(prediction: EvalPrediction) -> dict[str, float]:
         prediction (`EvalPrediction`):
             `predictions` (M, 2) float32, scores of the better and the worse completion of each pair.
     """
-    from ..metrics.preference import MarginDistribution, PairwiseAccuracy
+    from ..metrics.evaluate_metrics import MarginDistribution, PairwiseAccuracy
 
     better_M, worse_M = prediction.predictions[:, 0], prediction.predictions[:, 1]
     metrics = PairwiseAccuracy().compute(predictions=better_M, references=worse_M)

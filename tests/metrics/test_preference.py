@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+import rm_plugin
 from rm_plugin.metrics import preference as metrics
 from rm_plugin.metrics.preference import (
     agreement,
@@ -229,17 +230,17 @@ def evaluate(tmp_path, monkeypatch):
 
 def test_metric_classes_compute_from_margins_or_from_two_rewards(evaluate):
     expected = {"accuracy": 0.625, "accuracy_strict": 0.5, "tie_rate": 0.25, "num_pairs": 4}
-    assert metrics.PairwiseAccuracy().compute(predictions=[1.5, -0.5, 0.0, 2.0]) == expected
+    assert rm_plugin.PairwiseAccuracy().compute(predictions=[1.5, -0.5, 0.0, 2.0]) == expected
     chosen, rejected = [2.5, 0.0, 1.0, 1.0], [1.0, 0.5, 1.0, -1.0]
-    assert metrics.PairwiseAccuracy().compute(predictions=chosen, references=rejected) == expected
-    distribution = metrics.MarginDistribution().compute(predictions=chosen, references=rejected)
+    assert rm_plugin.PairwiseAccuracy().compute(predictions=chosen, references=rejected) == expected
+    distribution = rm_plugin.MarginDistribution().compute(predictions=chosen, references=rejected)
     assert distribution == margin_distribution([1.5, -0.5, 0.0, 2.0])
 
 
 def test_metric_classes_collect_batches(evaluate):
     import torch
 
-    metric = metrics.PairwiseAccuracy()
+    metric = rm_plugin.PairwiseAccuracy()
     metric.add_batch(predictions=torch.tensor([1.0, 2.0], dtype=torch.bfloat16), references=np.array([0.0, 5.0]))
     metric.add_batch(predictions=np.zeros(0))  # a process without pairs
     metric.add(prediction=1.0)
@@ -249,7 +250,7 @@ def test_metric_classes_collect_batches(evaluate):
 
 
 def test_metric_classes_combine(evaluate):
-    both = evaluate.combine([metrics.PairwiseAccuracy(), metrics.MarginDistribution()])
+    both = evaluate.combine([rm_plugin.PairwiseAccuracy(), rm_plugin.MarginDistribution()])
     both.add_batch(predictions=[1.0, 2.0], references=[0.0, 5.0])
     result = both.compute()
     assert result["accuracy"] == 0.5 and result["mean"] == -1.0
@@ -259,20 +260,18 @@ def test_metric_classes_combine(evaluate):
 
 def test_metric_classes_refuse_what_the_functions_refuse(evaluate):
     with pytest.raises(ValueError, match="1 of 2 values are not finite"):
-        metrics.PairwiseAccuracy().compute(predictions=[1.0, float("nan")])
+        rm_plugin.PairwiseAccuracy().compute(predictions=[1.0, float("nan")])
     with pytest.raises(ValueError, match="empty"):
-        metrics.PairwiseAccuracy().compute(predictions=[])
+        rm_plugin.PairwiseAccuracy().compute(predictions=[])
     with pytest.raises(ValueError, match="1 predictions and 2 references"):
-        metrics.PairwiseAccuracy().compute(predictions=[1.0], references=[1.0, 2.0])
+        rm_plugin.PairwiseAccuracy().compute(predictions=[1.0], references=[1.0, 2.0])
     with pytest.raises(ValueError, match=r"predictions has shape \(2, 2\)"):
-        metrics.PairwiseAccuracy().compute(predictions=[[1.0, 2.0], [3.0, 4.0]])
+        rm_plugin.PairwiseAccuracy().compute(predictions=[[1.0, 2.0], [3.0, 4.0]])
 
 
 def test_metric_classes_are_classes_of_this_module(evaluate):
-    assert issubclass(metrics.PairwiseAccuracy, evaluate.Metric)
-    assert pickle.loads(pickle.dumps(metrics.PairwiseAccuracy)) is metrics.PairwiseAccuracy
-    with pytest.raises(AttributeError, match="no attribute 'PairwiseAcuracy'"):
-        _ = metrics.PairwiseAcuracy
+    assert issubclass(rm_plugin.PairwiseAccuracy, evaluate.Metric)
+    assert pickle.loads(pickle.dumps(rm_plugin.PairwiseAccuracy)) is rm_plugin.PairwiseAccuracy
 
 
 def test_importing_the_metrics_imports_neither_torch_nor_evaluate():
