@@ -17,15 +17,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..data.layouts import COLUMNS_HELP
 from ..files import write_atomically, write_jsonl
 from ..messages import check_choice, explained, nearest, one_line, whole_number_or_auto
 from ..processes import leave
-
-if TYPE_CHECKING:
-    from ..scoring.base import Scorer
 
 MODEL_HELP = "reward model: folder or hub id, adapters included"
 SCORED_HELP = f"{MODEL_HELP}; or the URL of a server of one, with --tokenizer"
@@ -242,6 +239,7 @@ def _best_of_n(args: argparse.Namespace) -> None:
     from ..loops.best_of_n import BestOfNSampler
     from ..loops.candidates import print_summary, summarize, to_preferences, to_sft
     from ..processes import Processes
+    from ..scoring.rewards import load_scorer
 
     if (args.candidates is None) == (args.policy is None) or (args.policy is None) != (args.prompts is None):
         raise ValueError("give POLICY with --prompts, or --candidates; see rm-plugin best-of-n --help")
@@ -331,6 +329,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from ..evaluation.report import print_report
     from ..processes import Processes
     from ..scoring.functions import is_dotted_path
+    from ..scoring.rewards import as_reward
 
     if args.suite is not None:
         check_choice("suite", args.suite, SUITES)
@@ -363,8 +362,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         return
     processes = Processes.current()  # before the model: it says which GPU is this process's
     options |= {"progress": sys.stderr.isatty(), **shown_as}
-    as_trained = {"truncation_mode": "drop", "control_tokens": "parse", **scorer_options}
-    model = args.model if is_function else load_scorer(args.model, **as_trained)
+    model = as_reward(args.model, evaluating=True, **scorer_options)
     reports = []
     for data in loaded:
         output = Path(args.output) if len(jobs) == 1 else Path(args.output, data.name.replace(":", "."))
@@ -556,14 +554,6 @@ def _given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
 
 def _options(names: Iterable[str]) -> str:
     return ", ".join(OPTION_NAMES.get(name, f"--{name.replace('_', '-')}") for name in names)
-
-
-def load_scorer(model: str, **options: Any) -> Scorer:
-    """A scorer with the options of a command; a dtype is by default that of the weights."""
-    from ..scoring.rewards import load_scorer
-
-    with explained(f"{model} cannot be loaded"):
-        return load_scorer(model, **options)
 
 
 def _refuse_equal_paths(args: argparse.Namespace, outputs: Iterable[str], inputs: Iterable[str] = ()) -> None:

@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any
 
 from ..data.comparison import Text
-from ..messages import check_choice, whole_number_or_auto
+from ..messages import check_choice, explained, whole_number_or_auto
 from .base import Reward, Scorer
 from .functions import FunctionReward, function_reward, import_function, is_dotted_path
 from .remote import RemoteRewardScorer, is_url
@@ -60,7 +60,9 @@ def as_reward(given: Any, name: str | None = None, *, evaluating: bool = False, 
             reward.name, reward.num_control_tokens = name or given.name, 0
             reward.control_tokens = "parse" if evaluating else given.control_tokens
     elif dotted is not None or callable(given):
-        reward = function_reward(import_function(dotted) if dotted else given, name or dotted, dotted)
+        with explained(f"{dotted} cannot be loaded"):
+            function = import_function(dotted) if dotted else given
+        reward = function_reward(function, name or dotted, dotted)
     else:
         raise ValueError(f"a {type(given).__name__} gives no rewards; give a model, its name or a function")
     if evaluating and getattr(reward, "truncation_mode", None) == "error":
@@ -80,7 +82,8 @@ def load_scorer(model: Any, **options) -> Scorer:
     if not is_url(model):
         from .scorer import RewardScorer
 
-        return RewardScorer(model, **options)
+        with explained(f"{model if isinstance(model, (str, os.PathLike)) else type(model).__name__} cannot be loaded"):
+            return RewardScorer(model, **options)
     for name in ("dtype", "max_num_batched_tokens"):
         if options.get(name) == "auto":
             del options[name]

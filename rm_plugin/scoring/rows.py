@@ -16,7 +16,7 @@ import numpy as np
 from ..data.comparison import Comparison, to_comparison
 from ..data.layouts import LIST_COLUMNS, QUESTION_COLUMNS, first_column, select_columns
 from ..files import json_number
-from ..messages import explained, one_line
+from ..messages import one_line
 from .base import Reward
 from .rewards import as_reward, is_dotted_path
 
@@ -29,8 +29,7 @@ def load_reward(model: Any, on_bad_row: str, scorer_kwargs: dict[str, Any]) -> R
     """What scores the texts; over the length limit they are left out, but for `"error"`."""
     named = isinstance(model, (str, os.PathLike)) and not is_dotted_path(model)
     default = {"truncation_mode": "drop"} if on_bad_row == "null" and named else {}
-    with explained(f"{model} cannot be loaded"):
-        return as_reward(model, **{**default, **scorer_kwargs})
+    return as_reward(model, **{**default, **scorer_kwargs})
 
 
 def annotate(
