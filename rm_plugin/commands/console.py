@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from ..metrics.statistics import wilson_interval
+from ..model.cards import accuracy_text
 from ..training.trainer import PairwiseRewardTrainer
 
 
@@ -58,12 +58,9 @@ def evaluation_lines(metrics: dict[str, Any], step: int) -> list[str]:
     """One line for each held-out set that the metrics of an evaluation are of: accuracy with its 95 % interval."""
     lines = []
     for prefix in [key.removesuffix("_accuracy") for key in metrics if key.endswith("_accuracy")]:
-        num_pairs, accuracy = metrics.get(f"{prefix}_num_pairs", 0), metrics[f"{prefix}_accuracy"]
         name = "held out" if prefix == "eval" else f"held out, {prefix.removeprefix('eval_')}"
-        line = f"{name} at step {step}: accuracy {accuracy:.3f}"
-        if num_pairs:
-            low, high = wilson_interval(accuracy * num_pairs, num_pairs)
-            line += f" [{low:.3f}, {high:.3f}] of {num_pairs:,} pairs"
+        line = f"{name} at step {step}: accuracy {accuracy_text(metrics, f'{prefix}_accuracy', '.3f')}"
+        line += f" of {num_pairs:,} pairs" if (num_pairs := metrics.get(f"{prefix}_num_pairs")) else ""
         for metric, form in (("loss", ".3f"), ("margin", "+.2f")):
             line += f" · {metric} {metrics[f'{prefix}_{metric}']:{form}}" if f"{prefix}_{metric}" in metrics else ""
         lines.append(line)
@@ -71,7 +68,7 @@ def evaluation_lines(metrics: dict[str, Any], step: int) -> list[str]:
 
 
 def print_short_lines(trainer: PairwiseRewardTrainer) -> None:
-    """Put [`ShortLines`], and on a terminal the bar, in the place of transformers' own callbacks."""
+    """Put [`ShortLines`], and on a terminal the bar, instead of transformers' own callbacks."""
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(ShortLines)

@@ -7,6 +7,7 @@ The text is `card.md` beside this file, a jinja2 template.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,31 @@ def _render(repository: str, library: str, metadata: dict[str, Any], **variables
 
 def shown_metrics(*of_sets: dict[str, float]) -> dict[str, str]:
     """Metrics of evaluation sets as text; an accuracy with its 95 % interval (Wilson's, over pairs)."""
+    metrics = {name: value for one in of_sets for name, value in one.items()}
+    return {
+        name: accuracy_text(metrics, name, ".4g") if name.endswith("_accuracy") else f"{value:.4g}"
+        for name, value in metrics.items()
+        if isinstance(value, (int, float))
+    }
+
+
+def accuracy_text(metrics: Mapping[str, float], name: str, form: str) -> str:
+    """
+    An accuracy among a trainer's metrics with its 95 % interval (Wilson's, over pairs).
+
+    Args:
+        metrics (`dict`): metrics by name.
+        name (`str`): the accuracy, such as `"eval_accuracy"`; the interval needs `"eval_num_pairs"` beside it.
+        form (`str`): how each number is formatted.
+
+    Example:
+        >>> accuracy_text({"eval_accuracy": 0.5, "eval_num_pairs": 100}, "eval_accuracy", ".3f")
+        '0.500 [0.404, 0.596]'
+    """
     from ..metrics.statistics import wilson_interval
 
-    metrics = {name: value for one in of_sets for name, value in one.items()}
-    shown = {name: f"{value:.4g}" for name, value in metrics.items() if isinstance(value, (int, float))}
-    for name in [name for name in shown if name.endswith("_accuracy")]:
-        if num_pairs := metrics.get(name.replace("accuracy", "num_pairs")):
-            low, high = wilson_interval(metrics[name] * num_pairs, round(num_pairs))
-            shown[name] += f" [{low:.4g}, {high:.4g}]"
-    return shown
+    text = f"{metrics[name]:{form}}"
+    if num_pairs := metrics.get(f"{name.removesuffix('accuracy')}num_pairs"):
+        low, high = wilson_interval(metrics[name] * num_pairs, round(num_pairs))
+        text += f" [{low:{form}}, {high:{form}}]"
+    return text
