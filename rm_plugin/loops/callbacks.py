@@ -378,10 +378,6 @@ class EvaluationCallback(TrainerCallback):
             Take the comparisons of these subsets only.
         limit (`int`, *optional*, defaults to `200`):
             Take a sample of so many comparisons, balanced over subsets; `None` takes all.
-        max_length (`int`, *optional*):
-            Most tokens of a text; the model's context length if absent. Longer ones count as wrong.
-        text_format (`str`, *optional*, defaults to `"auto"`):
-            As in [`evaluate`].
 
     Example:
     ```python
@@ -398,8 +394,6 @@ class EvaluationCallback(TrainerCallback):
         every_steps: int = 500,
         subsets: Sequence[str] | None = None,
         limit: int | None = 200,
-        max_length: int | None = None,
-        text_format: str = "auto",
     ):
         check_at_least(1, every_steps=every_steps, limit=limit)
         data = benchmark if isinstance(benchmark, LoadedBenchmark) else load_benchmark(benchmark, source)
@@ -412,8 +406,6 @@ class EvaluationCallback(TrainerCallback):
         self.data = replace(data, comparisons=chosen)
         self.trainer = trainer
         self.every_steps = every_steps
-        self.max_length = max_length
-        self.text_format = text_format
         self.last_step = 0
         self.last_report: EvaluationReport | None = None
 
@@ -433,10 +425,9 @@ class EvaluationCallback(TrainerCallback):
         scorer = RewardScorer(
             trainer.accelerator.unwrap_model(trainer.model),
             trainer.processing_class,
-            max_length=self.max_length,
             truncation_mode="drop",
         )
-        report = evaluate(scorer, self.data, text_format=self.text_format, num_samples=1000)
+        report = evaluate(scorer, self.data, num_samples=1000)
         self.last_step, self.last_report = step, report
         logged = {name: row.value for key, row in rows(report.report).items() if (name := LOGGED.get(key))}
         logged |= dict(zip(("score_low", "score_high"), report.interval, strict=True))
