@@ -106,7 +106,7 @@ def shared_data() -> Path:
 def preference_pairs(name: str, seed: int = 0) -> list[dict[str, str]]:
     """Rows {prompt, chosen, rejected} of plain text, shuffled by seed; every right–wrong pair of a group is a row."""
     from rm_plugin.data.comparison import Comparison
-    from rm_plugin.evaluation import load_benchmark
+    from rm_plugin.evaluation.benchmarks import load_benchmark
 
     if name == "gsm8k":
         comparisons = [

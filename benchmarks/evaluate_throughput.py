@@ -41,8 +41,8 @@ def main(args: argparse.Namespace) -> None:
 
     from rm_plugin import RewardScorer
     from rm_plugin.data.encoding import EncodedGroup, encode
-    from rm_plugin.evaluation import evaluate, load_benchmark
-    from rm_plugin.evaluation.benchmarks import as_messages
+    from rm_plugin.evaluation.benchmarks import as_messages, load_benchmark
+    from rm_plugin.evaluation.harness import evaluate
     from rm_plugin.model.attention import IMPLEMENTATION
     from rm_plugin.model.packing import padded_tokens
 

@@ -18,7 +18,8 @@ import torch
 from models import tiny_reward_model, tiny_tokenizer
 
 from rm_plugin import RewardScorer, files
-from rm_plugin.evaluation import harness, load_benchmark
+from rm_plugin.evaluation import harness
+from rm_plugin.evaluation.benchmarks import load_benchmark
 
 ROWS = [
     {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rm_plugin.evaluation import load_benchmark
+from rm_plugin.evaluation.benchmarks import load_benchmark
 from rm_plugin.evaluation.results import measure
 
 

@@ -18,7 +18,8 @@ from training_runs import classifier, make_trainer, preference_rows
 from rm_plugin import RewardScorer
 from rm_plugin.commands.cli import main
 from rm_plugin.data.comparison import text_length
-from rm_plugin.evaluation import evaluate, evaluate_scores, load_benchmark
+from rm_plugin.evaluation.benchmarks import load_benchmark
+from rm_plugin.evaluation.harness import evaluate, evaluate_scores
 from rm_plugin.evaluation.report import print_report, remarks
 from rm_plugin.evaluation.results import BASELINES, measure
 from rm_plugin.files import Journal
@@ -652,7 +653,7 @@ def test_several_benchmarks_go_to_a_folder_each(tmp_path, monkeypatch, capsys):
 
 
 def test_benchmarks_lists_every_benchmark(capsys):
-    from rm_plugin.evaluation import BENCHMARKS
+    from rm_plugin.evaluation.benchmarks import BENCHMARKS
 
     assert main(["benchmarks"]) == 0
     out = capsys.readouterr().out
@@ -672,7 +673,7 @@ import json, sys
 sys.path[:0] = {tests!r}
 from models import tiny_config, tiny_reward_model, tiny_tokenizer
 from rm_plugin import RewardScorer
-from rm_plugin.evaluation import evaluate
+from rm_plugin.evaluation.harness import evaluate
 import test_harness
 scorer = RewardScorer(tiny_reward_model(), tiny_tokenizer("plain"), max_num_batched_tokens=256)
 report = evaluate(scorer, source=test_harness.ROWS, output={output!r}, num_samples=100)

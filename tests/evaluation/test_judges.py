@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rm_plugin.evaluation import evaluate
+from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.evaluation.report import number_table
 from rm_plugin.metrics.statistics import wilson_interval
 

@@ -13,7 +13,9 @@ from models import tiny_reward_model, tiny_tokenizer
 
 from rm_plugin import RewardScorer
 from rm_plugin.commands.cli import main
-from rm_plugin.evaluation import build_leaderboard, compare_runs, evaluate, evaluate_scores, load_benchmark
+from rm_plugin.evaluation.benchmarks import load_benchmark
+from rm_plugin.evaluation.harness import evaluate, evaluate_scores
+from rm_plugin.evaluation.leaderboard import build_leaderboard, compare_runs
 from rm_plugin.evaluation.page import render_page
 from rm_plugin.evaluation.report import print_report
 

@@ -13,8 +13,8 @@ import subprocess
 
 import pytest
 
-from rm_plugin.evaluation import build_leaderboard, compare_runs, evaluate
-from rm_plugin.evaluation.leaderboard import comparisons_page
+from rm_plugin.evaluation.harness import evaluate
+from rm_plugin.evaluation.leaderboard import build_leaderboard, compare_runs, comparisons_page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="no chromium on the PATH")]

@@ -9,8 +9,8 @@ import subprocess
 import pytest
 import yaml
 
-from rm_plugin.evaluation import evaluate
 from rm_plugin.evaluation.figures import bradley_terry_curve
+from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.evaluation.page import Section, Table, render_page
 from rm_plugin.evaluation.report import (
     eval_results,

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rm_plugin.evaluation import load_benchmark
+from rm_plugin.evaluation.benchmarks import load_benchmark
 from rm_plugin.evaluation.results import SCORE, draw_items, measure
 from rm_plugin.metrics import statistics
 from rm_plugin.metrics.statistics import Bootstrap

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from rm_plugin.evaluation import evaluate_scores, load_benchmark, read_scores
+from rm_plugin.evaluation.benchmarks import load_benchmark
+from rm_plugin.evaluation.harness import evaluate_scores
+from rm_plugin.evaluation.scores import read_scores
 
 
 def write_lines(path: Path, rows: list[dict]) -> Path:

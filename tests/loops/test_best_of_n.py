@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from rm_plugin.commands.cli import main
 from rm_plugin.data.comparison import Comparison, to_comparison, to_prompt
-from rm_plugin.evaluation import evaluate
+from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.files import Journal
 from rm_plugin.loops.best_of_n import BestOfNSampler, read_candidates, summarize, to_preferences, to_sft
 from rm_plugin.loops.candidates import print_summary

@@ -10,8 +10,8 @@ from benchmark_schemas import SCHEMAS, write
 from models import assistant, user
 
 from rm_plugin.commands.cli import main
-from rm_plugin.evaluation import evaluate
 from rm_plugin.evaluation.benchmarks import BENCHMARKS, SUITES, get_benchmark, load_benchmark
+from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.evaluation.leaderboard import build_leaderboard
 
 DOCS = (Path(__file__).resolve().parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
