@@ -20,10 +20,10 @@ HEADER = re.compile(r"^# [Pp]lanned[^\n]*\n(#   [^\n]*\n)?", re.MULTILINE)
 PAGE = """\
 # Which model fits my card
 
-Made by `python benchmarks/plan_recipes.py`; nothing here was measured on a GPU. The same of any recipe, with any field
-changed, says `rm-plugin plan --config RECIPE --gpu 12GB`, which reads no weights.
+Made by `python benchmarks/plan_recipes.py`; nothing here was measured on a GPU. `rm-plugin plan --config RECIPE
+--gpu 12GB` says the same of any recipe, with any field changed; it reads no weights.
 
-| card | recipe | method | tokens a text | tokens a micro-batch | planned | most tokens that leave 10 % |
+| card | recipe | method | tokens per text | tokens per micro-batch | planned | most tokens that leave 10 % |
 |---|---|---|---|---|---|---|
 {rows}
 

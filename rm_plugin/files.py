@@ -128,7 +128,7 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """The value of a JSON text; a key that stands twice in one object, which `json` would drop, is refused."""
+    """The value of a JSON text; a key that appears twice in one object, which `json` would drop, is refused."""
     try:
         text = text if isinstance(text, str) else text.decode("utf-8-sig")
         return json.loads(text.rstrip(), object_pairs_hook=_unique_keys)
@@ -143,7 +143,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} appears twice")
     return values
 
 

@@ -62,8 +62,8 @@ def test_lines_are_read_with_their_numbers_and_blank_ones_skipped(tmp_path):
         ),
         (b"[1]", "line 2 is of type list; give one object per line"),
         (b"7", "line 2 is of type int; give one object per line"),
-        (b'{"a": 1, "b": 2, "a": 3}', "line 2 cannot be read (the key 'a' stands twice); correct it"),
-        (b'{"x": {"a": 1, "a": 1}}', "line 2 cannot be read (the key 'a' stands twice); correct it"),
+        (b'{"a": 1, "b": 2, "a": 3}', "line 2 cannot be read (the key 'a' appears twice); correct it"),
+        (b'{"x": {"a": 1, "a": 1}}', "line 2 cannot be read (the key 'a' appears twice); correct it"),
     ],
 )
 def test_a_bad_line_is_refused_with_its_file_and_number(tmp_path, line, message):

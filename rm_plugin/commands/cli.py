@@ -34,14 +34,14 @@ SCORER_OPTIONS = (
 )
 OPTION_NAMES = {"n": "-n", "processing_class": "--tokenizer"}  # where a word is not named as its argument
 
-# What is true after Ctrl-C, of each command.
+# What holds after Ctrl-C, by command.
 INTERRUPTED = {
     "quickstart": "the same command starts over",
-    "ppo": "checkpoints stay, but TRL's PPO cannot resume from them",
-    "best-of-n": "what was done stays, the same command resumes",
-    "evaluate": "what was done stays, the same command resumes",
+    "ppo": "checkpoints are kept, but TRL's PPO cannot resume from them",
+    "best-of-n": "finished work is kept, the same command resumes",
+    "evaluate": "finished work is kept, the same command resumes",
     "export": "the folder is not whole, delete it",
-    "score": "what was done stays, the same command resumes",
+    "score": "finished work is kept, the same command resumes",
 }
 
 
@@ -111,7 +111,7 @@ def _quickstart(args: argparse.Namespace) -> None:
 
 def _train_options(add) -> None:
     add("--config", metavar="RECIPE", help=RECIPE_HELP)
-    add("--force", action="store_true", help="train where the plan says that the GPU here is too small")
+    add("--force", action="store_true", help="train even if the plan says that this GPU is too small")
     add("-h", "--help", action="store_true", dest="show_help", help="show this")
     add("--help-all", action="store_true", help="show the fields of TRL and transformers too")
 
@@ -147,7 +147,7 @@ def _train_help() -> None:
 
 def _plan_options(add) -> None:
     add("--config", metavar="RECIPE", help=RECIPE_HELP)
-    add("--gpu", metavar="SIZE", help="memory of the card, such as 12GB; that of the GPU here if absent")
+    add("--gpu", metavar="SIZE", help="memory of the card, such as 12GB (default: that of this GPU)")
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -165,7 +165,12 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _score_options(add) -> None:
-    add("model", metavar="MODEL", nargs="?", help=f"{SCORED_HELP}; or module:callable; none to join finished shards")
+    add(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help=f"{SCORED_HELP}; or module:callable; omit to join finished shards",
+    )
     add("--data", required=True, metavar="DATA", help="rows of any format: file, folder or hub id")
     _columns_option(add)
     add("--split", help="split of the data, where it has several")
@@ -306,7 +311,7 @@ def _evaluate_options(add) -> None:
     _columns_option(add)
     add("--on-bad-row", default="error", choices=("error", "skip"), help="skip counts and lists them")
     add("--on-empty", default="keep", choices=("error", "keep", "skip"), help="comparisons with an empty reply")
-    text_format = "plain text as messages for the chat template, or as it is; auto: messages, but --data as it is"
+    text_format = "plain text as messages for the chat template, or as it is; auto: messages, except for --data"
     add("--text-format", choices=("auto", "messages", "as-is"), help=text_format)
     add("--scores", metavar="FILE", help="scores.jsonl to measure instead of running a model")
     add("--name", help="name of the model in the report")
@@ -402,9 +407,7 @@ def _benchmarks(args: argparse.Namespace) -> None:
 
 
 def _own_benchmarks_option(add) -> None:
-    add(
-        "--benchmark", action="append", default=[], metavar="MODULE:NAME", help="a benchmark of yours that runs are of"
-    )
+    add("--benchmark", action="append", default=[], metavar="MODULE:NAME", help="a benchmark of yours that runs used")
 
 
 def _leaderboard_options(add) -> None:
@@ -434,7 +437,7 @@ def _leaderboard(args: argparse.Namespace) -> None:
         reports = [run.report for same in find_runs(args.folders).values() for run in same]
         names = sorted({report["model"]["name"] for report in reports})
         if len(names) > 1:
-            raise ValueError(f"a model card is for one model, the folders have {', '.join(names)}; name those of one")
+            raise ValueError(f"a model card is for one model, the folders have {', '.join(names)}; name one model's")
         for path in update_model_card(args.model_card, reports):
             print(path)
     if not (args.html or args.csv or args.markdown or args.model_card):
@@ -443,7 +446,7 @@ def _leaderboard(args: argparse.Namespace) -> None:
 
 def _compare_options(add) -> None:
     add("a", metavar="A", help="--output folder of evaluate, or a folder above several")
-    add("b", metavar="B", help="the same of the other model")
+    add("b", metavar="B", help="the same for the other model")
     add("--html", metavar="FILE", help="write a page")
     add("--json", metavar="FILE", help="write all numbers")
     add("--csv", metavar="FILE", help="write a table by benchmark and subset, fractions of 1")
@@ -543,12 +546,12 @@ def _scorer_options(add, truncation_mode: str = "error") -> None:
 
 
 def _control_tokens_option(add) -> None:
-    spelled = "special tokens and turn markers that a text spells: as_text, or parse as evaluate and training do"
+    spelled = "how special tokens and turn markers inside a text are read: as_text, or parse (as in training)"
     add("--control-tokens", help=spelled)
 
 
 def _given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """The options that stand on the command line."""
+    """The options that were given on the command line."""
     return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 

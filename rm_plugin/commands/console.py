@@ -48,14 +48,14 @@ class ShortLines(TrainerCallback):
 
 
 class ProgressBar(ProgressCallback):
-    """The bar alone: the lines are [`ShortLines`]'."""
+    """The bar without log lines, which [`ShortLines`] prints."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         pass
 
 
 def evaluation_lines(metrics: dict[str, Any], step: int) -> list[str]:
-    """One line for each held-out set that the metrics of an evaluation are of: accuracy with its 95 % interval."""
+    """One line for each held-out set in the metrics of an evaluation: accuracy with its 95 % interval."""
     lines = []
     for prefix in [key.removesuffix("_accuracy") for key in metrics if key.endswith("_accuracy")]:
         name = "held out" if prefix == "eval" else f"held out, {prefix.removeprefix('eval_')}"

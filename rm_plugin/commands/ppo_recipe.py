@@ -45,7 +45,8 @@ class PPORewardArguments:
     )
     reward_clip: float | None = field(default=None, metadata={"help": "Cut rewards to [-reward_clip, reward_clip]."})
     reward_tokenizer: str | None = field(
-        default=None, metadata={"help": "Its folder: needed where reward_model_path is the URL of a server."}
+        default=None,
+        metadata={"help": "Its folder; needed where reward_model_path is a server's URL."},
     )
 
 
@@ -62,7 +63,7 @@ def parse_ppo_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) 
 
     Raises:
         ImportError: a TRL without PPO.
-        ValueError: a field that none of the four has (the nearest name is told), or a file that is not a mapping.
+        ValueError: a field that none of the four has (it names the nearest one), or a file that is not a mapping.
     """
     require_ppo()
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -91,7 +92,7 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
     eval_rows = prompt_rows(script_args, tokenizer, script_args.dataset_test_split) if wants_eval else None
     batch_size = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
     batch_size *= PartialState().num_processes
-    if len(rows) < batch_size:  # TRL drops the incomplete batch, and waits for a full one for ever
+    if len(rows) < batch_size:  # TRL drops the incomplete batch, and waits forever for a full one
         raise ValueError(
             f"{len(rows)} prompts do not fill one batch of {batch_size}; give more prompts or lower "
             "per_device_train_batch_size"
@@ -112,7 +113,7 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
         eval_dataset=eval_rows and Dataset.from_list([{"input_ids": row["input_ids"]} for row in eval_rows]),
         peft_config=get_peft_config(model_args),
     )
-    gc.freeze()  # TRL collects garbage twice an update, a second each over what the imports have left
+    gc.freeze()  # TRL collects garbage twice per update, which takes a second each among all that was imported
     trainer.train()
     gc.unfreeze()
     trainer.save_model(training_args.output_dir)
@@ -129,7 +130,7 @@ def train_ppo(script_args, training_args, model_args, reward_args: PPORewardArgu
 
 
 def _check_fields(script_args, training_args, reward_args) -> bool:
-    """Refuse fields that TRL ignores or that have no effect; whether the run evaluates."""
+    """Refuse fields that TRL ignores or that have no effect; returns whether the run evaluates."""
     for name in ("output_dir", "reward_model_path"):
         path = getattr(training_args, name)
         if not path or path == "EleutherAI/pythia-160m":  # TRL's defaults, neither of which is a reward model
@@ -151,7 +152,7 @@ def _check_fields(script_args, training_args, reward_args) -> bool:
 
 
 def prompt_rows(script_args, tokenizer, split: str) -> list[dict[str, Any]]:
-    """Rows for PPO of any data set of prompts or preferences, each prompt once, with its tools."""
+    """Rows for PPO from any data set of prompts or preferences, each prompt once, with its tools."""
     rows = {}
     for index, row in enumerate(load_split(script_args, split)):
         with located(f"{script_args.dataset_name} row {index}"):

@@ -35,9 +35,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """
     Build the tokenizer: one token for each word and mark of the preference set, whatever its seed.
 
-    Other words are spelled in characters, and what is not ASCII becomes `<unk>`. Spaces only part words, so a prompt
-    and its completion have the same tokens joined with or without one, and so has a conversation, whose template
-    puts the messages one after another. `<pad>` is not `<eos>`.
+    Other words are spelled in characters, and what is not ASCII becomes `<unk>`. Spaces only separate words, so a
+    prompt and its completion have the same tokens joined with or without one, and so has a conversation, whose
+    template puts the messages one after another. `<pad>` is not `<eos>`.
 
     Returns:
         `PreTrainedTokenizerFast`: about 550 tokens, right padding.
@@ -154,7 +154,7 @@ def _recipe_path() -> Path:
 
 
 def _ranked(scorer: RewardScorer, rows: list[dict[str, Any]]) -> Table:
-    """Both completions of each row with their rewards, the better one by the model first, and Δ of the chosen."""
+    """Both completions of each row with their rewards, the one that the model prefers first, and Δ of the chosen."""
     lines = []
     for row in rows:
         completions, labels = [row["chosen"], row["rejected"]], ["chosen", "rejected"]

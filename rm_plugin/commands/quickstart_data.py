@@ -8,7 +8,7 @@ Rows come as *twins*, two prompts and two completions of which each obeys one pr
 So no word, length or form of a completion tells which one is chosen: a scorer that does not read the prompt gets one
 of two twins right (or ties both), an accuracy of exactly 0.5. Seven kinds are instructions, on prompts disjoint
 between training and held-out rows; `fact` and `joke` ask about facts, in some phrasings that are trained on and in
-others that are held out. Words, phrasings, facts and jokes stand in quickstart_data.yaml.
+others that are held out. Words, phrasings, facts and jokes are in quickstart_data.yaml.
 
     train, heldout = preference_data(seed=0)
 """

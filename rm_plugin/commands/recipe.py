@@ -51,8 +51,8 @@ SECTIONS = (DataArguments, PairwiseRewardConfig, ModelConfig, DatasetMixtureConf
 
 def parse_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> tuple[Any, ...]:
     """
-    A recipe and command-line fields that override it. `dtype` may be unset: float32 (TRL's default), for an adapter
-    the one that it was trained in.
+    A recipe and command-line fields that override it. An unset `dtype` means float32 (TRL's default), for an
+    adapter the dtype that it was trained in.
 
     Fields of `accelerate launch`, which TRL's recipes may hold (`num_processes`, `accelerate_config`, …), are for
     [`run_recipe`]; here they are left out.
@@ -65,7 +65,7 @@ def parse_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> t
         `(DataArguments, PairwiseRewardConfig, ModelConfig, DatasetMixtureConfig)`
 
     Raises:
-        ValueError: a field that none of the four has (the nearest name is told), a value that does not fit, or a file
+        ValueError: a field that none of the four has (it names the nearest one), a value that does not fit, or a file
             that is not a mapping.
     """
     return parse_fields(path, arguments, SECTIONS, prog="rm-plugin train", dtype=None)[0]
@@ -107,7 +107,7 @@ def parse_fields(
 
 
 def _checked(name: str, value: list | dict | None, hint: Any) -> list | dict | None:
-    """A value of a recipe that is no word, if its field takes such a one."""
+    """A list, mapping or null in a recipe, refused unless its field takes one."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if not any(kind is Any or (get_origin(kind) or kind) is type(value) for kind in kinds):
         needed = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
@@ -149,10 +149,10 @@ def run_recipe(path: str | os.PathLike | None, arguments: list[str] = (), force:
     Args:
         path (`str` or `os.PathLike`, *optional*): the YAML file.
         arguments (`list[str]`): `--field value` words, which override it.
-        force (`bool`, *optional*, defaults to `False`): train where the plan says that the GPU here is too small.
+        force (`bool`, *optional*, defaults to `False`): train even if the plan says that this GPU is too small.
 
     Returns:
-        `int`: exit code, 0 where all went well.
+        `int`: exit code, 0 on success.
     """
     import torch
 
@@ -168,14 +168,14 @@ def run_recipe(path: str | os.PathLike | None, arguments: list[str] = (), force:
     except KeyboardInterrupt:
         newest = newest_complete_checkpoint(sections[1].output_dir)
         how = "the same command with --resume_from_checkpoint true resumes from it"
-        raise KeyboardInterrupt(f"{newest} stays, {how}" if newest else "no checkpoint is whole yet") from None
+        raise KeyboardInterrupt(f"{newest} is kept, {how}" if newest else "no checkpoint is complete yet") from None
 
 
 def check_memory(path: str | os.PathLike | None, arguments: list[str], gpu: int, force: bool = False) -> None:
     """
     Print one line of the plan for a card of `gpu` bytes; refuse a recipe that cannot fit.
 
-    `rm-plugin plan` runs in a process of its own: it computes on the CPU, and accelerate knows one device a process.
+    `rm-plugin plan` runs in a process of its own: it computes on the CPU, and accelerate knows one device per process.
     """
     words = [*([] if path is None else ["--config", os.fspath(path)]), *arguments, "--gpu", f"{gpu >> 20}MB"]
     command = [sys.executable, "-m", "rm_plugin.commands.cli", "plan", *words]
@@ -276,12 +276,12 @@ def _load_data(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig,
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which no field stands twice; PyYAML takes the last one without a word."""
+    """YAML in which no field appears twice; PyYAML would silently take the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
         names = [str(key.value).replace("-", "_") for key, _ in node.value]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise yaml.MarkedYAMLError(problem=f"{twice[0]} stands twice", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"{twice[0]} appears twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
 
 

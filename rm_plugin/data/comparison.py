@@ -258,7 +258,7 @@ def to_comparison(
         index (`int`, *optional*):
             Its position in the data set, for the error.
         candidates (`bool`, *optional*, defaults to `False`):
-            Completions of a list are not ranked, whatever other columns say, and the prompt may stand in a column
+            Completions of a list are not ranked, whatever other columns say, and the prompt may be in a column
             `question`, `instruction` or `query`.
         allow_empty (`bool`, *optional*, defaults to `False`):
             Completions may be empty, as those of a policy that ended at once.
@@ -293,8 +293,8 @@ def to_comparison(
 
 def to_prompt(row: Text | Mapping[str, Any], index: int | None = None) -> Comparison:
     """
-    Read a prompt for a policy: a text, a conversation, or a row that has one; of a preference row the prompt that
-    training reads. It is a comparison without completions.
+    Read a prompt for a policy from a text, a conversation or a row (from a preference row, the prompt that training
+    reads), as a comparison without completions.
 
     Raises:
         BadRow: there is no prompt, or a column looks like a part of it that would not be read.
@@ -335,7 +335,7 @@ def _read_row(row: Mapping[str, Any], candidates: bool, allow_empty: bool) -> tu
 
 @contextmanager
 def _reading(index: int | None) -> Iterator[None]:
-    """Whatever a row leads to is a `BadRow` that names it, but for columns that no row makes clear."""
+    """Errors of reading a row become a `BadRow` that names it; ambiguous columns stay a `BadLayout`."""
     try:
         with located("" if index is None else f"row {index}", BadRow):
             yield
@@ -405,7 +405,7 @@ def _read_completions(row: Mapping[str, Any], candidates: bool) -> tuple[dict[st
 
 
 def _text_of_output(value: Any) -> Any:
-    """The text in what vLLM (`{"text"}`) and OpenAI's protocol (`{"message": {"content"}}`) write of one output."""
+    """The text in what vLLM (`{"text"}`) and OpenAI's protocol (`{"message": {"content"}}`) write for one output."""
     output = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
     if not output or output.keys() & {"role", "from"}:
         return value
@@ -564,7 +564,7 @@ def _read_text(value: Any, name: str, as_it_is: bool = False) -> Text:
 
 def _without_repeated_prompt(prompt: list[dict], completions: list[list[dict]]) -> tuple[list, list[list[dict]]]:
     """
-    Completions that are whole conversations lose the prompt's messages, and what stands before those (a system
+    Completions that are whole conversations lose the prompt's messages, and what precedes those (a system
     message) goes to the prompt.
     """
     spans = [_find_prompt(prompt, text) for text in completions]

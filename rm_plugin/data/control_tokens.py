@@ -38,8 +38,8 @@ _REASONING, _REASONED_CALL = ([turns[0], {**turns[1], **_REASONS}] for turns in 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The special tokens, and the added tokens that open or close a turn in the chat template.
 
-    Never reasoning or tool tags: tokens named so, and those that the template writes for reasoning or a tool's call
-    alone. What it writes around plain turns is found by rendering a few conversations.
+    Reasoning and tool tags are never among them: neither tokens with such names, nor those that the template writes
+    for reasoning or a tool's call alone. What it writes around plain turns is found by rendering a few conversations.
     """
     added = [token for token in tokenizer.added_tokens_decoder.values() if not token.content.isspace()]
     known = _any_of(token.content for token in added)
@@ -74,7 +74,7 @@ class ControlTokens:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
-        """Those of a tokenizer, found once for as long as its template and its tokens stay."""
+        """The control tokens of a tokenizer, found once and again only when its template or its tokens change."""
         known = _KNOWN.get(tokenizer)
         if known is None or known._state != _state(tokenizer):
             known = _KNOWN[tokenizer] = cls(tokenizer)
@@ -93,7 +93,7 @@ class ControlTokens:
             value: text, or messages, tools and template variables.
             tokenizer (`PreTrainedTokenizerBase`): that of these control tokens.
             encode (`Callable`):
-                Makes ids of the value with a tokenizer. It gets them with a character of private use in the stead of
+                Makes ids of the value with a tokenizer. It gets them with a character of private use instead of
                 each control token, and a copy of the tokenizer that knows these characters as tokens of their own.
         """
         if self._reader is None:
@@ -114,7 +114,7 @@ _KNOWN: WeakKeyDictionary[PreTrainedTokenizerBase, ControlTokens] = WeakKeyDicti
 
 
 def spelled_ids(token: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a token's spelling as ordinary text, wherever in a text it stands."""
+    """Ids of a token's spelling as ordinary text, whatever its position in a text."""
 
     def plain_ids(text: str) -> list[int]:
         if not tokenizer.is_fast:

@@ -27,7 +27,7 @@ class BadRow(ValueError):
 
 def read_messages(messages: list[Any], name: str = "messages") -> list[dict[str, Any]]:
     """
-    Messages in the one form that everything behind reads.
+    Messages in the one form that all later code reads.
 
     `role` and `content` instead of ShareGPT's `from` and `value`; the content a string (parts of text joined, as
     chat templates join them, null as `""`); arguments of tool calls a mapping, not JSON text; no key that is null
@@ -87,7 +87,7 @@ def _read_content(content: Any, where: str) -> str:
 
 
 def check_text(text: str, where: str) -> str:
-    """A text; half a character, which files and JSON can hold and no tokenizer reads, is refused."""
+    """The text itself; a lone surrogate (half a character), which no tokenizer reads, is refused."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -123,6 +123,7 @@ def _from_sharegpt(message: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def read_tools(value: Any) -> list | None:
+    """A list of tool schemas, given as one or as JSON text; `None` where there are none. Anything else: `BadRow`."""
     tools = from_json(value)  # TRL's way to keep schemas of different shape in one column
     if isinstance(tools, list) and any(map(callable, tools)):
         from transformers.utils import get_json_schema
@@ -134,6 +135,7 @@ def read_tools(value: Any) -> list | None:
 
 
 def read_template_variables(value: Any) -> dict | None:
+    """Variables of the chat template, a dict or JSON text of one; `BadRow` for arguments of the tokenizer's own."""
     variables = from_json(value) or None  # of a csv file
     try:
         json.dumps(variables)
@@ -146,8 +148,8 @@ def read_template_variables(value: Any) -> dict | None:
     taken = [name for name in variables or () if name in _template_parameters() or name.endswith("_token")]
     if taken:
         raise BadRow(
-            f"`chat_template_kwargs` sets {', '.join(taken)}, which belongs to the tokenizer; only variables of the "
-            "chat template stand there, such as enable_thinking, and tools have a column `tools`"
+            f"`chat_template_kwargs` sets {', '.join(taken)}, which belongs to the tokenizer; give only variables of "
+            "the chat template, such as enable_thinking; tools have a column `tools`"
         )
     return _without_nulls(variables) or None
 
@@ -164,7 +166,7 @@ def _template_parameters() -> frozenset[str]:
 
 
 def from_json(value: Any, printed: bool = False) -> Any:
-    """What JSON text, or what Python printed, stands for; any other value, and other text, as it is."""
+    """The value of JSON text, or with `printed` of what Python printed; anything else as it is."""
     try:
         return json.loads(value or "null") if isinstance(value, str) else value
     except ValueError:
@@ -183,6 +185,6 @@ def _without_nulls(value: Any) -> Any:
 
 
 def show_value(value: Any) -> str:
-    """A value for an error: short, with its type where the type is the news."""
+    """A value for an error: short, with its type where the type is what is wrong."""
     shown = "null" if value is None else shorten(json.dumps(value, default=str, ensure_ascii=False), 40)
     return shown if value is None or isinstance(value, str) else f"{shown} ({type(value).__name__})"

@@ -5,9 +5,9 @@ With the same tokenizer the ids equal those of TRL's `RewardTrainer._prepare_dat
     plain text    ids(prompt + completion + EOS)            joined as text, tokenised once, EOS unless it is there
     conversation  ids(template(prompt + completion))        rendered and tokenised by the chat template, no second BOS
 
-Equal conversations get equal ids, in whatever form they come. TRL's ids of them differ, and so do these from TRL's:
+Equal conversations get equal ids, whatever their form. TRL's ids depend on the form, so these differ from them where
 text that the chat template has rendered gets no second BOS or end token; messages are in one form (see
-[`rm_plugin.data.comparison.read_messages`]), and a template gets contents and arguments of tool calls as it takes
+[`rm_plugin.data.conversations.read_messages`]), and a template gets contents and arguments of tool calls as it takes
 them (see [`rm_plugin.data.templates.TemplateForm`]).
 
 What completions of one prompt share is the longest common prefix of token *ids*, never of text, and every completion
@@ -115,11 +115,12 @@ def encode(
         max_length (`int`, *optional*): the most tokens of prompt + completion.
         truncation_mode (`str`): for a completion over `max_length`: `"drop"` leaves it out (TRL's way), `"keep_end"`
             cuts the start of the prompt, behind its BOS or [CLS], `"error"` raises. Decided for each completion alone,
-            never by its company.
+            whatever the others are.
         reasoning (`str`): what happens to `<think>…</think>` in completions: `"keep"`, `"strip"` or `"error"`.
         pairs (`bool`): an encoder's form: prompt and completion as a pair of texts, where there is no chat template.
         control_tokens (`str`): how special tokens and turn markers are read that a text spells: `"parse"` as tokens
-            (TRL's way), `"as_text"` as ordinary text. Of plain text that is the completion, but for an EOS at its end.
+            (TRL's way), `"as_text"` as ordinary text. In plain text this applies to the completion only, without its
+            final EOS.
         trailing_pad_id (`int`, *optional*): `RewardModelConfig.trailing_pad_id`, cut from the end of every text.
 
     Returns:
@@ -128,6 +129,15 @@ def encode(
     Raises:
         BadRow: the chat template refuses the messages.
         ValueError: over the length limit, unwanted reasoning, messages without a chat template, unknown mode.
+
+    Example:
+    ```python
+    >>> from rm_plugin.commands.quickstart import build_tokenizer
+    >>> group = encode(Comparison("2 + 2 =", chosen="4", rejected="5 or so"), build_tokenizer())
+    >>> group.prefix_length, [len(ids) for ids in group.input_ids]
+    (4, [6, 10])
+
+    ```
     """
     check_choice("truncation_mode", truncation_mode, TRUNCATION_MODES)
     check_choice("reasoning", reasoning, REASONING_MODES)
@@ -184,7 +194,8 @@ def within_limit(
 
 def without_trailing_pads(group: EncodedGroup, pad_token_id: int | None) -> EncodedGroup:
     """
-    The group as a model reads it that pools the last id other than its pad token; unchanged where that is `None`.
+    The group without pad tokens at the ends of texts, as a model that pools the last other token reads it; unchanged
+    where the pad token is `None`.
 
     Every completion keeps its first id. Length limits are those of the whole texts, so this comes after them, and
     before anything looks at the common prefix.
@@ -206,8 +217,9 @@ def pooling_of(block: dict[str, Any], pad_token_id: int | None) -> str:
     Which token the head of a checkpoint reads, by the block `"reward_model"` of its config or an adapter's
     `reward_model.json`.
 
-    Before that said `pooling`, all read the last token. Without it, or where the pad token is no longer that of the
-    block, a model was trained elsewhere: it reads what transformers pools, the last token other than the pad token.
+    A block without `pooling` was written before there was a choice: the last token. A model without a block, or with
+    another pad token than the block's, was trained elsewhere: it reads what transformers pools, the last token other
+    than the pad token.
     """
     ours = bool(block) and block.get("pad_token_id", pad_token_id) == pad_token_id
     return block.get("pooling", "last_token") if ours else "last_non_pad"
@@ -216,11 +228,11 @@ def pooling_of(block: dict[str, Any], pad_token_id: int | None) -> str:
 def _untrusted(
     comparison: Comparison, completion: Text, tokenizer: PreTrainedTokenizerBase, pairs: bool
 ) -> tuple[Any, Callable[[Any, PreTrainedTokenizerBase], list[int]]]:
-    """What of a text is not to control anything, and the function that makes ids of it with a tokenizer.
+    """The untrusted part of a text, which must not control anything, and the function that makes ids of it.
 
-    Of a conversation that is all that its messages hold, and what else the template is given. A plain prompt may be
-    rendered already, so of plain text it is the completion, without the EOS that ends it. Of a completion beside a
-    rendered prompt, it is what neither repeats that prompt nor ends a reply as the template ends it.
+    For a conversation: everything in its messages, and what else the template is given. For plain text, whose prompt
+    may be rendered already: the completion without its final EOS. For a completion beside a rendered prompt: what
+    neither repeats that prompt nor ends a reply as the template ends it.
     """
     to_ids = pair_ids if pairs and tokenizer.chat_template is None else token_ids
     if isinstance(completion, str):

@@ -4,7 +4,7 @@
     usual_row({"instruction": "2 + 2 =", "response_1": "4", "response_2": "5", "label": "A>B"})
     list(usual_rows([{"prompt": {"text": "2 + 2 =", "replies": [...]}}]))       # a tree of OASST: its ranked lists
 
-What a row says for sure is read; what could mean two things is refused in one line that names `--columns`.
+What is clear in a row is read; what could mean two things is refused in one line that names `--columns`.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def read_columns(given: Mapping[str, str] | Sequence[str] | None) -> dict[str, s
 
 def select_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """
-    A row in which our names hold what [`read_columns`] says. The columns that were read go, and where the prompt is
-    named, so do others that look like a part of it.
+    A row in which our names hold what [`read_columns`] says. The columns that were read are removed, and where
+    the prompt is named, so are others that look like a part of it.
 
     Raises:
         ValueError: a column or path that is not there, parts that cannot be joined, or a value that the label lacks.
@@ -160,7 +160,7 @@ def _coded(votes: list[str], values: str) -> list[str]:
     return [sides.get(vote, vote) for vote in votes]
 
 
-# --- without a word from the user
+# --- without `columns`
 
 
 def usual_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -247,7 +247,7 @@ def _as_replies(row: Mapping[str, Any], used: list[str]) -> dict[str, Any]:
 
 
 def first_column(row: Mapping[str, Any], columns: Iterable[str]) -> str | None:
-    """The first of these columns that the row has; tables give every row all columns, so null is one it has not."""
+    """The first of these columns that the row has; tables give all columns to a row, so null counts as missing."""
     return next((column for column in columns if row.get(column) is not None), None)
 
 

@@ -3,9 +3,9 @@
     model.save_reference("my-reward-model", tokenizer)        # at the final save of training, and at export
     read_reference("my-reward-model")["texts"][0]             # {"input_ids": […], "score": 1.23, "bos_twice": 0.4}
 
-The texts are in this file and never from data. Ids and scores are what a server has to give, so they tell its faults
-apart: other ids are another template, other scores of the same ids an activation, a head, an adapter. The scores of
-ids that a server may make by itself, with a second BOS or of prompt and answer as a pair, are kept too.
+The texts are in this file and never from data. Ids and scores are what a server has to give, so they distinguish its
+faults: other ids mean another template, other scores of the same ids an activation, another head or adapter. Scores of
+the ids that a server may make by itself (with a second BOS, or of prompt and answer as a pair) are kept too.
 Importing it loads no torch.
 """
 

@@ -2,7 +2,7 @@
 
     load_rows("pairs.jsonl")    load_rows("Anthropic/hh-rlhf", split="test[:500]")    load_rows("folder", split="test")
 
-What a row means is read in `data.py`; here a row is a dict, as the source has it.
+What a row means is read in `data/comparison.py`; here a row is a dict, as the source has it.
 """
 
 from __future__ import annotations

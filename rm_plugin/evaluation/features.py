@@ -40,7 +40,7 @@ def refusal(text: str) -> float:
 
 
 def repetition(text: str) -> float:
-    """Share of the runs of three words that stood there before.
+    """Share of the runs of three words that occurred before.
 
     Example:
         >>> repetition("a b c a b c a b c"), repetition("every word is another one")

@@ -158,7 +158,7 @@ def line_plot(
 
     Args:
         x (sequence of length n):
-            Numbers; or texts, which stand at equal distances.
+            Numbers, or texts at equal distances.
         y (array of shape `(n,)`):
             Values.
         xlabel, ylabel (`str`):

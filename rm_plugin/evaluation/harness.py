@@ -6,7 +6,7 @@
 The plan of batches is fixed by the whole work list and is the same in every process. Each finished batch is appended
 to the journal `scores.jsonl.journal`, which goes when all is written. So a run that was killed anywhere resumes with
 the same command and ends with the same metrics. What a folder must not mix (model, data, template, dtype, length
-limit) stands in the journal, and then in the report.
+limit) is kept in the journal, and then in the report.
 
     report.json    every metric (written last)          scores.jsonl    {"id", "index", "role", "score"[, "subset"]}
     report.html    the same to look at                  items.json      credits by item, for leaderboards
@@ -95,7 +95,7 @@ def evaluate(
         num_mistakes (`int`, *optional*, defaults to `10`):
             How many of the most confident mistakes `mistakes.jsonl` holds.
         scorer_kwargs:
-            Handed to [`RewardScorer`] where `model` is none yet: `max_length`, `dtype`, `revision`, …
+            Options of [`RewardScorer`], for a model that is not one yet: `max_length`, `dtype`, `revision`, …
 
     Returns:
         [`EvaluationReport`]

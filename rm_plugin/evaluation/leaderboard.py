@@ -5,8 +5,8 @@
     compare_runs("runs/a", "runs/b")           # paired, on the same items
 
 Runs are put together by benchmark and data: a leaderboard compares models on the same items or not at all, so a
-benchmark with two versions of its data makes two tables. Baselines are rows; published scores stand beside them for
-context, without interval or tier, since their items are not known.
+benchmark with two versions of its data makes two tables. Baselines are rows; published scores are shown beside them
+for context, without interval or tier, since their items are not known.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ class Leaderboard:
 
     def overview(self, page: Path | None = None) -> Table:
         """
-        Models × benchmarks, one row per model; of several runs of a model each has its score in the cell, and their
+        Models × benchmarks, one row per model. A cell holds the score of each run of the model, and their
         mean counts. Means and ranks are over the benchmarks that every model has.
         """
         found: dict[tuple[str, str], dict[str, list[Entry]]] = {}
@@ -336,7 +336,7 @@ def csv_text(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
 
 
 def grouped_table(columns: Sequence[str], lines: Mapping[str, Sequence[str]]) -> Table:
-    """Cells by name, under headings where names have folders: `Chat/Scenario 1` stands as Scenario 1 under Chat."""
+    """Cells by name, under headings where names have folders: `Chat/Scenario 1` appears as Scenario 1 under Chat."""
 
     def folder_of(name: str) -> str:
         return name.rpartition("/")[0]
@@ -382,7 +382,7 @@ def _draw(runs: Sequence[Run], num_samples: int) -> tuple[Benchmark, Bootstrap]:
 
 
 def _without_test(*compared: dict[str, Any]) -> None:
-    """Take the p-values of comparisons away, where many comparisons of a run are not scored."""
+    """Remove the p-values where many comparisons of a run are not scored."""
     for one in compared:
         one |= dict.fromkeys({"p_value", "p_holm"} & one.keys())
 

@@ -46,7 +46,7 @@ class Table:
         rows (`Sequence[Sequence[str]]`): cells.
         kinds (`Sequence[str]`, *optional*):
             What each row is, the kinds of `report.Row` and of leaderboards among them; some are styled.
-        title (`str`, *optional*): stands above it.
+        title (`str`, *optional*): shown above it.
         num_text_columns (`int`, *optional*, defaults to `1`): columns of text; the others are set to the right.
     """
 

@@ -196,7 +196,7 @@ def data_title(report: Report) -> str:
 
 
 def run_title(report: Report) -> str:
-    """Model and data; where many comparisons are unscored, that stands before every number."""
+    """Model and data; where many comparisons are unscored, that is shown before every number."""
     unscored = "" if is_mostly_scored(report) else f" – {percent(_unscored_share(report))} % not scored"
     return f"{report['model']['name']} on {data_title(report)}{unscored}"
 
@@ -394,7 +394,7 @@ BIAS = (
     "Accuracy on pairs whose completions have a feature equally (within a tenth), and where the chosen has more or "
     "less of it; controlled is the mean of the latter two, which no preference for the feature can raise above 50. "
     "Length is in characters; markdown counts marks; refusal is an English one at the start; repetition is the share "
-    "of runs of three words that stood there before; listed first is the first completion of its row."
+    "of runs of three words that occurred before; listed first is the first completion of its row."
 )
 
 

@@ -168,7 +168,7 @@ def judge_metrics(
     reward: PairwiseReward, data: LoadedBenchmark, values: Mapping[tuple[int, int], float], **options: int
 ) -> dict[str, Any]:
     """
-    What the verdicts of a judge in both orders say of itself.
+    What a judge's verdicts in both orders say about the judge.
 
     Args:
         reward ([`PairwiseReward`]): whose verdicts they are.
@@ -320,8 +320,8 @@ def _of_margins(scored: Sequence[Scored], pairs: pd.DataFrame, seed: int) -> dic
             "unit": LENGTH_UNIT,
             "by_difference": accuracy_by_length_difference(margins, lengths[:, 0] - lengths[:, 1]),
         },
-        # A feature that no pair differs in, or that all differ in the same way, such as the place of the chosen, tells
-        # nothing.
+        # A feature that no pair differs in, or that all differ in the same way, such as the position of the chosen,
+        # tells nothing.
         "bias": {
             name: one for name, one in bias.items() if name == "length" or one["controlled_accuracy"] is not None
         },
@@ -344,12 +344,12 @@ def _mistakes(scored: Sequence[Scored], pairs: pd.DataFrame, number: int) -> lis
 
 def _of_order(benchmark: Benchmark, scored: Sequence[Scored], pairs: pd.DataFrame, **options: int) -> dict[str, Any]:
     """What the order of the scores says, of pairs and of lists, from one draw."""
-    (ranking, taus), (lists, places) = _ranking(scored), _lists(scored)
+    (ranking, taus), (lists, list_columns) = _ranking(scored), _lists(scored)
     best_of_n, curve = _best_of_n(benchmark, scored)
     names = dict.fromkeys(pairs["subset"])  # all, where nothing says of what subset a pair is
     subsets = {} if list(names) == ["all"] else {name: pairs[pairs["subset"] == name] for name in names}
     columns = {name: (part["correct"], part["cluster"]) for name, part in {PAIRS: pairs, **subsets}.items()}
-    draw = Bootstrap.over(columns | taus | places | curve, **options)
+    draw = Bootstrap.over(columns | taus | list_columns | curve, **options)
     if ranking is not None:
         ranking["interval"] = draw.estimate(TAU).interval(least=-1.0, most=1.0)
     if lists is not None:

@@ -142,7 +142,7 @@ class RewardScoringCallback(TrainerCallback):
         truncated: Sequence[bool] | None = None,
     ) -> None:
         """
-        Take note of scores; what a scorer's `listeners` and `BestOfNSampler` call.
+        Record scores: called by a scorer that has it among its `listeners`, and by `BestOfNSampler`.
 
         Args:
             prompts (list, *optional*): (N,) texts or conversations.
@@ -163,7 +163,7 @@ class RewardScoringCallback(TrainerCallback):
         self._windows["eval" if evaluating else "train"].add(prompts, completions, scores, lengths, truncated)
 
     def flush(self) -> dict[str, float]:
-        """Outside of a trainer: metrics since the last time, with the samples written where `output_dir` says."""
+        """Outside a trainer: return the metrics since the last call, and write the samples to `output_dir`."""
         window = self._windows["train"]
         found = window_metrics(window.rows)
         self._write_samples(window.samples, "", step=0)
@@ -211,7 +211,7 @@ class RewardScoringCallback(TrainerCallback):
 
     def _listen(self) -> None:
         """
-        Hear every batch of scores. A `RewardModel` as it is shows token ids at its backbone and scores at its head:
+        Listen to every batch of scores. A bare `RewardModel` shows token ids at its backbone and scores at its head:
         PPO reads the head at every token (`ppo.read_batch` says which counts); other loops call the model's own
         forward, of which the text is known but not where the completion begins.
         """
@@ -243,7 +243,7 @@ class RewardScoringCallback(TrainerCallback):
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def _check_ppo(self) -> None:
-        """Say where PPO misreads a `RewardModel` that it got as it is."""
+        """Say where PPO misreads a bare `RewardModel`."""
         note_context_length()
         if reason := why_not_native(self.reward, self.tokenizer, self.trainer.train_dataset):
             logger.warning(

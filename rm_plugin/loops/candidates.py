@@ -1,7 +1,7 @@
 """What goes into best-of-n and what comes out: ready candidates, and the curve, pairs and winners of scored ones.
 
 groups = read_candidates([{"prompt": "2 + 2 =", "completions": ["4", "5"], "answer": "4"}])
-summarize(results)["curve"]; to_preferences(results); to_sft(results)        # results: of `best_of_n`
+summarize(results)["curve"]; to_preferences(results); to_sft(results)        # of a BestOfNSampler
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ def _same_number(a: Decimal | None, b: Decimal | None) -> bool:
 
 def _numbers(text: str) -> list[Decimal | None]:
     """
-    The numbers of a text: `1,234.5`, `-3`, `1e5`, `3/4` or `\\frac{3}{4}`; None for a division by 0. No sign is a
-    hyphen after a word.
+    The numbers of a text: `1,234.5`, `-3`, `1e5`, `3/4` or `\\frac{3}{4}`; None for a division by 0. A hyphen
+    after a word is no sign.
     """
     text = re.sub(r"\\[dt]?frac(?:\{([^{}]*)\}\{([^{}]*)\}|(\d)(\d))", r"\1\3/\2\4", THIN_THOUSANDS.sub("", text))
     text = re.sub(r"\d+/\d+/(?=\d)", " ", text)  # of a date, the year
@@ -219,7 +219,7 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
     one number.
 
     Args:
-        results (list of [`BestOfN`]): from [`best_of_n`].
+        results (list of [`BestOfN`]): from [`BestOfNSampler`].
         num_samples (`int`, *optional*, defaults to `10_000`): draws of the bootstrap over prompts.
         seed (`int`, *optional*, defaults to `0`): seed of the draws.
 
@@ -232,8 +232,8 @@ def summarize(results: Sequence[BestOfN], num_samples: int = 10_000, seed: int =
         - or `best_of` with `n`, `reward`, `gold`, `gold_low`, `gold_high`, `random` (mean gold value), `gain`,
           `oracle`, `regret`.
 
-        Left out of both (`num_prompts_left_out`) are prompts with an unscored candidate, and where gold values are
-        known of some, those without. The curve goes as far as the prompt with the fewest candidates. Intervals are
+        Both leave out prompts with an unscored candidate and, where some prompts have gold values, those without
+        (`num_prompts_left_out`). The curve goes as far as the prompt with the fewest candidates. Intervals are
         over prompts, equal ones together.
 
     Source: Nakano et al. 2021 (WebGPT), appendix I; Beirami et al. 2024 for the bound.
@@ -306,7 +306,7 @@ def to_preferences(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
     pairs are given once; empty completions are left out.
 
     Args:
-        results (list of [`BestOfN`]): from [`best_of_n`].
+        results (list of [`BestOfN`]): from [`BestOfNSampler`].
 
     Returns:
         `list[dict]`: rows with `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected`, and what of `tools`
@@ -331,7 +331,7 @@ def to_sft(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
     The winners, as SFT takes them (rejection sampling); empty and equal ones are left out.
 
     Args:
-        results (list of [`BestOfN`]): from [`best_of_n`].
+        results (list of [`BestOfN`]): from [`BestOfNSampler`].
 
     Returns:
         `list[dict]`: rows with `prompt`, `completion`, `score`, and what of `tools` and `chat_template_kwargs` the

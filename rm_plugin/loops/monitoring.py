@@ -63,6 +63,8 @@ class ScoreWindow:
         truncated: Sequence[bool] | None = None,
     ) -> None:
         """
+        Add the scores of one call.
+
         Args:
             prompts (list, *optional*): (N,) texts or conversations; equal ones of one call form a group.
             completions (list): (N,) texts or conversations.

@@ -143,6 +143,8 @@ class PPORewardModel(nn.Module):
 
     def rewards(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **positions_and_flags) -> BaseModelOutput:
         """
+        What TRL calls as the backbone: the reward of each row, at every position.
+
         Args:
             input_ids (`torch.LongTensor`): (N, T) the policy's ids, 0 where `attention_mask` is.
             attention_mask (`torch.BoolTensor`): (N, T), 0 where TRL saw the pad token.
@@ -213,8 +215,8 @@ class PromptReader:
         self, rows: list[list[int]], context_length: int | None = None
     ) -> tuple[list[Text], list[str], list[list[int]], dict[str, list]]:
         """
-        Of padded rows: prompts, completions (text up to the first EOS, without special tokens), completion ids, and
-        the columns `tools` and `chat_template_kwargs`.
+        Split padded rows into prompts, completions (text up to the first EOS, without special tokens), completion
+        ids, and the columns `tools` and `chat_template_kwargs`.
 
         Args:
             rows (`list[list[int]]`): prompts padded on the left, responses on the right.

@@ -107,7 +107,7 @@ def kendall_tau_b(scores: ArrayLike, ranks: ArrayLike) -> float | None:
 
     ```
     """
-    # By hand: scipy.stats.kendalltau takes 0.6 ms a list, most of it for a p-value, and data sets have 10,000 lists.
+    # By hand: scipy.stats.kendalltau takes 0.6 ms per list, most of it for a p-value, and data sets have 10,000 lists.
     scores, ranks = finite_array(scores, "scores"), finite_array(ranks, "ranks")
     if scores.shape != ranks.shape:
         raise ValueError(f"{len(scores)} scores and {len(ranks)} ranks, each completion has one of both")

@@ -424,7 +424,7 @@ def mcnemar_exact(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
             The same of model b, on the same items in the same order.
 
     Returns:
-        `float`: 2·P(X ≤ min(b, c)) for X ~ Binomial(b + c, ½), at most 1; 1 where no item tells the two apart.
+        `float`: 2·P(X ≤ min(b, c)) for X ~ Binomial(b + c, ½), at most 1; 1 where the two are right on the same items.
 
     Raises:
         `ValueError`: If a value is neither 0 nor 1, or the lengths differ.

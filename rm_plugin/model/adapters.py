@@ -41,7 +41,7 @@ HEAD_IN_ADAPTER = "base_model.model.score."
 TEXT_IN_ADAPTER = "base_model.model.model.language_model."
 PEFT_WITHOUT_SCORES = {  # PEFT's methods (names of `peft.PeftType`) that give no score of a text alone
     "POLY": "asks for the task of every row, which a reward model is not told",
-    "LILY": "weighs its experts by averages over a whole batch, so that a score would depend on its company",
+    "LILY": "weighs its experts by averages over a whole batch, so that a score would depend on the other texts",
     "XLORA": "mixes adapters that are trained already, and trains no head",
     "ADAPTION_PROMPT": "trains no head, and its prompts cannot be merged",
 }
@@ -64,7 +64,7 @@ LORA_NEVER_REPEATED = ("pissa_niter_", "corda", "lora_ga")
 
 def check_peft_method(peft_config: PeftConfig, to_train: bool = False, quantized: bool = False) -> None:
     """
-    Refuse a method of PEFT's that cannot be a reward model's.
+    Refuse a PEFT method that a reward model cannot use.
 
     Args:
         peft_config (`PeftConfig`): of the adapter.
@@ -96,7 +96,25 @@ def check_peft_method(peft_config: PeftConfig, to_train: bool = False, quantized
 
 
 def nf4_config(compute_dtype: torch.dtype = torch.bfloat16, double_quant: bool = True) -> BitsAndBytesConfig:
-    """4-bit NormalFloat quantisation of the backbone's linear layers (QLoRA, arXiv 2305.14314); the head stays."""
+    """
+    4-bit NormalFloat quantisation of the backbone's linear layers; the head stays float32.
+
+    Args:
+        compute_dtype (`torch.dtype`, *optional*, defaults to `torch.bfloat16`): of the products with 4-bit weights.
+        double_quant (`bool`, *optional*, defaults to `True`): whether scales are quantised, too (0.4 bits per weight).
+
+    Returns:
+        `BitsAndBytesConfig`: the `quantization_config` of a trainer or of `from_pretrained`.
+
+    Source: Dettmers et al. 2023 (QLoRA, arXiv 2305.14314).
+
+    Example:
+
+    ```python
+    options = {"quantization_config": nf4_config(), "peft_config": lora_config()}
+    PairwiseRewardTrainer("Qwen/Qwen3-0.6B", args, train_dataset=rows, **options).train()
+    ```
+    """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns of kernels that are not used here
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -167,7 +185,7 @@ def load_peft_model(
 def _base_of(
     path: str, peft_config: PeftConfig, side: dict, kwargs: dict[str, Any]
 ) -> tuple[str, PreTrainedConfig, dict]:
-    """The base of an adapter, its config, and how to load it: as recorded, but for what `kwargs` say."""
+    """The base of an adapter, its config, and how to load it: as recorded, except where `kwargs` say otherwise."""
     base = peft_config.base_model_name_or_path
     if not base:
         raise ValueError(
@@ -197,7 +215,7 @@ def _load_weights(path: str, peft_config: PeftConfig, hub: dict) -> tuple[dict[s
     others = "|".join(map(re.escape, checkpoint.HEAD_NAMES[1:]))
     weights = {re.sub(rf"^base_model\.model\.({others})\.", HEAD_IN_ADAPTER, name): t for name, t in loaded.items()}
     pools_by_mask = weights.keys() != loaded.keys()
-    if any(name.startswith(TEXT_IN_ADAPTER) for name in weights):  # trained around a model that also sees
+    if any(name.startswith(TEXT_IN_ADAPTER) for name in weights):  # trained around a multimodal model
         of_text = (name for name in weights if name.startswith((TEXT_IN_ADAPTER, HEAD_IN_ADAPTER)))
         weights = {name.replace(TEXT_IN_ADAPTER, "base_model.model.model.", 1): weights[name] for name in of_text}
     if (head := checkpoint.find_value_head_file(path, hub)) is not None:

@@ -5,7 +5,7 @@ without padding. A query sees a key when the key is not later in its own text:
 
     q sees k  ⇔  k ≤ q  and  (k in the prefix of q's group  or  k in the same rest as q)
 
-`[prefix | rest 1]` is a plain causal sequence where it stands. Every other rest attends to the prefix's keys and its
+`[prefix | rest 1]` is a plain causal sequence as it is. Every other rest attends to the prefix's keys and its
 own, causal at the lower right. So a group costs one attention call per completion, no mask over the whole row is ever
 built, and the cost is linear in the number of groups. Sliding windows count positions in a text, never indices in the
 row.

@@ -46,6 +46,9 @@ class RewardModelConfig(PreTrainedConfig):
             The pad token of `"last_non_pad"`; `trailing_pad_id` reads it.
         head_bias (`bool`, *optional*, defaults to `False`):
             Whether the head has a bias, as that of a model trained elsewhere may.
+
+    Raises:
+        ValueError: `num_labels` other than 1.
     """
 
     model_type = "reward_model"
@@ -76,8 +79,8 @@ class RewardModelConfig(PreTrainedConfig):
         """
         Around a backbone's config, or around that of a standard checkpoint, whose extras it takes over.
 
-        A trained head keeps reading what it was trained on ([`pooling_of`]). Of a model that also sees or hears, the
-        part that reads text is the backbone.
+        A trained head keeps reading what it was trained on ([`pooling_of`]). Of a multimodal model, the part
+        that reads text is the backbone.
         """
         outer = copy.deepcopy(backbone_config)
         block = outer.__dict__.pop("reward_model", None) or {}
@@ -99,7 +102,7 @@ class RewardModelConfig(PreTrainedConfig):
         return config if config.get("model_type") == cls.model_type else {"backbone_config": config}, kwargs
 
     def set_pooling(self, pooling: str, pad_token_id: int | None = None) -> None:
-        """Say which token the head reads; a pad token that no text can hold leaves the last one."""
+        """Say which token the head reads; a pad token that no text can hold leaves the last token."""
         readable = pad_token_id is not None and 0 <= pad_token_id < (self.vocab_size or math.inf)
         self.pooling = pooling if readable else "last_token"
         self.pooling_pad_token_id = pad_token_id if self.pooling == "last_non_pad" else None
@@ -126,7 +129,7 @@ class RewardModelConfig(PreTrainedConfig):
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config of the part that reads text, of a model that also sees or hears; else the config itself."""
+    """The config of the part of a multimodal model that reads text; else the config itself."""
     return config if config.is_encoder_decoder else config.get_text_config()
 
 

@@ -38,64 +38,20 @@ from .attention import IMPLEMENTATION, SharedPrefixLayout
 from .cards import export_card, inherited
 from .config import RewardModelConfig, sequence_classifier, text_config
 from .first_use import best_form
+from .head import RewardHead, head_in_use
 from .packing import Call
-from .sharding import gathered, gathered_to_compute, precise, whole_models, without_weights
+from .sharding import gathered_to_compute, whole_models, without_weights
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Where a checkpoint that also sees or hears has the weights that read text, and where its part alone has them.
+# Names of the weights that read text: in a multimodal checkpoint, and in a checkpoint of that part alone.
 TEXT_TOWER = {r"^language_model\.": "", r"^model\.language_model\.": "model."}
 
 
-class RewardHead(nn.Linear):
-    """Linear hidden → 1, float32 (float64 for a float64 backbone) however the model is cast, autocast or quantised."""
-
-    def __init__(self, hidden_size: int, bias: bool = False):
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
-        super().__init__(hidden_size, 1, bias=bias, dtype=dtype)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(hidden_states.device.type, enabled=False):
-            weight = precise(self.weight)
-            bias = None if self.bias is None else precise(self.bias)
-            return nn.functional.linear(hidden_states.to(weight.dtype), weight, bias)
-
-    def share(self, linear: nn.Linear) -> RewardHead:
-        """Take the weight of another head: the parameter itself, or a float32 copy of a 16-bit one."""
-        if not linear.weight.is_floating_point():
-            raise ValueError(
-                "the head `score` is quantised, a RewardModel's is float32; load the model with "
-                "llm_int8_skip_modules=['score'] in its quantization_config"
-            )
-        if linear.weight.dtype in (torch.float32, torch.float64):
-            self.weight = linear.weight
-        else:
-            dtype = torch.promote_types(self.weight.dtype, torch.float32)  # it may be this very weight, cast since
-            with gathered([linear.weight]):
-                copied = linear.weight.detach().to(dtype)
-            self.weight = nn.Parameter(copied, requires_grad=linear.weight.requires_grad)
-        return self
-
-    def _apply(self, fn, recurse=True):  # `to`, `half`, `bfloat16` and the like have nothing public in common
-        def keep_precision(tensor):
-            moved = fn(tensor)
-            return tensor.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
-
-        return super()._apply(keep_precision, recurse)
-
-
-def head_in_use(head: nn.Module) -> nn.Module:
-    """The head itself, or of one that PEFT trains the copy of the adapter that is active now."""
-    if not hasattr(head, "modules_to_save"):
-        return head
-    active = [name for name in head.active_adapters if name in head.modules_to_save]
-    return head.original_module if head.disable_adapters or not active else head.modules_to_save[active[0]]
-
-
 def text_tower(model: PreTrainedModel) -> PreTrainedModel:
-    """The backbone of a model with a head; of one that also sees or hears, the part that reads text."""
+    """The backbone of a model with a head; of a multimodal one, the part that reads text."""
     backbone = getattr(model, model.base_model_prefix, model)
     return backbone if text_config(model.config) is model.config else backbone.get_decoder()
 
@@ -109,6 +65,13 @@ class RewardModel(PreTrainedModel):
     Args:
         config ([`RewardModelConfig`]): the model's config.
         backbone (`PreTrainedModel`, *optional*): a decoder without head to build on; made from the config if absent.
+
+    Example:
+
+    ```python
+    model = RewardModel.from_pretrained("Skywork/Skywork-Reward-V2-Qwen3-0.6B")
+    model(input_ids, attention_mask).logits  # (N, 1), float32
+    ```
     """
 
     config_class = RewardModelConfig
@@ -130,12 +93,12 @@ class RewardModel(PreTrainedModel):
         standard_class = sequence_classifier(config.backbone_config)
         self.base_model_prefix = (standard_class or backbone).base_model_prefix or type(self).base_model_prefix
         setattr(self, self.base_model_prefix, backbone)
-        text_config = config.backbone_config.get_text_config()  # OPT may end in a projection to another size
-        hidden_size = getattr(text_config, "word_embed_proj_dim", None) or config.hidden_size
+        backbone_text = config.backbone_config.get_text_config()  # OPT may end in a projection to another size
+        hidden_size = getattr(backbone_text, "word_embed_proj_dim", None) or config.hidden_size
         self.score = RewardHead(hidden_size, bias=config.head_bias)
         self.peft_model = None  # the PeftModel around a model whose adapters were loaded; not a submodule
         self.has_fresh_head = False  # drawn at random, and no training has begun
-        self.is_text_tower = False  # of a model that also sees or hears, whose name adapters would give as their base
+        self.is_text_tower = False  # of a multimodal model, whose name adapters would give as their base
         self._forms: dict[int, tuple[str, str, str | None]] = {}  # by state of the model, as `best_form` gives them
         self._own_attention: str | None = None  # the implementation that the backbone came with
         self.post_init()
@@ -187,6 +150,9 @@ class RewardModel(PreTrainedModel):
 
         Returns:
             `SequenceClassifierOutputWithPast`: `logits` (N, 1) in the head's dtype; `hidden_states` where asked for.
+
+        Raises:
+            ValueError: `labels`, since no loss is computed here.
         """
         if calls is not None:
             return self._forward_in_calls(input_ids, attention_mask, calls, **kwargs)
@@ -260,7 +226,7 @@ class RewardModel(PreTrainedModel):
     def rope_switch(self) -> int | None:
         """Length at which the rotary frequencies of longrope and dynamic rope change for a whole batch, or `None`.
 
-        Texts on both sides of it must not share a call, or a score would depend on its company.
+        Texts on both sides of it must not share a call, or a score would depend on the other texts.
         """
         config = self.config.backbone_config.get_text_config()
         rope = getattr(config, "rope_parameters", None) or {}
@@ -281,6 +247,9 @@ class RewardModel(PreTrainedModel):
         Args:
             with_gradients (`bool`, *optional*, defaults to `False`): a form that gradients flow through, to train.
             agree (`Callable`, *optional*): what one process has found ► what all take.
+
+        Returns:
+            `str`: one of `rm_plugin.model.packing.FORMS`.
         """
         # As in `forward`: no public getter.
         if (attention := self.model.config._attn_implementation) != IMPLEMENTATION:
@@ -319,8 +288,17 @@ class RewardModel(PreTrainedModel):
             kwargs:
                 As for `from_pretrained` of transformers: `dtype`, `quantization_config`, `device_map`, `revision`, …
 
+        Returns:
+            [`RewardModel`]: with a head drawn at random.
+
         Raises:
             ValueError: not a decoder, or a model that has a head already.
+
+        Example:
+
+        ```python
+        model = RewardModel.from_backbone("Qwen/Qwen3-0.6B", dtype="bfloat16")
+        ```
         """
         if isinstance(model, PreTrainedModel):
             if kwargs:
@@ -352,8 +330,17 @@ class RewardModel(PreTrainedModel):
             kwargs:
                 As for `from_pretrained` of transformers: `dtype`, `quantization_config`, `device_map`, `revision`, …
 
+        Returns:
+            [`RewardModel`]: in evaluation mode, an adapter injected.
+
         Raises:
             ValueError: no trained head, more than one label, not a decoder, or weights that nothing reads.
+
+        Example:
+
+        ```python
+        model = RewardModel.from_pretrained("Skywork/Skywork-Reward-V2-Qwen3-0.6B", dtype="bfloat16")
+        ```
         """
         path = os.fspath(pretrained_model_name_or_path)
         if (num_labels := kwargs.pop("num_labels", 1)) != 1:
@@ -433,9 +420,19 @@ class RewardModel(PreTrainedModel):
 
     @classmethod
     def from_sequence_classifier(cls, model: PreTrainedModel) -> RewardModel:
-        """A decoder's `*ForSequenceClassification` in memory as a `RewardModel`.
+        """
+        A decoder's `*ForSequenceClassification` in memory as a `RewardModel`.
 
         Backbone and head are shared, so what trains one trains the other; a 16-bit head is copied into float32.
+
+        Args:
+            model (`PreTrainedModel`): the classifier, with one label and a linear head `score` without bias.
+
+        Returns:
+            [`RewardModel`]
+
+        Raises:
+            ValueError: no such head, or more than one label.
         """
         if isinstance(model, cls):
             return model
@@ -478,6 +475,9 @@ class RewardModel(PreTrainedModel):
             kwargs:
                 As for `save_pretrained` of transformers: `push_to_hub`, or `state_dict`, weights under this model's
                 names where a launcher gathered them.
+
+        Raises:
+            ValueError: an unknown format; adapters with `format="native"`, or with `push_to_hub`.
         """
         check_choice("format", format, ("standard", "native"))
         if hasattr(self, "peft_config"):  # PEFT's mark on a model that holds adapters
@@ -504,9 +504,11 @@ class RewardModel(PreTrainedModel):
         self.to_sequence_classifier().save_pretrained(save_directory, **kwargs)
 
     def to_sequence_classifier(self) -> PreTrainedModel:
-        """The architecture's own `*ForSequenceClassification`, sharing this model's modules, where there is one.
+        """
+        The architecture's own `*ForSequenceClassification`, sharing this model's modules, where there is one.
 
-        Its config carries our extras in the block `"reward_model"`.
+        Returns:
+            `PreTrainedModel`: its config carries our extras in the block `"reward_model"`.
         """
         config = copy.deepcopy(self.config.backbone_config)
         config.num_labels = 1
@@ -541,6 +543,12 @@ class RewardModel(PreTrainedModel):
 
         Args:
             dtype (`torch.dtype`, *optional*): of the backbone's weights; the model's own if absent.
+
+        Returns:
+            [`RewardModel`]: this model.
+
+        Raises:
+            ValueError: adapters that PEFT cannot merge, or that belong to a `PeftModel` around this model.
         """
         if hasattr(self, "peft_config"):
             return adapters.merge_adapter(self._wrapper("merge it with rm_plugin.model.adapters.merge_adapter"), dtype)

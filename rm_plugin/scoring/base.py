@@ -2,7 +2,7 @@
 
     prompts, completions ► groups of equal prompts ► calls, longest first ► r(x, y) in the caller's order
 
-A text has one score: it does not depend on batch size, order, padding or company. Equal prompts share their
+A text has one score: it does not depend on batch size, order, padding or other texts. Equal prompts share their
 computation wherever they stand in the list, and equal texts are computed once. A scorer adds how one call is computed.
 
 No torch here: a served model is scored without it.
@@ -246,22 +246,40 @@ class Scorer(Reward):
         columns = {"tools": tools, "chat_template_kwargs": chat_template_kwargs}
         return self._score(prompts, completions, completion_ids, allow_empty=allow_empty, **columns)
 
-    def rank(self, prompt: Text, completions: list[Text], **template_arguments) -> np.ndarray:
+    def rank(self, prompt: Text, completions: list[Text], **template_kwargs) -> np.ndarray:
         """
-        Indices of the completions, best first: `np.ndarray` (N,) int64; equal scores keep the caller's order.
+        Rank completions of one prompt by their rewards.
 
-        `template_arguments` are the prompt's `tools` (`list`) and `chat_template_kwargs` (`dict`), for its template.
+        Args:
+            prompt (`str` or `list[dict]`): plain text or a conversation.
+            completions (`list[str]` or `list[list[dict]]`): (N,) answers to it.
+            template_kwargs: the prompt's `tools` (`list`) and `chat_template_kwargs` (`dict`), for its template.
+
+        Returns:
+            `np.ndarray` (N,) int64: indices of the completions, best first; equal scores keep the caller's order.
+
+        Raises:
+            ValueError: as [`score`].
         """
-        return np.argsort(-self._score_answers(prompt, completions, template_arguments), kind="stable")
+        return np.argsort(-self._score_answers(prompt, completions, template_kwargs), kind="stable")
 
-    def preference(self, prompt: Text, a: Text, b: Text, **template_arguments) -> float:
+    def preference(self, prompt: Text, a: Text, b: Text, **template_kwargs) -> float:
         """
         σ(r(a) − r(b)): the probability that people prefer `a`, as Bradley & Terry read it.
 
         For a model trained with ties, a margin or smoothing this is not the probability that was fitted.
-        `template_arguments` as in [`rank`].
+
+        Args:
+            prompt (`str` or `list[dict]`): plain text or a conversation.
+            a, b (`str` or `list[dict]`): two answers to it.
+            template_kwargs: as in [`rank`].
+
+        Returns:
+            `float` in [0, 1].
+
+        Source: Bradley & Terry 1952.
         """
-        score_a, score_b = self._score_answers(prompt, [a, b], template_arguments).astype(float)
+        score_a, score_b = self._score_answers(prompt, [a, b], template_kwargs).astype(float)
         return float(expit((score_a - score_b) * (self.config.reward_std if self.normalize else 1)))
 
     def __call__(
@@ -289,7 +307,7 @@ class Scorer(Reward):
                 Takes shares of this batch under `rewards/<name>/`: `truncated` (cut at the policy's length limit),
                 `empty`, `over_max_length` (no reward), `nonfinite`, `control_tokens` (spell one).
             log_extra (`Callable`, *optional*): takes the column `truncated` of TRL's table of completions.
-            kwargs: what TRL passes besides (data columns, state); all but the two columns is not read.
+            kwargs: what TRL passes besides (data columns, state); only the two columns are read.
 
         Returns:
             `list[float | None]`: (N,) rewards; None for a text that `truncation_mode="drop"` left out.
@@ -338,17 +356,17 @@ class Scorer(Reward):
         columns["chat_template_kwargs"] = [{**given, **(own or {})} for own in columns["chat_template_kwargs"]]
         return columns
 
-    def _score_answers(self, prompt: Text, completions: list[Text], template_arguments: dict[str, Any]) -> np.ndarray:
+    def _score_answers(self, prompt: Text, completions: list[Text], template_kwargs: dict[str, Any]) -> np.ndarray:
         """Scores of several answers to one prompt."""
-        columns = {name: [value] * len(completions) for name, value in template_arguments.items()}
+        columns = {name: [value] * len(completions) for name, value in template_kwargs.items()}
         return self.score([prompt] * len(completions), completions, **columns)
 
     def _score(
         self, prompts, completions, completion_ids, trainer=None, *, allow_empty: bool, **columns
     ) -> np.ndarray:
         """
-        What [`score`] returns. Of a trainer's call only its own callbacks hear, so two trainers with one scorer keep
-        theirs apart.
+        What [`score`] returns. Only a trainer's own callbacks are told of its calls, so that two trainers can share
+        one scorer.
         """
         if isinstance(prompts, str) or isinstance(completions, str):
             raise ValueError(
@@ -370,12 +388,12 @@ class Scorer(Reward):
 
     @staticmethod
     def comparison(
-        prompt: Text, completions: list[Text], *, allow_empty: bool = False, **template_arguments
+        prompt: Text, completions: list[Text], *, allow_empty: bool = False, **template_kwargs
     ) -> Comparison:
         """One prompt and its completions, of which an empty one is refused unless it is allowed."""
         if not allow_empty and any(not text for text in completions):
             raise ValueError("a completion is empty; every completion needs text")
-        return Comparison(prompt, completions, **template_arguments)
+        return Comparison(prompt, completions, **template_kwargs)
 
     # --- plan and compute
 
@@ -440,7 +458,7 @@ class Scorer(Reward):
             raise ValueError(f"{comparison.id or f'comparison {index}'}: {error}") from error
 
     def _key(self, ids: list[int]) -> tuple[int, ...]:
-        """What two texts have in common that have one score."""
+        """What identifies a text: equal keys have one score."""
         return (getattr(ids, "start", 0), *ids)
 
     def _split_group(self, sequences: list[list[int]]) -> list[EncodedGroup]:

@@ -62,7 +62,7 @@ def score_dataset(
     """
     The rows of a data set with the rewards of their texts.
 
-    Every column and the order are kept. Added are `score` for a prompt with one completion or a conversation,
+    Every column and the order are kept. It adds `score` for a prompt with one completion or a conversation,
     `scores` for a list of completions, `score_chosen`, `score_rejected` and `margin` for a preference row (where
     several are chosen or rejected, lists and the mean over the pairs), and `score_reason`: why a score is null.
 
@@ -282,7 +282,7 @@ def _computed(
             value = annotate(texts, reward, survey.columns)
             any_score = any_score or any(added for added, _ in value)
             bad = next((i for i, (_, reason) in enumerate(value) if reason is not None), None)
-            if bad is not None and (on_bad_row == "error" or not any_score):  # not one row: it is not the rows
+            if bad is not None and (on_bad_row == "error" or not any_score):  # no score yet: it is not the row
                 raise ValueError(f"{survey.where} row {chunk.start + bad}: {value[bad][1]}")
             yield chunk.key, value
             bar.update(len(texts))
@@ -415,7 +415,7 @@ class Target:
         return Path(f"{self.path}.shard-{index}-of-{number}")
 
     def journaled(self, name: Path) -> Path | None:
-        """Nothing stands beside a device."""
+        """The path of a journal of this name; `None` for a device, which nothing can lie beside."""
         return None if self.is_device else name
 
     def finished(self, settings: dict[str, Any]) -> dict[str, int] | None:

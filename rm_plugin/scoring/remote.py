@@ -276,10 +276,13 @@ class RemoteRewardScorer(Scorer):
 
     def faults(self) -> list[tuple[str, bool]]:
         """
-        What the server does otherwise than the model, in words, and whether scores are wrong for it.
+        Check what the server does differently from the model.
 
         It is asked for the eight texts of [`rm_plugin.data.reference`]: as ids, and one as messages, where the server
         renders them.
+
+        Returns:
+            `list[tuple[str, bool]]`: each fault in words, and whether it makes scores wrong.
         """
         ids = reference_ids(self.processing_class, self.config.trailing_pad_id)
         longest = self._served_length or math.inf
@@ -311,7 +314,7 @@ class RemoteRewardScorer(Scorer):
 
 class AsyncRemoteRewardScorer(RemoteRewardScorer):
     """
-    A [`RemoteRewardScorer`] whose call is awaited, so that GRPO's and AsyncGRPO's other work goes on meanwhile.
+    A [`RemoteRewardScorer`] whose call is awaited, so that GRPO's and AsyncGRPO's other work continues meanwhile.
 
     TRL awaits such objects since 1.15.
 

@@ -39,8 +39,17 @@ def as_reward(given: Any, name: str | None = None, *, evaluating: bool = False, 
             are left out, where `scorer_kwargs` say nothing else.
         scorer_kwargs: handed to [`RewardScorer`] where `given` is a model or its name.
 
+    Returns:
+        [`Reward`]
+
     Raises:
         ValueError: nothing that gives rewards, or options that cannot be applied to it.
+
+    Example:
+        >>> from rm_plugin import Comparison
+        >>> reward = as_reward(lambda prompts, completions: [float(len(text)) for text in completions], name="length")
+        >>> reward.score_comparisons([Comparison("2 + 2 =", ["4", "four"])])
+        [array([1., 4.], dtype=float32)]
     """
     dotted = given if is_dotted_path(given) else None
     if dotted is None and (isinstance(given, (str, os.PathLike)) or hasattr(given, "parameters")):
@@ -76,8 +85,14 @@ def load_scorer(model: Any, **options) -> Scorer:
 
     Args:
         model (`str`, `os.PathLike` or a model in memory): what [`RewardScorer`] takes, or `http://…`.
-        options: as for [`RewardScorer`], or for [`RemoteRewardScorer`]; `"auto"`, for a dtype or a number of tokens,
-            has no meaning there.
+        options: as for [`RewardScorer`], or for [`RemoteRewardScorer`], where a dtype or a number of tokens that is
+            `"auto"` has no effect.
+
+    Returns:
+        [`RewardScorer`] or [`RemoteRewardScorer`]
+
+    Raises:
+        ValueError: it cannot be loaded, or options that it does not take.
     """
     if not is_url(model):
         from .scorer import RewardScorer

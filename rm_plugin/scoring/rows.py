@@ -26,7 +26,7 @@ BAD_ROW = (ValueError, TypeError, LookupError, AttributeError)  # what a row lea
 
 
 def load_reward(model: Any, on_bad_row: str, scorer_kwargs: dict[str, Any]) -> Reward:
-    """What scores the texts; over the length limit they are left out, but for `"error"`."""
+    """The reward that scores the texts; those over the length limit are left out unless `on_bad_row` is "error"."""
     named = isinstance(model, (str, os.PathLike)) and not is_dotted_path(model)
     default = {"truncation_mode": "drop"} if on_bad_row == "null" and named else {}
     return as_reward(model, **{**default, **scorer_kwargs})
@@ -36,12 +36,15 @@ def annotate(
     rows: list[dict[str, Any]], reward: Reward, columns: Mapping[str, str] = MappingProxyType({})
 ) -> list[tuple[dict[str, Any], str | None]]:
     """
-    For every row the columns that its scores are, none where it cannot be read, and why one is null.
+    The columns of scores for every row.
 
     Args:
         rows (`list[dict]`): some rows; those of one prompt share its computation.
         reward ([`Reward`]): what scores them.
         columns (`dict[str, str]`, *optional*): columns of other names, from [`read_columns`].
+
+    Returns:
+        `list[tuple[dict, str | None]]`: for each row its columns (none where it cannot be read), and why one is null.
     """
     values: list[np.ndarray | str] = [""] * len(rows)
     comparisons: dict[int, Comparison] = {}
@@ -67,7 +70,7 @@ def annotate(
 
 
 def to_texts(row: dict[str, Any], columns: Mapping[str, str]) -> Comparison:
-    """The texts of a row; of a conversation, the last answer. Those of a list or with labels are ranked no further."""
+    """The texts of a row; of a conversation, the last answer. Completions of a list are not ranked."""
     row = select_columns(row, columns) if columns else row
     given = [name for name in (*LIST_COLUMNS, "completion") if row.get(name) is not None]
     is_pair = row.get("chosen") is not None and row.get("rejected") is not None
@@ -86,6 +89,7 @@ def to_texts(row: dict[str, Any], columns: Mapping[str, str]) -> Comparison:
 
 
 def prompt_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> Any:
+    """The prompt of a row as its column has it; `None` where no column is one by its name."""
     names = (columns.get("prompt", "prompt"), *QUESTION_COLUMNS)
     return next((row[name] for name in names if row.get(name) is not None), None)
 
@@ -104,7 +108,7 @@ def _scores_or_reasons(reward: Reward, comparisons: list[Comparison]) -> list[np
 
 
 def added_columns(comparison: Comparison, scores: list[float | None]) -> dict[str, Any]:
-    """The columns that a row's scores are; of no scores, the same with null."""
+    """The columns for a row's scores; without scores, the same columns with null."""
     ranks = comparison.ranks
     if comparison.metadata["is_list"] or (ranks and len(set(ranks)) == 1):
         return {"scores": scores or None}
@@ -119,5 +123,6 @@ def added_columns(comparison: Comparison, scores: list[float | None]) -> dict[st
 
 
 def refuse_taken(row: Mapping[str, Any], added: Mapping[str, Any], where: str) -> None:
+    """Raise where a row has one of the columns that are added to it."""
     if taken := sorted({*added, REASON} & row.keys()):
         raise ValueError(f"{where} has a column {taken[0]!r}, which would be overwritten; rename it")

@@ -32,7 +32,8 @@ from ..messages import check_choice
 from ..model.adapters import check_peft_method
 from ..model.checkpoint import HUB_ARGUMENTS, load_tokenizer
 from ..model.config import sequence_classifier
-from ..model.modeling import RewardModel, eval_mode, head_in_use, load_any, text_tower
+from ..model.head import head_in_use
+from ..model.modeling import RewardModel, eval_mode, load_any, text_tower
 from ..model.packing import collate, pad, split_by_tokens
 from ..model.sharding import is_split, whole_tensors
 from .base import OPTIONS, Scorer, ScoringBatch, lock_of
@@ -84,6 +85,9 @@ class RewardScorer(Scorer):
         model_kwargs: for a model given by name: `dtype`, `load_in_4bit`, `device_map`, `revision`, `subfolder`, …;
             `trust_remote_code=True` runs a class of its repository that returns one logit per text.
 
+    Raises:
+        ValueError: no reward model, no tokenizer for it, or options that cannot be applied to it.
+
     Example:
 
     ```python
@@ -93,7 +97,7 @@ class RewardScorer(Scorer):
     GRPOTrainer(model, reward_funcs=scorer, ...)
     ```
 
-    A model of 70B on one GPU, what does not fit in memory and on disk:
+    A 70B model on one GPU; what does not fit there is kept in memory and on disk:
 
     ```python
     RewardScorer("a-70b-reward-model", dtype="bfloat16", device_map="auto", offload_folder="offload")
@@ -350,8 +354,8 @@ def in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
 
 def weights_digest(model: Any) -> str:
     """
-    A hash of config, active adapters and their scale, and some 4096 values of each tensor: another training, another
-    digest; cheap at 70B.
+    A hash of config, active adapters and their scale, and some 4096 values of each tensor: models of different
+    training differ in it; cheap at 70B.
     """
     adapters = [
         (name, list(module.active_adapters), module.disable_adapters, getattr(module, "scaling", None))

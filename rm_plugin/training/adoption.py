@@ -16,7 +16,8 @@ from trl import RewardConfig
 
 from ..model.adapters import adapters_to_float32, check_peft_method, is_quantized, load_peft_model
 from ..model.checkpoint import find_head, is_adapter, load_config
-from ..model.modeling import RewardHead, RewardModel, head_in_use
+from ..model.head import RewardHead, head_in_use
+from ..model.modeling import RewardModel
 from ..model.sharding import as_split, gathered
 
 logger = logging.getLogger(__name__)

@@ -166,7 +166,7 @@ def _of_stream(stream: IterableDataset, first: list[dict[str, Any]]) -> dict[str
 
 
 def _local_files(source: Any) -> Iterator[str]:
-    """Of a stream. `datasets` has no public name for them: they stand among the arguments of what its steps call."""
+    """The files that a stream reads. `datasets` has no public name for them: they are among its steps' arguments."""
     if isinstance(source, str) and os.path.isfile(source):  # noqa: PTH113, as Path's refuses a text that is too long
         yield os.path.realpath(source)
     elif isinstance(source, IterableDataset):

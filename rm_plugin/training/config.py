@@ -27,6 +27,15 @@ class PairwiseRewardConfig(PairwiseRewardFields, RewardConfig):
 
     Fields of TRL's keep their names, defaults and meaning, but for `learning_rate`: unset, it is 1e-4 for LoRA and
     5e-6 for full training, and the log says so. `label_smoothing_factor` is the ε of the pairwise loss.
+
+    Raises:
+        ValueError: a field that cannot be used, saying what it takes.
+
+    Example:
+
+    ```python
+    args = PairwiseRewardConfig("my-reward-model", per_device_train_batch_size=8, tie_threshold=0.5)
+    ```
     """
 
     def __post_init__(self):

@@ -30,6 +30,16 @@ def lora_config(
         kwargs:
             More fields of [`peft.LoraConfig`], such as `use_dora` (weight-decomposed LoRA) and `lora_dropout`, which
             TRL's `disable_dropout` sets to 0.
+
+    Returns:
+        `LoraConfig`: the `peft_config` of a trainer.
+
+    Source: Hu et al. 2021 (arXiv 2106.09685).
+
+    Example:
+        >>> config = lora_config(r=8)
+        >>> config.lora_alpha, config.modules_to_save
+        (16, ['score'])
     """
     lora_alpha = 2 * r if lora_alpha is None else lora_alpha
     return reward_peft_config(LoraConfig(r=r, lora_alpha=lora_alpha, target_modules=target_modules, **kwargs))

@@ -9,18 +9,18 @@ tokenizer (pad ≠ EOS) the same loss trajectory in fp32.
 
 The methods of upstream that it overrides, those with an underscore because nothing public is called there:
 
-    _prepare_dataset                 rows of every format, encoded as groups; stays
-    _set_signature_columns_if_needed the columns of our rows; stays
-    _get_dataloader                  all processes see the whole batch, and evaluation keeps the last one; stays
+    _prepare_dataset                 rows of every format, encoded as groups; permanent
+    _set_signature_columns_if_needed the columns of our rows; permanent
+    _get_dataloader                  all processes see the whole batch, and evaluation keeps the last one; permanent
     _run_epoch                       resumed at the last step, trains no more; goes when transformers looks before it
     _prepare_for_training            the head is float32 in FSDP2 and DeepSpeed; goes when they keep dtypes by module
-    training_step                    one backward per micro-batch; stays
-    compute_loss                     the loss of a micro-batch; stays
-    floating_point_ops               counts the tokens of packed rows; stays
-    _track_num_input_tokens          counts the tokens of the texts; stays
-    store_flos                       adds them up over processes, into the state that is resumed; stays
+    training_step                    one backward per micro-batch; permanent
+    compute_loss                     the loss of a micro-batch; permanent
+    floating_point_ops               counts the tokens of packed rows; permanent
+    _track_num_input_tokens          counts the tokens of the texts; permanent
+    store_flos                       adds them up over processes, into the state that is resumed; permanent
     _maybe_log_save_evaluate         what is not finite is not logged as 0; goes when transformers stops there
-    log                              metrics since the last log; stays
+    log                              metrics since the last log; permanent
     predict                          rows of every format; goes when transformers prepares what `predict` is given
     prediction_step                  keeps what it computes by row of the data set; goes with evaluation_loop
     evaluation_loop                  every row once, exact over processes; goes when its gather takes rows of any width
@@ -29,9 +29,9 @@ The methods of upstream that it overrides, those with an underscore because noth
     _save_checkpoint                 rotates by step, names a full disk; goes when transformers does
     _load_from_checkpoint            names and extras of our format; goes when transformers loads by `from_pretrained`
     _load_best_model                 the same
-    _save                            the model's card beside its weights; stays
-    save_model                       of the final save, the scores by which a server is checked; stays
-    create_model_card                our card; stays
+    _save                            the model's card beside its weights; permanent
+    save_model                       of the final save, the scores by which a server is checked; permanent
+    create_model_card                our card; permanent
 
 Shapes: `N` completions of a micro-batch, `M` pairs, `G` groups.
 """
@@ -68,7 +68,8 @@ from ..data.templates import template_hash, trim_template_tail
 from ..model.adapters import SIDE_FILE, is_quantized, with_side_file
 from ..model.cards import inherited, model_card, shown_metrics
 from ..model.checkpoint import hub_arguments, load_tokenizer
-from ..model.modeling import RewardHead, RewardModel, head_in_use
+from ..model.head import RewardHead, head_in_use
+from ..model.modeling import RewardModel
 from ..model.sharding import (
     adding_up_gradients,
     gathered,
@@ -125,8 +126,7 @@ def pairwise_metrics(prediction: EvalPrediction) -> dict[str, float]:
     Accuracy and margin distribution over all pairs of an evaluation; the trainer's default `compute_metrics`.
 
     Args:
-        prediction (`EvalPrediction`):
-            `predictions` (M, 2) float32, scores of the better and the worse completion of each pair.
+        prediction (`EvalPrediction`): `predictions` (M, 2) float32, scores of better and worse completion per pair.
     """
     from ..metrics.evaluate_metrics import MarginDistribution, PairwiseAccuracy
 
@@ -485,10 +485,11 @@ class PairwiseRewardTrainer(RewardTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """
-        Scores of every row, each row once whatever the number of processes, and metrics over all pairs.
+        Score every row once, whatever the number of processes, and compute metrics over all pairs.
 
-        `compute_metrics` gets `predictions` (M, 2), scores of the better and the worse completion of every pair, and
-        `label_ids` (M,), the row of the data set that the pair is from.
+        Returns:
+            `EvalLoopOutput`: `predictions` (M, 2) float32, scores of the better and the worse completion of each pair,
+            and `label_ids` (M,), the row that it is from; `compute_metrics` gets both. ValueError: scores not finite.
         """
         self._evaluated = {}
         arguments = (dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
@@ -551,8 +552,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         As transformers' `train`; `resume_from_checkpoint=True` takes the newest complete checkpoint, if any.
 
         Raises:
-            ValueError: a checkpoint that is not complete, that is of a run with other settings, or that could not be
-                resumed from because `save_only_model` is set; training that has diverged.
+            ValueError: an incomplete checkpoint, other settings than its run's, `save_only_model`; diverged training.
         """
         output_dir, checkpoint = self.args.output_dir, resume_from_checkpoint or None
         if checkpoint is not None and self.args.save_only_model:

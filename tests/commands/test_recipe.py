@@ -345,8 +345,8 @@ def test_ctrl_c_says_what_stays_of_a_training(saved, run, tmp_path, monkeypatch)
     monkeypatch.setattr(PairwiseRewardTrainer, "training_step", interrupted)
     code, _, (line,) = run()
     newest = tmp_path / "output" / "checkpoint-1"
-    stays = f"{newest} stays, the same command with --resume_from_checkpoint true resumes from it"
-    assert (code, line) == (130, f"rm-plugin: interrupted; {stays if saved else 'no checkpoint is whole yet'}")
+    stays = f"{newest} is kept, the same command with --resume_from_checkpoint true resumes from it"
+    assert (code, line) == (130, f"rm-plugin: interrupted; {stays if saved else 'no checkpoint is complete yet'}")
 
 
 def test_a_tracker_that_is_not_installed_is_one_line_before_training(run, tmp_path, monkeypatch):
@@ -388,9 +388,9 @@ def test_bare_no_of_yaml_means_no(tmp_path):
         ("learning_rate: .nan", "learning_rate is nan; it is a finite number"),
         ("center_rewards_coefficient: .inf", "center_rewards_coefficient is inf; it is a finite number"),
         ("truncation_mode: cut", "truncation_mode='cut' is not known"),
-        ("max_steps: 1\nmax_steps: 2", "it is not YAML (max_steps stands twice"),
-        ("max-steps: 1\nmax_steps: 2", "it is not YAML (max_steps stands twice"),
-        ("model_init_kwargs: {a: 1, a: 2}", "it is not YAML (a stands twice"),
+        ("max_steps: 1\nmax_steps: 2", "it is not YAML (max_steps appears twice"),
+        ("max-steps: 1\nmax_steps: 2", "it is not YAML (max_steps appears twice"),
+        ("model_init_kwargs: {a: 1, a: 2}", "it is not YAML (a appears twice"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_recipe_and_field(text, message, tmp_path):

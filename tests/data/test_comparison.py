@@ -441,7 +441,7 @@ def test_a_row_sets_variables_of_the_template_only(arguments):
     for value in (given, json.dumps(given)):
         line = cause_and_fix({**row, "chat_template_kwargs": value})
         assert line.startswith(f"`chat_template_kwargs` sets {', '.join(arguments)}, which belong")
-    with pytest.raises(ValueError, match="only variables of the chat template stand there"):
+    with pytest.raises(ValueError, match="give only variables of the chat template, such as"):
         Comparison([user("q")], [[assistant("a")]], chat_template_kwargs=given)
 
 

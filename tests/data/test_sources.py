@@ -206,7 +206,7 @@ def test_a_broken_json_file_says_where(tmp_path, content, message):
         ),
         ("a.csv", b'chosen,rejected\n"a,b\n', "a.csv cannot be read .unexpected end of data."),
         ("a.csv", b"chosen,rejected,chosen\na,b,c\n", "a.csv has the column 'chosen' twice; rename one"),
-        ("a.jsonl", b'{"a": 1, "a": 2}\n', "a.jsonl line 1 cannot be read .the key 'a' stands twice.; correct it"),
+        ("a.jsonl", b'{"a": 1, "a": 2}\n', "a.jsonl line 1 cannot be read .the key 'a' appears twice.; correct it"),
         ("a.jsonl.gz", b"not zipped", "a.jsonl.gz cannot be read .Not a gzipped file"),
         (
             "a.jsonl.gz",

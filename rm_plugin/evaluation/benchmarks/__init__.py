@@ -50,7 +50,7 @@ OFFICIAL = [rewardbench, rewardbench2, rm_bench, judgebench, ppe, rmb, llmbar, p
 FAMILIES = [*OFFICIAL, preferences]  # with formulas of their own, and by accuracy
 BENCHMARKS: dict[str, Benchmark] = {name: one for family in FAMILIES for name, one in family.BENCHMARKS.items()}
 
-# For each column of the row that papers print: benchmarks whose mean it is, and which number of their reports.
+# Each column of the row that papers print: the benchmarks that it is the mean of, and which number of their reports.
 SUITES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "skywork": {
         "RewardBench": [("rewardbench", "score")],

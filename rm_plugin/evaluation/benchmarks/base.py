@@ -151,7 +151,7 @@ def accuracy(means: Means) -> dict[str, Any]:
 
 
 def beside(means: Means) -> dict[str, Any]:
-    """The groups that stand beside `all`."""
+    """The groups other than `all`."""
     return {group: mean for group, mean in means.items() if group != "all"}
 
 

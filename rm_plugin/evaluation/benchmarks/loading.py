@@ -71,7 +71,7 @@ class LoadedBenchmark:
                 **vars(comparison),
                 # Looked up by name; what is inside keeps its order, in which templates write it out.
                 "chat_template_kwargs": sorted((comparison.chat_template_kwargs or {}).items()),
-                # Of the row, what a judge names stands in the plan of its calls.
+                # The columns of the row that a judge reads are in the plan of its calls.
                 "metadata": sorted((k, v) for k, v in (comparison.metadata or {}).items() if k != "row"),
             }
             digest.update(json.dumps(values, default=_plain).encode())

@@ -3,9 +3,9 @@
     score = mean of the accuracies of the splits; scores that differ by at most 0.0001 tie, and a tie counts ½
 
 A trajectory is shown as the official script shows it to a scalar reward model: tools and query in the user's first
-message, calls and responses of tools as lines of the assistant. So no chat template is asked what it does with tools;
-one that wants user and assistant to alternate, as Gemma's, refuses it there and here. The two trajectories part
-anywhere; what they share is the longest common beginning. Several rows have one query and are drawn together.
+message, calls and responses of tools as lines of the assistant. So no chat template has to know tools; one that wants
+user and assistant to alternate, such as Gemma's, refuses it there and here. The two trajectories may diverge anywhere;
+what they share is the longest common beginning. Several rows have one query and are drawn together.
 
 Source: eval/evaluate_benchmark_final.py of github.com/wyy-1112/Plan-RewardBench.
 """

@@ -86,7 +86,7 @@ def ties_items(scored: Sequence[Scored]) -> list[Item]:
 
 
 def rewardbench2_formula(means: Means) -> dict[str, Any]:
-    """Where a part of the data lacks some of the five of Ties, where the official code gives NaN, the others count."""
+    """The official score; if data lack some of the five metrics of Ties, the others count (the official code: NaN)."""
     subsets = {name: means[name] for name in SUBSETS if name in means}
     if TIES_WEIGHTS.keys() & means.keys():
         subsets["Ties"] = sum(TIES_WEIGHTS.values()) * weighted_average(means, TIES_WEIGHTS)

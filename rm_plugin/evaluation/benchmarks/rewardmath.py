@@ -1,7 +1,7 @@
 """RewardMATH (Kim et al. 2024, arXiv 2410.01729): one right solution of a problem among nine wrong ones.
 
     score = share of problems whose right solution scores above all nine, strictly (chance 10 %)
-    MRR   = mean of 1 / rank of the right solution, where a wrong one of equal score stands before it
+    MRR   = mean of 1 / rank of the right solution, where a wrong one of equal score ranks before it
     pairs = share of the nine pairs won, which flatters: a model that wins 76 % of them may find 37 % of the solutions
 
 Source: src/evaluation/eval.py and the rows of dataset/benchmark/RewardMATH_direct.json of

@@ -2,7 +2,7 @@
 
 score = accuracy over all pairs, a tie is wrong; beside it by aspect, language and data set of origin
 
-The aspect (readability, speed, …) says which code is better and does not stand in the prompt: a general reward model
+The aspect (readability, speed, …) says which code is better and is not in the prompt: a general reward model
 guesses it, Themis' own models are told it by a system prompt.
 """
 
