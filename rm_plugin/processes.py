@@ -30,7 +30,7 @@ class Processes:
 
     @classmethod
     def current(cls) -> Processes:
-        """Those of torchrun or accelerate; it also says which accelerator is this process's, so before any model."""
+        """Those of torchrun or accelerate; call it before any model is loaded, as it chooses this process's device."""
         distributed = sys.modules.get("torch.distributed")
         started = distributed is not None and distributed.is_available() and distributed.is_initialized()
         if not started and int(os.environ.get("WORLD_SIZE", "1")) < 2:

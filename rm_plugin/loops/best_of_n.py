@@ -66,6 +66,9 @@ class BestOfNSampler:
         batch_size (`int`, *optional*, defaults to `16`): sequences that the policy generates at once.
         progress (`bool`, *optional*, defaults to `False`): show a progress bar.
 
+    Raises:
+        ValueError: a policy or reward that cannot be loaded, a policy without tokenizer, greedy sampling with n > 1.
+
     Example:
 
     ```python
@@ -287,7 +290,7 @@ def _begin(journal: Journal, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _without_effect(earlier: dict[str, Any], now: dict[str, Any], has_results: bool) -> set[str]:
-    """Settings whose change leaves what is there as it would be now."""
+    """Settings whose change would not alter the results that are there."""
     free = set()
     for role in ("reward", "gold"):
         limit, mode = f"{role}_max_length", f"{role}_truncation_mode"

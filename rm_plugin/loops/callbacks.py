@@ -379,6 +379,9 @@ class EvaluationCallback(TrainerCallback):
         limit (`int`, *optional*, defaults to `200`):
             Take a sample of so many comparisons, balanced over subsets; `None` takes all.
 
+    Raises:
+        ValueError: no comparison in `subsets`, or as [`load_benchmark`].
+
     Example:
     ```python
     trainer.add_callback(EvaluationCallback(trainer, "judgebench", every_steps=100))

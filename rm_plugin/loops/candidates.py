@@ -111,7 +111,7 @@ def read_candidates(rows: Iterable[Comparison | Mapping[str, Any]]) -> list[Comp
 
 
 def _read_candidates(row: Any) -> Comparison:
-    """The candidates of one row, without ranks: those are gold values."""
+    """The candidates of one row, without ranks, which become gold values."""
     if isinstance(row, Comparison):
         comparison, row = copy.copy(row), row.metadata or {}
     else:
@@ -311,6 +311,10 @@ def to_preferences(results: Iterable[BestOfN]) -> list[dict[str, Any]]:
     Returns:
         `list[dict]`: rows with `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected`, and what of `tools`
             and `chat_template_kwargs` the prompt has.
+
+    Example:
+        >>> to_preferences([BestOfN(0, "2 + 2 =", ["4", "5"], [1.5, -0.5], [0, 1], best=0)])
+        [{'prompt': '2 + 2 =', 'chosen': '4', 'rejected': '5', 'score_chosen': 1.5, 'score_rejected': -0.5}]
     """
     rows = []
     for result in results:

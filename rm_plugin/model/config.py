@@ -77,10 +77,21 @@ class RewardModelConfig(PreTrainedConfig):
     @classmethod
     def from_backbone_config(cls, backbone_config: PreTrainedConfig, has_trained_head: bool = False):
         """
-        Around a backbone's config, or around that of a standard checkpoint, whose extras it takes over.
+        A config around a backbone's, or around that of a standard checkpoint, whose extras it takes over.
 
-        A trained head keeps reading what it was trained on ([`pooling_of`]). Of a multimodal model, the part
-        that reads text is the backbone.
+        Args:
+            backbone_config (`PreTrainedConfig`): it is copied; of a multimodal model, the part that reads text counts.
+            has_trained_head (`bool`, *optional*, defaults to `False`):
+                Whether the head keeps reading the token that it was trained on ([`pooling_of`]).
+
+        Returns:
+            [`RewardModelConfig`]
+
+        Example:
+
+        ```python
+        config = RewardModelConfig.from_backbone_config(AutoConfig.from_pretrained("Qwen/Qwen3-0.6B"))
+        ```
         """
         outer = copy.deepcopy(backbone_config)
         block = outer.__dict__.pop("reward_model", None) or {}

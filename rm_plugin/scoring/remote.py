@@ -220,7 +220,14 @@ class RemoteRewardScorer(Scorer):
 
     def read_answer(self, answer: Any, num_texts: int) -> np.ndarray:
         """
-        The scores in an answer of vLLM (`/classify`, `/pooling`) or SGLang (`/classify`): (N,) float64, NaN for null.
+        The scores in an answer of vLLM (`/classify`, `/pooling`) or SGLang (`/classify`).
+
+        Args:
+            answer (JSON value): what the server answered.
+            num_texts (`int`): number of texts N that it was asked for.
+
+        Returns:
+            `np.ndarray` (N,) float64, NaN for null.
 
         Raises:
             ValueError: another shape, another number of texts, or several numbers for one of them.
@@ -317,6 +324,12 @@ class AsyncRemoteRewardScorer(RemoteRewardScorer):
     A [`RemoteRewardScorer`] whose call is awaited, so that GRPO's and AsyncGRPO's other work continues meanwhile.
 
     TRL awaits such objects since 1.15.
+
+    Args:
+        args, kwargs: as for [`RemoteRewardScorer`].
+
+    Raises:
+        ValueError: an older TRL, or as [`RemoteRewardScorer`].
 
     Example:
 

@@ -68,7 +68,7 @@ class PairwiseRewardConfig(PairwiseRewardFields, RewardConfig):
 
     @classmethod
     def from_reward_config(cls, args: RewardConfig) -> PairwiseRewardConfig:
-        """A copy of a config; of TRL's own, with the fields that it lacks at their defaults."""
+        """A copy of `args` (`RewardConfig` or ours); fields that TRL's lacks are at their defaults."""
         ours = cls.__new__(cls)
         ours.__dict__.update({f.name: f.default for f in fields(cls) if f.default is not MISSING} | args.__dict__)
         return ours

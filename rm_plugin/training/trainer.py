@@ -164,10 +164,9 @@ class PairwiseRewardTrainer(RewardTrainer):
     Example:
 
     ```python
-    from datasets import load_dataset
-    from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer, lora_config
+    from rm_plugin import PairwiseRewardConfig, PairwiseRewardTrainer, load_rows, lora_config
 
-    rows = load_dataset("trl-lib/ultrafeedback_binarized", split="train")
+    rows = load_rows("trl-lib/ultrafeedback_binarized", split="train")
     args = PairwiseRewardConfig("my-reward-model", per_device_train_batch_size=8)
     PairwiseRewardTrainer("Qwen/Qwen3-0.6B", args, train_dataset=rows, peft_config=lora_config()).train()
     ```
@@ -455,6 +454,7 @@ class PairwiseRewardTrainer(RewardTrainer):
             self._total_loss += sums[0]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As transformers' `log`, with the metrics of all micro-batches since the last training log."""
         if "train_loss" in logs:  # the end; upstream's is of the steps since a checkpoint
             self._check_finite()
             if self._total_loss is not None:
