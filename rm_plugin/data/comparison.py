@@ -582,7 +582,7 @@ def _without_repeated_prompt(prompt: list[dict], completions: list[list[dict]]) 
 
 
 def _find_prompt(prompt: list[dict], text: list[dict]) -> tuple[int, int] | None:
-    """Where the prompt's messages, or those after its system message, stand in a text that continues after them."""
+    """Where the prompt's messages, or those after its system message, begin and end in a text that continues them."""
     if not prompt or not text:
         return None
     asked = prompt[1:] if len(prompt) > 1 and prompt[0]["role"] in ("system", "developer") else prompt

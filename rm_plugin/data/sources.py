@@ -217,7 +217,7 @@ def to_table(rows: list[dict[str, Any]]) -> Dataset:
     columns = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
-        for i, value in enumerate(values):  # `Json` would drop half a character without a word
+        for i, value in enumerate(values):  # `Json` would silently drop half a character
             if isinstance(value, str | list | dict):
                 check_text(json.dumps(value, ensure_ascii=False, default=str), f"row {i}: `{name}`")
         try:

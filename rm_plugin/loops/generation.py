@@ -233,7 +233,7 @@ class PolicySampler:
         begun = prompt[-1] if _continues(prompt) else {"role": "assistant", "content": ""}
         joined = isinstance(prompt, str) or _continues(prompt)
         text = completion_text(self.processing_class, prompt_ids if joined else [], new_ids)
-        # Of a conversation the whole message, with the words that the policy was given to begin with.
+        # In a conversation it is the whole message, with the words that the policy was given to begin with.
         completion = text if isinstance(prompt, str) else [{**begun, "content": begun["content"] + text}]
         return Sample(completion, new_ids, truncated)
 
@@ -255,7 +255,7 @@ def _continues(prompt: Text) -> bool:
 
 
 def count_occurrences(prompts: Sequence[Comparison]) -> list[int]:
-    """For each prompt, how many equal ones stand before it.
+    """For each prompt, how many equal ones come before it.
 
     Example:
         >>> count_occurrences([Comparison(text, []) for text in ("a", "b", "a")])

@@ -198,7 +198,7 @@ class Bootstrap:
         items = self.items(metric)
         values_a, values_b, clusters = self.values_Mn[a, items], self.values_Mn[b, items], self.clusters_n[items]
         differences = self.samples[metric][:, a] - self.samples[metric][:, b]
-        differences = np.where(np.abs(differences) < 1e-12, 0.0, differences)  # equal but for the order of a sum
+        differences = np.where(np.abs(differences) < 1e-12, 0.0, differences)  # they differ by the order of a sum only
         difference = Estimate(differences, len(np.unique(clusters)))
         means = [self.samples[self.subsets[g]] for g in self.depends[metric]]
         is_mean = len(means) == 1 and np.array_equal(means[0], self.samples[metric], equal_nan=True)

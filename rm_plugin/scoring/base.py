@@ -3,7 +3,7 @@
     prompts, completions ► groups of equal prompts ► calls, longest first ► r(x, y) in the caller's order
 
 A text has one score: it does not depend on batch size, order, padding or other texts. Equal prompts share their
-computation wherever they stand in the list, and equal texts are computed once. A scorer adds how one call is computed.
+computation wherever they are in the list, and equal texts are computed once. A scorer adds how one call is computed.
 
 No torch here: a served model is scored without it.
 """
@@ -439,7 +439,7 @@ class Scorer(Reward):
 
     @property
     def tokens_per_call(self) -> int:
-        """Most tokens of one call, but for a text that is longer."""
+        """Most tokens of one call; only a single text may be longer."""
         return self.max_num_batched_tokens
 
     def shares_prefix(self) -> bool:

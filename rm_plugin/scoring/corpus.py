@@ -158,7 +158,7 @@ def _run(
     progress: bool,
     world: Processes,
 ) -> dict[str, int]:
-    """Score what the journal lacks; then, but for a shard, write the output."""
+    """Score what the journal lacks; then, unless it is a shard, write the output."""
     index, number = shard or (1, 1)
     name = target.path if shard is None else target.shard(index, number)
     own = _shares(survey, number, world.size)[(index - 1) * world.size + world.rank]

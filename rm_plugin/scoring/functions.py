@@ -287,7 +287,7 @@ def _arguments(function: Callable, columns: dict[str, list]) -> tuple[list[list]
 
 @contextmanager
 def _event_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """A loop in a thread of its own, since the caller may stand in one (a notebook); what still waits is cancelled."""
+    """A loop in a thread of its own, since the caller may run in one (a notebook); what still waits is cancelled."""
 
     async def cancel_all() -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}

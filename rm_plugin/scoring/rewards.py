@@ -5,8 +5,8 @@
         reward.run(call)                        # scores of the call's texts; call.members says whose they are
     reward.score_comparisons(comparisons)       # all of it: one array (K,) per comparison
 
-`trl grpo` takes a reward function by its dotted path, and the environment names the model. It can stand in the recipe,
-under `env:`; every option of `RewardScorer` has a variable, see `VARIABLES`.
+`trl grpo` takes a reward function by its dotted path, and the environment names the model. It can be set in the
+recipe, under `env:`; every option of `RewardScorer` has a variable, see `VARIABLES`.
 
     RM_PLUGIN_REWARD_MODEL=my-reward-model trl grpo --reward_funcs rm_plugin.rewards.reward_from_env ...
 """

@@ -41,7 +41,7 @@ from .base import OPTIONS, Scorer, ScoringBatch, lock_of
 logger = logging.getLogger(__name__)
 
 DEFAULT_TOKENS = 16384  # of one call
-NOT_IN_DIGEST = {  # fields of a config that change no score, or that stand in a report by themselves
+NOT_IN_DIGEST = {  # fields of a config that change no score, or that a report has by themselves
     *("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "torch_dtype", "pad_token_id"),
     *("id2label", "label2id", "num_labels", "problem_type", "reward_model", "quantization_config"),
 }
@@ -257,7 +257,7 @@ class RewardScorer(Scorer):
         return np.concatenate(scores)
 
     def _inputs(self, batch: ScoringBatch) -> list[dict[str, Any]]:
-        """Arguments of the model's calls: one, but for code of a repository, of which nobody knows how it pools."""
+        """Arguments of the model's calls: one; for code of a repository, whose pooling is unknown, several."""
         if isinstance(self.model, RewardModel):
             return [collate(batch.groups, self.form())]
         if _is_remote_code(self.model):

@@ -210,7 +210,7 @@ def model_settings(backbone: PreTrainedModel) -> dict[str, Any]:
 
 
 def peft_settings(peft_config: PeftConfig) -> dict[str, Any]:
-    """The fields of a PEFT configuration that are set, but for those of its surroundings."""
+    """The fields of a PEFT configuration that are set, except those of its surroundings."""
     fields = peft_config.to_dict().items()
     return {f"PEFT's {name}": value for name, value in fields if value and name not in SURROUNDINGS}
 

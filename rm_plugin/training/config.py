@@ -25,7 +25,7 @@ class PairwiseRewardConfig(PairwiseRewardFields, RewardConfig):
     """
     [`trl.RewardConfig`] and what shared-prefix preference training needs besides; each field's help says what it does.
 
-    Fields of TRL's keep their names, defaults and meaning, but for `learning_rate`: unset, it is 1e-4 for LoRA and
+    TRL's fields keep their names, defaults and meaning, except `learning_rate`: unset, it is 1e-4 for LoRA and
     5e-6 for full training, and the log says so. `label_smoothing_factor` is the ε of the pairwise loss.
 
     Raises:

@@ -100,7 +100,7 @@ def mark_unscored(scored: Sequence[Scored]) -> list[Scored]:
 
 
 def cluster_of(comparison: Comparison) -> str:
-    """What a comparison is drawn with: `metadata["cluster"]`, else it stands alone."""
+    """What a comparison is drawn with: `metadata["cluster"]`, else nothing but itself."""
     return (comparison.metadata or {}).get("cluster") or f"id:{comparison.id}"
 
 
