@@ -96,8 +96,10 @@ def commands_in(text):
 @cache
 def options_of(command):
     """The options that the command line knows, in the form `--max-length`; fields of a recipe are options, too."""
-    with contextlib.redirect_stdout(io.StringIO()) as help_text, contextlib.suppress(SystemExit):
-        main([command, "--help"] if command != "train" else ["train", "--help-all"])
+    with contextlib.redirect_stdout(io.StringIO()) as help_text:
+        for option in ("--help", "--help-all") if command == "train" else ("--help",):
+            with contextlib.suppress(SystemExit):
+                main([command, option])
     text = help_text.getvalue()
     if command == "train":
         text += f"{launch_command_parser().format_help()} --accelerate_config"
