@@ -243,17 +243,18 @@ class RewardScorer(Scorer):
         model = self._follow()
         device = model.device
         with in_eval_mode(model), torch.autocast(device.type, enabled=False):
-            scores = []
-            for inputs in self._inputs(batch):
+            scores, calls = [], self._inputs(batch)
+            num_texts = len(batch.texts) // len(calls)
+            for inputs in calls:
                 inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
                 logits = getattr(model(**inputs), "logits", None)
-                if logits is None or logits.ndim != 2 or logits.shape[1] != 1:
+                if logits is None or logits.shape not in ((num_texts, 1), (num_texts,)):
                     given = "no logits" if logits is None else f"logits of shape {tuple(logits.shape)}"
                     raise ValueError(
                         f"{type(model).__name__} gives {given}, a reward model (N, 1) for N texts; write a function "
                         "around it, and give module:function where a model's name is taken"
                     )
-                scores.append(logits[:, 0].float().cpu().numpy())
+                scores.append(logits.reshape(num_texts).float().cpu().numpy())
         return np.concatenate(scores)
 
     def _inputs(self, batch: ScoringBatch) -> list[dict[str, Any]]:

@@ -57,6 +57,7 @@ TWINS = {  # class: (architecture, changes to its config, head, what is said)
         "label",
     ),
 }
+IMPORT = "from transformers.models.llama.modeling_llama import LLAMA_INPUTS_DOCSTRING\n"  # of ArmoRM and QRM
 OWN = """
 import torch
 from transformers import LlamaModel, LlamaPreTrainedModel
@@ -72,7 +73,7 @@ class Gated(LlamaPreTrainedModel):
 
     def forward(self, input_ids, attention_mask=None, **kwargs):
         hidden = self.model(input_ids, attention_mask=attention_mask).last_hidden_state[:, -1]
-        return SequenceClassifierOutput(logits=self.regression_layer(hidden).mean(-1, keepdim=True))
+        return SequenceClassifierOutput(logits=self.regression_layer(hidden).mean(-1))  # (N,), as ArmoRM's and QRM's
 
     def get_score(self, tokenizer, chat):
         with torch.no_grad():
@@ -130,7 +131,8 @@ def user(text):
 
 def run(source, folder, monkeypatch):
     """What a code block of the docs defines, for the model in this folder."""
-    assert len([line for line in source.splitlines() if line.strip()]) <= 22
+    lines = [line for block in (CHATS * ("import chat" in source), source) for line in block.splitlines()]
+    assert 10 <= len([line for line in lines if line.strip()]) <= 25
     (folder / "chats.py").write_text(CHATS)
     monkeypatch.syspath_prepend(folder)
     variables = {"__name__": "my_model"}
@@ -158,8 +160,12 @@ def test_own_code_scores_as_a_function_or_where_it_is_asked_for(tmp_path, monkey
     tensors = load_file(folder / "model.safetensors")
     del tensors["gating.layers.0.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "own.py").write_text(OWN)
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (folder / "own.py").write_text(IMPORT + OWN)  # as it is published: transformers 5 has no such name
+    with pytest.raises((ImportError, ValueError), match="LLAMA_INPUTS_DOCSTRING"):
+        RewardScorer(str(folder), trust_remote_code=True)
+    folder = folder.rename(tmp_path / "edited")
+    (folder / "own.py").write_text(OWN)
     asked = RewardScorer(str(folder), trust_remote_code=True).score([[user(p)] for p in PROMPTS], COMPLETIONS)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "own.Gated"}}))
