@@ -64,6 +64,7 @@ class Reward:
     template: str | None = None  # the chat template
     device: str | None = None
     max_length: int | None = None
+    why_unscored = "each has a text over the length limit; raise max_length"
     progress = False
     in_step = False  # whether all processes have to make the same calls
     num_control_tokens = 0  # completions planned so far that spell one

@@ -10,6 +10,7 @@ Functions get those columns of the rows that they have parameters for. A judge t
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import logging
 import math
@@ -17,7 +18,7 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ import numpy as np
 
 from ..data.comparison import Comparison, text_key
 from ..files import json_number, read_jsonl
-from ..messages import check_at_least, shorten
+from ..messages import check_at_least, located, one_line, shorten
 from .base import Member, Reward, digest
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ CONCURRENCY = 16  # calls of an asynchronous function that wait at once
 DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 COMPARED = ("completions_a", "completions_b")  # parameters of a judge that compares
 TEXTS = ("prompts", "completions", *COMPARED)
+SHOWN = 3  # unreadable answers that are logged one by one
 
 
 @dataclass
@@ -74,6 +76,7 @@ class FunctionReward(Reward):
     words: Mapping[str, float] = {}  # answers that stand for a number
     least, most = -math.inf, math.inf
     may_answer_anything = False  # what is no number counts as none
+    why_unscored = "of each, an answer could not be read or was None; see what the function returns"
 
     def __init__(self, function: Callable, name: str | None = None, dotted: str | None = None):
         self.function = function
@@ -86,6 +89,7 @@ class FunctionReward(Reward):
         called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
         self.waits = inspect.iscoroutinefunction(called)
         self.may_answer_anything = self.may_answer_anything or self.waits
+        self.num_unreadable = 0
 
     def check_can_resume(self) -> None:
         """Scores of another function must not be taken for this one's."""
@@ -113,10 +117,18 @@ class FunctionReward(Reward):
 
     def run_all(self, calls: Sequence[Call]) -> Iterator[tuple[Call, np.ndarray]]:
         """Each call with its scores, as they come; asynchronous calls wait together."""
-        if not self.waits:
-            for call in calls:
-                yield call, self._scores(call, partial(self._called, call))
-            return
+        before = self.num_unreadable
+        run = self._run_waiting if self.waits else self._run_in_turn
+        yield from run(calls)
+        if self.num_unreadable > max(before, SHOWN):
+            number = self.num_unreadable - before
+            log.warning("%s: %d answers cannot be read, and count as none", self.name, number)
+
+    def _run_in_turn(self, calls: Sequence[Call]) -> Iterator[tuple[Call, np.ndarray]]:
+        for call in calls:
+            yield call, self._scores(call, partial(self._called, call))
+
+    def _run_waiting(self, calls: Sequence[Call]) -> Iterator[tuple[Call, np.ndarray]]:
         limit = getattr(self.function, "concurrency", CONCURRENCY)
         check_at_least(1, concurrency=limit)
         with _event_loop() as loop:
@@ -158,6 +170,8 @@ class FunctionReward(Reward):
             if inspect.iscoroutine(answers):
                 answers.close()
                 raise TypeError("it gave a coroutine; define it with async def")
+            if isinstance(answers, str | bytes | Mapping | Set):  # Python would list characters, or keys
+                raise TypeError(f"it gave {shorten(repr(answers))}, which is no list")
             answers = list(answers)
         except Exception as error:  # anything: it is not our code
             raise ValueError(
@@ -182,7 +196,9 @@ class FunctionReward(Reward):
                 f"{self.name} gave the score {shorten(repr(answer))}; a score is a finite number, or None for a text "
                 "that cannot be scored"
             )
-        log.warning("%s: the verdict %s cannot be read, and counts as none", self.name, shorten(repr(answer)))
+        self.num_unreadable += 1
+        if self.num_unreadable <= SHOWN:
+            log.warning("%s: the verdict %s cannot be read, and counts as none", self.name, shorten(repr(answer)))
         return math.nan
 
 
@@ -322,9 +338,14 @@ def import_dotted(dotted: str) -> Any:
     if folder not in sys.path:  # as with `python -m`; a console script leaves it out
         sys.path.insert(0, folder)
     try:
-        return pkgutil.resolve_name(dotted)
+        importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ValueError(f"{dotted}: {error}; start where {module_name}.py is, or install it") from error
+    except (Exception, SystemExit) as error:  # anything: it is not our code
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"{dotted}: {module_name} cannot be imported ({what}); correct it") from error
+    try:
+        return pkgutil.resolve_name(dotted)
     except AttributeError:
         raise ValueError(f"{dotted}: {module_name} has no {attribute}; write module:name") from None
 
@@ -333,7 +354,8 @@ def import_function(dotted: str) -> Callable:
     """The callable that `module:name` names; a class is called once, without arguments, to make it."""
     found = import_dotted(dotted)
     if inspect.isclass(found):
-        found = found()
+        with located(f"{dotted} cannot be made without arguments"):
+            found = found()
     if not callable(found):
         raise ValueError(
             f"{dotted} is a {type(found).__name__}; it must be callable: (prompts, completions) -> scores"

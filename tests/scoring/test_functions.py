@@ -67,6 +67,37 @@ def test_what_a_judge_says_that_is_no_number_is_none_and_never_zero(caplog):
         as_reward(score).score_comparisons(pairs(3))
 
 
+@pytest.mark.parametrize("answer", ["91", b"91", {"a": 9.0, "b": 1.0}, {9.0, 1.0}, {9.0: 0, 1.0: 0}.keys(), 9.0])
+def test_an_answer_that_is_no_list_is_refused_whatever_it_holds(answer):
+    def score(prompts, completions):
+        return answer
+
+    async def rate(prompts, completions):
+        return answer
+
+    def compare(prompts, completions_a, completions_b):
+        return "AB" if answer == "91" else answer
+
+    for function in (score, rate, compare):
+        with pytest.raises(ValueError, match=f"^{function.__name__} failed on 2 completions .TypeError: ") as refused:
+            as_reward(function).score_comparisons(pairs(1))
+        assert "returns a list of scores" in str(refused.value) and "\n" not in str(refused.value)
+    for listed in ([1.0, 0.0], (1.0, 0.0), np.array([1.0, 0.0]), map(float, (1, 0))):
+        (scores,) = as_reward(lambda prompts, completions, listed=listed: listed).score_comparisons(pairs(1))
+        assert scores.tolist() == [1.0, 0.0]
+
+
+def test_of_many_verdicts_that_cannot_be_read_the_first_are_logged_and_then_their_number(caplog):
+    async def judge(prompts, completions):
+        return ["no idea"] * len(completions)
+
+    as_reward(judge).score_comparisons(pairs(20))
+    assert [record.getMessage() for record in caplog.records] == [
+        *["judge: the verdict 'no idea' cannot be read, and counts as none"] * 3,
+        "judge: 40 answers cannot be read, and count as none",
+    ]
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_columns_of_the_row_reach_a_function_that_names_them(asynchronous):
     seen = []
