@@ -32,12 +32,18 @@ SPLITS = {  # number of pairs
     "safety_refusal": 51,
     "tool_irrelevance": 275,
 }
+BUCKETS = {  # as rows call splits that are not called as their files are
+    "planning_robustness": "robust_recovery",
+    "refusal": "safety_refusal",
+    "irrelevance_unavailable": "tool_irrelevance",
+}
 TIE = 1e-4
 
 
 def plan_rewardbench(row: Row, origin: str) -> Comparison:
     """`chosen` and `reject` are whole trajectories; `_lcp_bucket`, else the file, names the split."""
-    subset, query = row.get("_lcp_bucket") or origin, row["query"]
+    bucket, query = row.get("_lcp_bucket") or origin, row["query"]
+    subset = next((name for name in (BUCKETS.get(bucket, bucket), origin) if name in SPLITS), bucket)
     check_choice("split", subset, SPLITS)
     tools = json.dumps(row.get("tools") or [], ensure_ascii=False, indent=2)
     header = f"<tool_environment>\n{tools}\n</tool_environment>\n<user_query>\n{query}\n</user_query>"

@@ -1,7 +1,9 @@
 """Plan-RewardBench: its splits are averaged, a tie counts a half, published files are read."""
 
+import datasets
 import numpy as np
-from benchmark_schemas import NAN, aggregate, pair
+import pytest
+from benchmark_schemas import NAN, SCHEMAS, aggregate, pair, write
 
 from rm_plugin.evaluation.benchmarks import BENCHMARKS, load_benchmark
 
@@ -26,3 +28,25 @@ def test_plan_rewardbench_files(shared_data):
     assert roles == {"user", "assistant"}
     constant = [(c, np.zeros(2)) for c in data.comparisons]
     assert aggregate(data.benchmark, constant)["score"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("bucket", "split"),
+    [  # as the seven files of github.com/wyy-1112/Plan-RewardBench have them
+        *[(name, name) for name in ("planning_single_easy", "planning_single_hard")],
+        *[(name, name) for name in ("planning_multi_easy", "planning_multi_hard")],
+        ("planning_robustness", "robust_recovery"),
+        ("refusal", "safety_refusal"),
+        ("irrelevance_unavailable", "tool_irrelevance"),
+    ],
+)
+def test_a_trajectory_is_of_the_split_that_its_bucket_or_its_file_names(bucket, split, tmp_path):
+    row = SCHEMAS["plan-rewardbench"][1][0]
+    published = {**row, "_lcp_bucket": bucket}
+    sources = [[published], datasets.Dataset.from_list([published]), write(tmp_path / "all.jsonl", [published])]
+    for other in ({}, {"_lcp_bucket": "of another version"}):
+        sources.append(write(tmp_path / str(len(sources)) / f"{split}.jsonl", [{**row, **other}]))
+    for source in sources:
+        assert [one.subset for one in load_benchmark("plan-rewardbench", source).comparisons] == [split]
+    with pytest.raises(ValueError, match="split='of another version' is not known; use one of 'planning_single_easy'"):
+        load_benchmark("plan-rewardbench", [{**row, "_lcp_bucket": "of another version"}])
