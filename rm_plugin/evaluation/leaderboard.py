@@ -580,7 +580,8 @@ def comparison_section(result: dict[str, Any]) -> Section:
     agreement = result["agreement"]
     lines.append(
         f"Agreement: Spearman of the margins {number(agreement['spearman'])}, Cohen's κ {number(agreement['kappa'])}; "
-        f"{agreement['num_different']:,} of {agreement['num_pairs']:,} pairs are judged in opposite ways."
+        f"{agreement['num_different']:,} of {agreement['num_pairs']:,} pairs of a best and another completion are "
+        "judged in opposite ways."
     )
     opposite = [
         [f"{one['id']}: {one['better']} over {one['worse']}", number(one["margin_a"]), number(one["margin_b"])]
@@ -591,9 +592,12 @@ def comparison_section(result: dict[str, Any]) -> Section:
         + [p_text(one["p_value"]), p_text(one["p_holm"]), f"{one['num_items']:,}"]
         for name, one in result["subsets"].items()
     }
+    shown = "judged in opposite ways"
+    if len(agreement["different"]) > len(opposite):
+        shown += f": the {len(opposite)} of {agreement['num_different']:,} that both are surest of"
     tables = [
         grouped_table(["subset", "points", "95 % interval", "p", "p (Holm)", "n"], subsets),
-        Table(["judged in opposite ways", f"Δ of {result['a']}", f"Δ of {result['b']}"], opposite),
+        Table([shown, f"Δ of {result['a']}", f"Δ of {result['b']}"], opposite),
     ]
     return Section(paragraphs=[(line, "") for line in lines], tables=[table for table in tables if table.rows])
 
@@ -612,11 +616,13 @@ def comparisons_page(results: Sequence[dict[str, Any]]) -> str:
 
 
 def comparisons_csv(results: Sequence[dict[str, Any]]) -> str:
-    """One line per benchmark, and one per subset: fractions of 1, not percent."""
-    columns = ["benchmark", "subset", "a", "b", "difference", "low", "high", "p_value", "p_holm", "num_items"]
+    """One line per benchmark, with its agreement, and one per subset: fractions of 1, not percent."""
+    columns = ["benchmark", "subset", "a", "b", "score_a", "score_b", "difference", "low", "high", "p_value", "p_holm"]
+    columns += ["num_items", "spearman", "kappa", "num_different", "num_pairs"]
     lines = []
     for result in results:
         for name, one in {"": result, **result["subsets"]}.items():
-            about = {**one, "benchmark": result["benchmark"], "subset": name, "a": result["a"], "b": result["b"]}
+            about = {"benchmark": result["benchmark"], "subset": name, "a": result["a"], "b": result["b"]}
+            about = {**one, **one.get("agreement", {}), **about}
             lines.append([about.get(column) for column in columns])
     return csv_text(columns, lines)

@@ -104,8 +104,8 @@ def read_margins(path: str | os.PathLike) -> dict[tuple[str, int, int], float]:
 
 def compare_margins(a: Path, b: Path) -> dict[str, Any]:
     """
-    Of two files of scores of the same data: [`agreement`], and `different`, the pairs that the two judge in opposite
-    ways, those first that both are sure of.
+    Of two files of scores of the same data: [`agreement`] over the pairs of [`read_margins`], and `different`, the
+    pairs that the two judge in opposite ways, those first that both are sure of.
     """
     of_a, of_b = read_margins(a), read_margins(b)
     keys = [key for key in of_a if key in of_b]

@@ -309,6 +309,9 @@ def test_compare_writes_a_page_a_table_and_all_numbers(runs, tmp_path, capsys):
     (line,) = csv.DictReader(io.StringIO(paths["csv"].read_text()))
     assert (line["benchmark"], line["subset"], line["a"], line["b"]) == ("a list", "", "poor", "good")
     assert float(line["difference"]) == result["difference"] and int(line["num_items"]) == 100
+    assert (float(line["score_a"]), float(line["score_b"])) == (0.5, 0.95)
+    assert (float(line["kappa"]), int(line["num_different"])) == (result["agreement"]["kappa"], 45)
+    assert "judged in opposite ways: the 10 of 45 that both are surest of" in paths["html"].read_text()
     assert main(["compare", str(runs / "poor"), str(runs / "good"), "--csv", "x", "--html", "x"]) == 2
 
 
@@ -459,7 +462,8 @@ def test_compare_says_how_far_two_judges_agree_and_which_pairs_they_judge_differ
     assert found["different"][0] == {"id": "i6", "better": 0, "worse": 1, "margin_a": 7.0, "margin_b": -7.0}
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     out = capsys.readouterr().out
-    assert "Cohen's κ 0.318; 3 of 20 pairs are judged in opposite ways." in out and "i6: 0 over 1" in out
+    assert "Cohen's κ 0.318; 3 of 20 pairs of a best and another completion are judged" in out
+    assert "i6: 0 over 1" in out and "surest of" not in out  # all are shown
 
 
 def test_compare_names_a_run_whose_scores_are_broken_in_one_line(runs, tmp_path, capsys):
