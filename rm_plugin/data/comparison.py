@@ -74,6 +74,10 @@ PRINTED_MESSAGES = re.compile(r"""\s*\[\s*\{\s*(['"])(role|content|from|value)\1
 HH_HUMAN, HH_ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
+class EmptyReplies(BadRow):
+    """Replies of different rank that are all empty."""
+
+
 @dataclass(init=False)
 class Comparison:
     """
@@ -173,6 +177,10 @@ class Comparison:
             not isinstance(margin, Real) or isinstance(margin, bool) or not math.isfinite(margin)
         ):
             raise ValueError(f"`margin` is {show_value(margin)}; it is a finite number")
+        if subset is not None and not isinstance(subset, str):
+            raise ValueError(f"`subset` is {show_value(subset)}; it is a text")
+        if metadata is not None and not isinstance(metadata, dict):
+            raise ValueError(f"`metadata` is {show_value(metadata)}; it is a dict")
         texts = [prompt or "", *completions]
         if not all(isinstance(text, str | list) for text in texts):
             names = ", ".join(sorted({type(text).__name__ for text in texts}))
@@ -242,7 +250,12 @@ def text_key(value: Any) -> str:
 
 
 def to_comparison(
-    row: Mapping[str, Any], index: int | None = None, *, candidates: bool = False, allow_empty: bool = False
+    row: Mapping[str, Any],
+    index: int | None = None,
+    *,
+    candidates: bool = False,
+    allow_empty: bool = False,
+    needs_label: bool = True,
 ) -> Comparison:
     """
     Read one row of a data set. Pure and picklable, made for `datasets.map(with_indices=True)`.
@@ -262,6 +275,8 @@ def to_comparison(
             `question`, `instruction` or `query`.
         allow_empty (`bool`, *optional*, defaults to `False`):
             Completions may be empty, as those of a policy that ended at once.
+        needs_label (`bool`, *optional*, defaults to `True`):
+            Refuse two responses without a label; otherwise they are candidates.
 
     Returns:
         [`Comparison`]
@@ -284,10 +299,11 @@ def to_comparison(
     with _reading(index):
         if not isinstance(row, Mapping):
             raise BadRow(f"the row is {show_value(row)}; a row is a dict from column name to value")
-        comparison, names = _read_row(usual_row(row), candidates, allow_empty)
+        comparison, names = _read_row(usual_row(row, needs_label and not candidates), candidates, allow_empty)
         for i, j in comparison.pairs():
             if comparison.completions[i] == comparison.completions[j]:
-                raise BadRow(f"`{names[i]}` equals `{names[j]}`; completions of different rank differ in text")
+                kind = EmptyReplies if is_empty(comparison.completions[i]) else BadRow
+                raise kind(f"`{names[i]}` equals `{names[j]}`; completions of different rank differ in text")
         return comparison
 
 
@@ -313,7 +329,7 @@ id=None, subset=None, metadata=None)
         is_pair = row.get("chosen") is not None and row.get("rejected") is not None
         if column is not None and row[column] and not is_pair:
             prompt = _read_text(row[column], column)
-        elif first_column(row := usual_row(row), COMPARED_COLUMNS) is not None:
+        elif first_column(row := usual_row(row, needs_label=False), COMPARED_COLUMNS) is not None:
             prompt = _read_row(row, candidates=False, allow_empty=True)[0].prompt
         if not prompt:
             found = ", ".join(name for name in row if row[name]) or "nothing"
@@ -340,8 +356,8 @@ def _reading(index: int | None) -> Iterator[None]:
         with located("" if index is None else f"row {index}", BadRow):
             yield
     except BadRow as error:
-        if isinstance(error.__cause__, BadLayout):
-            raise BadLayout(str(error)) from error
+        if isinstance(error.__cause__, BadLayout | EmptyReplies):
+            raise type(error.__cause__)(str(error)) from error
         raise
 
 
@@ -353,17 +369,25 @@ def template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _comparison(row: Mapping[str, Any], prompt: Text, completions: list[Text], ranks: list[int] | None) -> Comparison:
-    """The comparison of a row whose texts were read, with its other columns."""
-    margin, id, subset, metadata = (row.get(name) for name in ("margin", "id", "subset", "metadata"))
+def loss_margin(row: Mapping[str, Any]) -> Any:
+    """The `margin` of a row; none where it is the difference of two scores beside it, as `rm-plugin score` writes."""
+    margin = row.get("margin")
+    if row.get("score_chosen") is not None and row.get("score_rejected") is not None:
+        return None
     if isinstance(margin, str):  # of a csv file, where an empty cell is none
         with located("`margin`"):
-            margin = float(margin) if margin.strip() else None
+            return float(margin) if margin.strip() else None
+    return margin
+
+
+def _comparison(row: Mapping[str, Any], prompt: Text, completions: list[Text], ranks: list[int] | None) -> Comparison:
+    """The comparison of a row whose texts were read, with its other columns."""
+    id, subset, metadata = (row.get(name) for name in ("id", "subset", "metadata"))
     comparison = Comparison(
         prompt,
         completions,
         ranks,
-        margin=margin,
+        margin=loss_margin(row),
         **{name: row.get(name) for name in TEMPLATE_COLUMNS},
         id=None if id is None else str(id),
         subset=None if subset is None else str(subset),
@@ -391,8 +415,8 @@ def _read_completions(row: Mapping[str, Any], candidates: bool) -> tuple[dict[st
             fix = "TRL calls them `chosen_ids` and `rejected_ids` now, rename them"
         raise BadRow(f"{' and '.join(f'`{column}`' for column in missing)} missing (found: {found}); {fix}")
     if isinstance(row[column], Responses):
-        texts = {name: _read_text(text, name) for name, text in row[column].items()}
-        return texts, _read_ranks(row, len(texts))
+        texts = {name: _up_to_turn(_read_text(text, name), row.get("turn")) for name, text in row[column].items()}
+        return texts, None if candidates else _read_ranks(row, len(texts))
     values = [row[column]] if column == "completion" else row[column]
     values = [_text_of_output(value) for value in values] if isinstance(values, list) else values
     if not isinstance(values, list) or _is_one_text(values):
@@ -402,6 +426,17 @@ def _read_completions(row: Mapping[str, Any], candidates: bool) -> tuple[dict[st
     else:
         texts = _read_texts(values, column, candidates)
     return texts, None if candidates else _read_ranks(row, len(texts))
+
+
+def _up_to_turn(text: Text, turn: Any) -> Text:
+    """A conversation up to the answer that was judged, where a vote says which (MT-bench: `turn`, from 1)."""
+    turn = from_json(turn)  # of a csv file
+    if not isinstance(text, list) or not isinstance(turn, int | float):
+        return text
+    if turn < 1:
+        raise BadRow(f"`turn` is {turn}; it counts the assistant's answers from 1")
+    answers = [i for i, message in enumerate(text, start=1) if message["role"] == "assistant"]
+    return text[: answers[int(turn) - 1]] if turn <= len(answers) else text
 
 
 def _text_of_output(value: Any) -> Any:

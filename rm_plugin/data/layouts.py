@@ -13,6 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from ..messages import check_choice, located
@@ -29,16 +30,18 @@ COMPARED = (("chosen", "rejected"), ("completions",), ("completion",), ("respons
 COLUMNS = ("prompt", *(name for names in COMPARED for name in names), "label", "ranks", "scores", "margin", "system")
 COLUMNS = (*COLUMNS, "tools", "chat_template_kwargs", "id", "subset", "answer", "gold")
 COMPARED_COLUMNS = ("chosen", "rejected", *LIST_COLUMNS, "completion")
+LISTS_OF_A_ROW = (*LIST_COLUMNS, "ranks", "scores", "rewards", "rating", "tools")
 
 COLUMNS_HELP = "columns of other names, such as chosen=text_chosen prompt=instruction+input label=winner:1/2/0"
 
 # Two responses and which of them is better, by the names and values that others give them.
 RESPONSE = re.compile("(response|output|answer|completion|conversation|candidate)([0-9]+|[a-e])")
 LABELS = ("label", "winner", "preference", "preferred", "choice")
+EQUAL = ("equal", "same", "draw", "a=b", "1=2")
 SIDES = {
     "first": ("1", "a", "first", "true", "a>b", "a>>b", "1>2", "b<a"),
     "second": ("2", "b", "second", "false", "b>a", "b>>a", "2>1", "a<b", "a<<b"),
-    "tie": ("tie", "tie(bothbad)", "bothbad", "both", "neither", "equal", "same", "draw", "a=b", "1=2"),
+    "tie": ("tie", "tie(bothbad)", "tie(inconsistent)", "both", "bothbad", "neither", *EQUAL),
 }
 RANKS = {"first": [0, 1], "second": [1, 0], "tie": [0, 0]}
 
@@ -102,7 +105,7 @@ def select_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[s
     if "prompt" in columns:
         read |= {*PROMPT_PARTS, *QUESTION_COLUMNS, *PROMPT_COLUMNS} - {*SYSTEM_COLUMNS}
     if "label" in columns:
-        read |= {*LABELS}
+        read |= {*LABELS, "chosen", "rejected"}
     if compared := [name for names in COMPARED if columns.keys() & set(names) for name in names]:
         usual = (*COMPARED_COLUMNS, "response_1", "response_2", "reject", "targets")
         others = (name for name in row if name in usual or _response_key(name))
@@ -163,13 +166,14 @@ def _coded(votes: list[str], values: str) -> list[str]:
 # --- without `columns`
 
 
-def usual_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def usual_row(row: Mapping[str, Any], needs_label: bool = True) -> Mapping[str, Any]:
     """
     A row with `completions` ([`Responses`]) and `ranks` or `scores` where it holds two responses and a label, or
-    BIG-bench's `targets`. Any other row as it is, `reject` as `rejected`.
+    BIG-bench's `targets`. Any other row as it is, `reject` as `rejected`. Without a label, two responses are refused
+    if `needs_label`, and otherwise have no ranks.
 
     Raises:
-        BadLayout: a label 0, which says "the first" here and "a tie" there.
+        BadLayout: a label 0, which says "the first" here and "a tie" there; a label in `chosen`.
         BadRow: no label, two of them, or an unknown value of it; two columns that look like the prompt.
 
     Example:
@@ -180,31 +184,46 @@ def usual_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
         if row.get("rejected") is not None:
             raise BadRow("`reject` and `rejected` are both there; name one with --columns rejected=COLUMN")
         row = {"rejected" if name == "reject" else name: value for name, value in row.items() if name != "rejected"}
-    if first_column(row, COMPARED_COLUMNS) is not None:
+    if (column := first_column(row, COMPARED_COLUMNS)) is not None:
+        is_text = column not in ("chosen", "rejected") or isinstance(row.get("rejected"), str | list | Mapping)
+        if not is_text and len(responses := _responses(row)) == 2:
+            shown = ", ".join(f"`{name}`" for name in responses.values())
+            raise BadLayout(
+                f"`{column}` is {show_value(row[column])} beside {shown}, and looks like the label; say what its "
+                f"values mean (first/second), such as --columns label={column}:1/2"
+            )
         return row
     targets = row.get("targets")
     if isinstance(targets, Mapping) and {"choices", "labels"} <= targets.keys():
         choices = Responses((f"targets.choices[{i}]", choice) for i, choice in enumerate(targets["choices"]))
         return _as_replies(row, ["targets"]) | {"completions": choices, "scores": targets["labels"]}
-    responses = {
-        key: name for name in row if (key := _response_key(name)) and (row[name] == "" or not _is_missing(row[name]))
-    }
+    responses = _responses(row)
     if not responses:
         return row
     shown = ", ".join(f"`{name}`" for name in responses.values())
     if len(responses) != 2 or len({RESPONSE.fullmatch(key)[1] for key in responses}) > 1:
         raise BadRow(f"{shown} are not two responses; name two with --columns response_1=COLUMN response_2=COLUMN")
-    label = [name for name in LABELS if not _is_missing(row.get(name))]
+    label = [name for name in LABELS if _votes([row.get(name)])]
     label = label or sorted(name for name in row if re.fullmatch(r"annotator_?[0-9]+", name))
-    if not label or (len(label) > 1 and label[0] in LABELS):
-        found = f"{' and '.join(label)} look like the label" if label else "no label says which is better"
+    votes = _votes([row[name] for name in label])
+    if (not votes and needs_label) or (len(label) > 1 and label[0] in LABELS):
+        found = f"{' and '.join(label)} look like the label" if votes else "no label says which is better"
         raise BadRow(f"{shown}: {found}; name it with --columns label=COLUMN")
-    from_zero = min(responses).endswith("0")
-    sides = Counter(_side(vote, "+".join(label), from_zero) for vote in _votes([row[name] for name in label]))
-    best = [side for side, number in sides.items() if number == max(sides.values())]
-    ranks = RANKS[best[0] if len(best) == 1 else "tie"]  # without a majority it is a tie
     completions = Responses((responses[key], row[responses[key]]) for key in sorted(responses))
-    return _as_replies(row, [*responses.values(), *label]) | {"completions": completions, "ranks": ranks}
+    replies = _as_replies(row, [*responses.values(), *label]) | {"completions": completions}
+    if not votes:
+        return replies
+    from_zero = min(responses).endswith("0")
+    sides = Counter(_side(vote, "+".join(label), from_zero) for vote in votes)
+    side, number = sides.most_common(1)[0]
+    return replies | {"ranks": RANKS[side if 2 * number > len(votes) else "tie"]}  # without a majority it is a tie
+
+
+def _responses(row: Mapping[str, Any]) -> dict[str, str]:
+    """The columns that hold responses by their names, under [`_response_key`]."""
+    return {
+        key: name for name in row if (key := _response_key(name)) and (row[name] == "" or not _is_missing(row[name]))
+    }
 
 
 def _response_key(name: str) -> str | None:
@@ -257,19 +276,24 @@ def first_column(row: Mapping[str, Any], columns: Iterable[str]) -> str | None:
 def usual_rows(rows: Iterable[dict[str, Any]], where: str) -> Iterator[dict[str, Any]]:
     """
     Rows, of which one may hold several: a tree of messages (OASST) its ranked lists, an object of lists of rows
-    (EvalBiasBench) all of them with the key as their subset, an object of columns its rows. `where` is for errors.
+    (EvalBiasBench) all of them with the key as their subset, an object of columns its rows: one with a list of
+    prompts, or one of lists alone where it is all that there is. `where` is for errors.
 
     Example:
         >>> list(usual_rows([{"prompt": ["1 + 1 =", "2 + 2 ="], "chosen": ["2", "4"]}], "x"))[1]
         {'prompt': '2 + 2 =', 'chosen': '4'}
     """
-    for i, row in enumerate(rows):
+    rows = iter(rows)
+    start = list(islice(rows, 1))
+    if has_columns := bool(start) and _has_columns(start[0]):  # only then is another row read ahead
+        start += islice(rows, 1)
+    for i, row in enumerate(chain(start, rows)):
         with located(f"{where} row {i}"):
-            held = _rows_in(row)
+            held = _rows_in(row, has_columns and len(start) == 1)
         yield from held
 
 
-def _rows_in(row: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows_in(row: dict[str, Any], has_columns: bool) -> list[dict[str, Any]]:
     tree = row.get("prompt")
     if isinstance(tree, dict) and isinstance(tree.get("replies"), list):
         return list(_ranked_lists(tree, []))
@@ -278,13 +302,34 @@ def _rows_in(row: dict[str, Any]) -> list[dict[str, Any]]:
     values = [value for values in row.values() for value in values]
     if all(isinstance(value, dict) and not value.keys() & {"role", "from"} for value in values):
         return [{"subset": name, **one} for name, ones in row.items() for one in ones]
-    if "prompt" in row and all(isinstance(prompt, str) for prompt in row["prompt"]):
-        if len(set(map(len, row.values()))) > 1:
-            raise ValueError(
-                f"its columns have {', '.join(str(len(v)) for v in row.values())} values; give one length"
-            )
-        return [dict(zip(row, values, strict=True)) for values in zip(*row.values(), strict=True)]
-    return [row]
+    has_prompts = "prompt" in row and all(isinstance(prompt, str) for prompt in row["prompt"])
+    if not has_prompts and not has_columns:
+        return [row]
+    lengths = [len(values) for values in row.values()]
+    if len(set(lengths)) > 1:
+        fix = "give one length, or to the texts of one comparison a `prompt`, which may be empty"
+        raise ValueError(f"its columns have {', '.join(map(str, lengths))} values; {fix}")
+    return [dict(zip(row, values, strict=True)) for values in zip(*row.values(), strict=True)]
+
+
+def _has_columns(row: dict[str, Any]) -> bool:
+    """Whether it has lists alone, and none that one row holds: an object of columns, if no other row follows."""
+    lists = [values for values in row.values() if isinstance(values, list) and values]
+    return (
+        len(lists) == len(row)
+        and max(map(len, lists), default=0) > 1
+        and not any(_is_of_one_row(name, values) for name, values in row.items())
+    )
+
+
+def _is_of_one_row(name: str, values: list[Any]) -> bool:
+    """Whether a list is what one row holds: a conversation, or the completions of a list and what goes with them."""
+    columns = all(isinstance(value, list) and not _is_conversation(value) for value in values)
+    return _is_conversation(values) or (name in LISTS_OF_A_ROW and not columns)
+
+
+def _is_conversation(value: list[Any]) -> bool:
+    return all(isinstance(message, dict) and message.keys() & {"role", "from"} for message in value)
 
 
 def _ranked_lists(message: dict[str, Any], before: list[dict[str, str]]) -> Iterator[dict[str, Any]]:

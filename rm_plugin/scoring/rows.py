@@ -82,8 +82,10 @@ def to_texts(row: dict[str, Any], columns: Mapping[str, str]) -> Comparison:
         with suppress(*BAD_ROW):  # other columns may hold what is compared
             comparison = to_comparison(row)
         row = {**row, column: None, "prompt": row[column][:-1], "completion": row[column][-1:]}
-    comparison = comparison or to_comparison(row, candidates=bool(given) and not is_pair)
-    known = {"answer": row.get("answer"), "is_list": bool(given) and given != ["completion"] and not is_pair}
+    comparison = comparison or to_comparison(row, candidates=bool(given) and not is_pair, needs_label=False)
+    has_no_label = comparison.ranks is None and len(comparison.completions) > 1  # of two responses
+    is_list = has_no_label or (bool(given) and given != ["completion"] and not is_pair)
+    known = {"answer": row.get("answer"), "is_list": is_list}
     comparison.metadata = {**(comparison.metadata or {}), **known}
     return comparison
 

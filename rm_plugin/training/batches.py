@@ -28,7 +28,7 @@ from datasets import Dataset, Features, IterableDataset, Value
 from transformers import PreTrainedTokenizerBase
 
 from ..data import comparison, control_tokens, conversations, encoding, templates
-from ..data.comparison import BadRow, to_comparison
+from ..data.comparison import BadRow, loss_margin, to_comparison
 from ..data.encoding import EncodedGroup, encode, within_limit, without_trailing_pads
 from ..model.packing import collate, cost, split_by_tokens
 from ..processes import shares
@@ -134,7 +134,7 @@ class RowEncoder:
         texts = {f"`{name}`": list(row[name]) for name in names}
         group = within_limit(texts, self.tokenizer, self.max_length, self.truncation_mode)
         group = without_trailing_pads(group, self.trailing_pad_id)
-        return replace(group, ranks=group.kept, margin=row.get("margin"))
+        return replace(group, ranks=group.kept, margin=loss_margin(row))
 
 
 def _distinct_texts(row: dict[str, Any]) -> tuple[EncodedGroup, list[int]]:

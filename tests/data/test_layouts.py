@@ -173,7 +173,7 @@ LAYOUTS = {
                 "conversation_a": [user("2 + 2?"), assistant("4"), user("3 + 3?"), assistant("6")],
                 "conversation_b": [user("2 + 2?"), assistant("5"), user("3 + 3?"), assistant("7")],
             }
-            for winner in ("model_a", "model_b", "tie (inconsistent)"[:3])
+            for winner in ("model_a", "model_b", "tie (inconsistent)")
         ],
         [],
         [
@@ -183,6 +183,25 @@ LAYOUTS = {
                 ranks=ranks,
             )
             for ranks in ([0, 1], [1, 0], [0, 0])
+        ],
+    ),
+    "MT-bench with turns": (
+        [
+            {
+                **{"question_id": 81, "model_a": "gpt", "model_b": "llama", "winner": "model_a", "turn": turn},
+                "conversation_a": [user("2 + 2?"), assistant("4"), user("3 + 3?"), assistant("6")],
+                "conversation_b": [user("2 + 2?"), assistant("5"), user("3 + 3?"), assistant("7")],
+            }
+            for turn in (1, 2)
+        ],
+        [],
+        [
+            Comparison([user("2 + 2?")], [[assistant("4")], [assistant("5")]], ranks=[0, 1]),
+            Comparison(
+                [user("2 + 2?")],
+                [[assistant(a), user("3 + 3?"), assistant(b)] for a, b in ("46", "57")],
+                ranks=[0, 1],
+            ),
         ],
     ),
     "an object of columns": (
@@ -252,6 +271,8 @@ FIRST, SECOND, TIE = [0, 1], [1, 0], [0, 0]
         ([1, 1, 2], FIRST),
         (["B", "A", "B"], SECOND),
         ([1, 2], TIE),
+        ([1, 1, 2, "tie"], TIE),  # two of four are no majority
+        ("tie (inconsistent)", TIE),
         (["A", "tie", "B"], TIE),
         (["tie", "tie", "B"], TIE),
         ([None, 2, float("nan")], SECOND),
@@ -310,6 +331,11 @@ def test_two_responses_are_known_by_their_usual_names(first, second):
         ({**RESPONSES, "label": -1}, '`label` is "-1", not 1, 2'),
         (RESPONSES, "`response_1`, `response_2`: no label says which is better; name it with --columns label=COLUMN"),
         ({**RESPONSES, "label": None, "id": 1}, "no label says which is better"),
+        ({**RESPONSES, "label": [None, float("nan")]}, "no label says which is better"),
+        ({**RESPONSES, "annotator1": None, "annotator2": None}, "no label says which is better"),
+        ({**RESPONSES, "chosen": 2}, "`chosen` is 2 (int) beside `response_1`, `response_2`, and looks like the"),
+        ({**RESPONSES, "chosen": "B"}, "such as --columns label=chosen:1/2"),
+        ({**RESPONSES, "chosen": 2, "rejected": 1}, "such as --columns label=chosen:1/2"),
         (
             {**RESPONSES, "label": 1, "winner": 1},
             "label and winner look like the label; name it with --columns label=",
@@ -347,6 +373,112 @@ def test_a_label_that_could_mean_two_things_is_not_skipped_as_a_bad_row():
         load_benchmark("preference", rows, on_bad_row="skip")
     rows[2]["label"] = "left"
     assert len(load_benchmark("preference", rows, on_bad_row="skip").comparisons) == 2
+
+
+def test_the_label_of_two_responses_may_be_called_chosen():
+    for row in ({"chosen": 2}, {"chosen": 2, "rejected": 1}):
+        selected = select_columns({**RESPONSES, **row}, read_columns(["label=chosen:1/2"]))
+        assert to_comparison(selected) == Comparison("2 + 2?", ["4", "5"], ranks=[1, 0])
+
+
+# --- one row that holds several
+
+GOOD, BAD = ["good 0", "good 1", "good 2"], ["bad 0", "bad 1", "bad 2"]
+CONVERSATIONS = [[[user(f"q{n}"), assistant(text)] for n, text in enumerate(texts)] for texts in (GOOD, BAD)]
+COLUMNS_OF_THREE = {  # the object, what has to be said of its columns, prompt and texts of its second comparison
+    "texts": ({"chosen": GOOD, "rejected": BAD}, [], ("", "good 1", "bad 1")),
+    "texts of other names": (
+        {"text_chosen": GOOD, "text_rejected": BAD},
+        ["chosen=text_chosen", "rejected=text_rejected"],
+        ("", "good 1", "bad 1"),
+    ),
+    "another name of the prompt": (
+        {"q": ["q0", "q1", "q2"], "chosen": GOOD, "rejected": BAD},
+        ["prompt=q"],
+        ("q1", "good 1", "bad 1"),
+    ),
+    "two responses": (
+        {"question": ["q0", "q1", "q2"], "response_1": BAD, "response_2": GOOD, "label": [2, 2, 2]},
+        [],
+        ("q1", "good 1", "bad 1"),
+    ),
+    "transcripts": (
+        {side: [f"\n\nHuman: q\n\nAssistant:{text}" for text in texts] for side, texts in
+         (("chosen", GOOD), ("rejected", BAD))},
+        [],
+        ("\n\nHuman: q\n\nAssistant:", "good 1", "bad 1"),
+    ),
+    "conversations": (
+        dict(zip(("chosen", "rejected"), CONVERSATIONS, strict=True)),
+        [],
+        ([user("q1")], [assistant("good 1")], [assistant("bad 1")]),
+    ),
+    "prompts that are messages": (
+        {"prompt": [[user("q0")], [user("q1")], [user("q2")]], "chosen": GOOD, "rejected": BAD},
+        [],
+        ([user("q1")], [assistant("good 1")], [assistant("bad 1")]),
+    ),
+    "lists of completions": (
+        {"completions": [list(pair) for pair in zip(BAD, GOOD, strict=True)], "ranks": [[1, 0]] * 3},
+        [],
+        ("", "good 1", "bad 1"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COLUMNS_OF_THREE)
+def test_an_object_of_columns_is_as_many_comparisons_as_its_columns_are_long(name, tmp_path):
+    published, columns, (prompt, better, worse) = COLUMNS_OF_THREE[name]
+    for source in in_every_container(published, tmp_path):
+        comparisons = [to_comparison(row) for row in load_rows(source, columns=columns)]
+        assert [len(one.pairs()) for one in comparisons] == [1, 1, 1]
+        assert (comparisons[1].prompt, comparisons[1].chosen, comparisons[1].rejected) == (prompt, [better], [worse])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]},
+        {"prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
+        {"completions": ["a", "b"], "ranks": [0, 1]},
+        {"completions": [[assistant("a")], [assistant("b")]], "ranks": [0, 1]},
+        {"prompt": "q", "chosen": ["a", "b"], "rejected": ["c", "d"]},
+        {"chosen": ["a"], "rejected": ["b"]},
+    ],
+)
+def test_a_row_of_lists_that_belong_together_stays_one_row(row, tmp_path):
+    for source in in_every_container(row, tmp_path):
+        assert [to_comparison(one) for one in load_rows(source)] == [to_comparison(row)]
+
+
+def test_rows_of_lists_are_columns_only_where_one_is_all_that_there_is(tmp_path):
+    rows = [{"chosen": ["a", "b"], "rejected": ["c", "d"]}] * 2
+    for source in (rows, Dataset.from_list(rows)):
+        assert [len(to_comparison(row).pairs()) for row in load_rows(source)] == [4, 4]
+    with pytest.raises(ValueError, match="row 0: its columns have 3, 2 values; give one length, or to the texts"):
+        load_rows([{"chosen": GOOD, "rejected": BAD[:2]}])
+
+
+def in_every_container(row, folder):
+    """One row as a list, a table, a file of each kind, a saved table."""
+    table = Dataset.from_list([row])
+    (folder / "a.json").write_text(json.dumps(row, indent=1))
+    (folder / "a.jsonl").write_text(json.dumps(row))
+    table.to_parquet(folder / "a.parquet")
+    table.save_to_disk(folder / "saved")
+    return [[row], table, *(folder / name for name in ("a.json", "a.jsonl", "a.parquet", "saved"))]
+
+
+@pytest.mark.parametrize("name", ["EvalBiasBench", "OASST trees", "an object of columns"])
+def test_what_holds_several_rows_is_read_from_every_container(name, tmp_path):
+    published, _, expected = LAYOUTS[name]
+    (row,) = published if isinstance(published, list) else [published]
+    for source in in_every_container(row, tmp_path):
+        assert list(map(to_comparison, load_rows(source))) == expected
+        assert len(load_benchmark("preference", source).comparisons) == len(expected)
+    stream = load_rows(tmp_path / "a.parquet", streaming=True)
+    if name == "OASST trees":  # which its columns say, before a row is read
+        assert list(map(to_comparison, stream)) == expected
 
 
 # --- columns
@@ -465,11 +597,20 @@ def test_an_empty_reply_is_a_choice_that_is_the_same_for_every_set(name, row):
     kept, skipped = (load_benchmark(name, rows, on_empty=choice) for choice in ("keep", "skip"))
     assert (len(kept.comparisons), kept.num_empty) == (2, 1)
     assert (len(skipped.comparisons), skipped.num_empty) == (1, 1)
+    assert (kept.on_empty, skipped.on_empty) == ("keep", "skip")
     sample = load_benchmark(name, [full] * 20 + [row], limit=1)  # in which the empty one is not
     assert (len(sample.comparisons), sample.num_empty) == (1, 0)
     assert len(load_benchmark(name, rows).comparisons) == 2
     with pytest.raises(ValueError, match=f"^{name}: row 1: a reply is empty; write it, or compare it as it is"):
         load_benchmark(name, rows, on_empty="error", on_bad_row="skip")
+
+
+def test_two_empty_replies_are_left_out_or_are_equal():
+    rows = [{"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}, {"prompt": "2 + 2?", "chosen": "", "rejected": ""}]
+    skipped = load_benchmark("preference", rows, on_empty="skip")
+    assert (len(skipped.comparisons), skipped.num_empty, skipped.bad_rows) == (1, 1, [])
+    with pytest.raises(ValueError, match="row 1: `chosen` equals `rejected`; completions of different rank differ"):
+        load_benchmark("preference", rows)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,10 @@ import pytest
 from models import tiny_reward_model, tiny_tokenizer
 from pyarrow import parquet
 from scored_rows import CHAT, MIXED, PAIRS, lengths, read, write
+from training_runs import make_trainer
 
 from rm_plugin.commands.cli import main
+from rm_plugin.data.comparison import load_rows, to_comparison
 from rm_plugin.files import Journal
 from rm_plugin.scoring import corpus
 from rm_plugin.scoring.corpus import score_dataset
@@ -348,3 +350,23 @@ def test_two_processes_give_the_rows_order_and_nulls_of_one(tmp_path, folder):
 def test_actors_are_for_ray():
     with pytest.raises(ValueError, match=r"num_actors=2 is for a Ray data set; make one: ray.data.from_huggingface"):
         score_dataset(PAIRS, lengths, num_actors=2)
+
+
+def test_what_score_writes_is_trained_on_without_the_difference_of_its_scores(tmp_path):
+    rows = [{"prompt": f"{n} + 1 =", "chosen": f" {n + 1}", "rejected": " penguins"} for n in range(8)]
+    score_dataset(rows, lengths, output=tmp_path / "scored.jsonl")
+    scored = load_rows(tmp_path / "scored.jsonl")
+    assert scored[0]["margin"] == -7.0
+    with_margins = [{**row, "margin": 0.5} for row in rows]
+    for number, (data, margins) in enumerate([(rows, {None}), (scored, {None}), (with_margins, {0.5})]):
+        trainer = make_trainer(tmp_path / str(number), tiny_reward_model(), data)
+        assert set(trainer.train_dataset["margin"]) == margins
+        assert {to_comparison(row).margin for row in data} == margins
+
+
+def test_two_responses_are_scored_with_and_without_a_label():
+    row = {"question": "2 + 2 =", "response_1": " 5", "response_2": " four"}
+    plain, labelled = score_dataset([row], lengths)[0], score_dataset([{**row, "winner": "B"}], lengths)[0]
+    assert plain == {**row, "scores": [2.0, 5.0], "score_reason": None}
+    added = {"score_chosen": 5.0, "score_rejected": 2.0, "margin": 3.0, "score_reason": None}
+    assert labelled == {**row, "winner": "B", **added}

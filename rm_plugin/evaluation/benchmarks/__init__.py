@@ -149,5 +149,5 @@ def load_benchmark(
     else:
         get_files = f"get the files from {benchmark.files} and " if benchmark.files else ""
         raise ValueError(f"{name} has no loadable copy on the hub; {get_files}name their path with --source PATH")
-    data = LoadedBenchmark(name, benchmark, where, commit, limit=limit)
-    return read_comparisons(data, tables, subset, on_bad_row, on_empty)
+    data = LoadedBenchmark(name, benchmark, where, commit, limit=limit, on_empty=on_empty)
+    return read_comparisons(data, tables, subset, on_bad_row)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, zip_longest
@@ -18,10 +18,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ...data.comparison import Comparison, is_empty, text_key
-from ...data.layouts import BadLayout
+import numpy as np
+
+from ...data.comparison import Comparison, EmptyReplies, is_empty, text_key
+from ...data.layouts import BadLayout, usual_rows
 from ...data.sources import load_rows
-from ...messages import explained, one_line
+from ...messages import explained, located, one_line, shorten
 from .base import Benchmark, Part, Row, cluster_of
 
 KINDS = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
@@ -44,7 +46,8 @@ class LoadedBenchmark:
         bad_rows (`list[str]`): table, index and cause of rows that `on_bad_row="skip"` left out.
         split (`str`, *optional*): split that was read (`+` between several); `None` where the source names none.
         limit (`int`, *optional*): size of the sample that was drawn, if one was asked for.
-        num_empty (`int`): comparisons with an empty reply, which `on_empty` keeps or leaves out.
+        on_empty (`str`): whether comparisons with an empty reply are kept (`"keep"`) or left out (`"skip"`).
+        num_empty (`int`): how many these are.
     """
 
     name: str
@@ -57,6 +60,7 @@ class LoadedBenchmark:
     bad_rows: list[str] = field(default_factory=list)
     split: str | None = None
     limit: int | None = None
+    on_empty: str = "keep"
     num_empty: int = 0
 
     @property
@@ -92,7 +96,6 @@ def read_comparisons(
     tables: list[Table],
     subset: str | None = None,
     on_bad_row: str = "error",
-    on_empty: str = "keep",
 ) -> LoadedBenchmark:
     """Fill `data` from its tables."""
     data.split = "+".join(dict.fromkeys(split for _, split, _ in tables if split)) or None
@@ -101,6 +104,9 @@ def read_comparisons(
         try:
             comparison = data.benchmark.row(row, subset or origin)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
+            if data.on_empty == "skip" and isinstance(error, EmptyReplies):
+                data.num_empty += 1
+                continue
             column = "" if isinstance(error, ValueError) else f" column {row.column!r}:"
             cause = f"{origin and f'{origin} '}row {index}:{column} {one_line(error)}"
             if on_bad_row == "error" or isinstance(error, BadLayout):
@@ -110,8 +116,11 @@ def read_comparisons(
         if comparison is None:
             data.no_preference.append(number)
             continue
-        if on_empty != "keep" and has_empty_reply(comparison):
-            if on_empty == "error":
+        if not isinstance(comparison, Comparison):
+            shown = f"{type(comparison).__name__} of row {index}; it must return a Comparison, or None"
+            raise ValueError(f"{data.name}: its function of a row returns a {shown}")
+        if data.on_empty != "keep" and has_empty_reply(comparison):
+            if data.on_empty == "error":
                 fix = "write it, or compare it as it is (on_empty='keep') or leave it out ('skip')"
                 raise ValueError(f"{data.name}: {origin and f'{origin} '}row {index}: a reply is empty; {fix}")
             data.num_empty += 1
@@ -129,7 +138,20 @@ def read_comparisons(
     if data.limit is not None:
         data.comparisons = balanced_sample(data.comparisons, data.limit)
     data.num_empty += sum(map(has_empty_reply, data.comparisons))
+    _check_score(data)
     return data
+
+
+def _check_score(data: LoadedBenchmark) -> None:
+    """Refuse items and a formula that do not give a score, before anything is computed for it."""
+    with located(f"{data.name}: its score cannot be computed"):
+        zeros = [np.zeros(len(comparison.completions)) for comparison in data.comparisons]
+        means = data.benchmark.score_items(list(zip(data.comparisons, zeros, strict=True))).means()
+        if not means:
+            raise ValueError("no comparison gives an item; items must return one Item or more per comparison")
+        found = data.benchmark.formula({group: np.full(2, mean) for group, mean in means.items()})  # as of resamples
+        if not isinstance(found, Mapping) or "score" not in found:
+            raise ValueError(f"formula returns {shorten(repr(found))}; it must return a dict with a 'score'")
 
 
 def has_empty_reply(comparison: Comparison) -> bool:
@@ -202,7 +224,7 @@ def source_tables(
     if config is not None and is_local:
         raise ValueError(f"config={config!r} is for hub data sets, which {path or 'an object'} is not; leave it out")
     if isinstance(source, list) and all(isinstance(row, dict) for row in source) and split is None and not columns:
-        return [("", None, lambda: source)]
+        return [("", None, lambda: usual_rows(source, "the list"))]
     if path is not None and any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
         with explained(f"{path} cannot be read; save it again"):
             source = datasets.load_from_disk(str(path))

@@ -125,3 +125,55 @@ def test_the_skywork_suite_is_the_seven_that_papers_print_in_one_row(outside, ca
     ]
     assert main([*words[:2], "--suite", "skyworks", "--output", "runs"]) == 2
     assert "suite='skyworks' is not known (did you mean skywork?)" in capsys.readouterr().err
+
+
+BROKEN = """
+from rm_plugin import Comparison
+from rm_plugin.evaluation.benchmarks import Benchmark
+
+
+def pair(row, origin, **about):
+    return Comparison(row["q"], chosen=[row["a"]], rejected=[row["b"]], **about)
+
+
+BROKEN = Benchmark({})
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "source", "said"),
+    [
+        (number, BROKEN.format(given) if "\n" not in given else given, said)
+        for number, (given, said) in enumerate(
+            [
+                ("lambda row, origin: (row['q'], row['a'])", "returns a tuple of row 0; it must return a"),
+                ("lambda row, origin: [pair(row, origin)]", "returns a list of row 0; it must return a"),
+                ("lambda row, origin: pair(row, origin, subset=3)", "row 0: `subset` is 3 (int); it is a text"),
+                ("lambda row, origin: pair(row, origin, metadata=[1])", "row 0: `metadata` is [1] (list); it is a"),
+                ("pair, formula=lambda means: {'accuracy': means['all']}", "it must return a dict with a 'score'"),
+                ("pair, formula=lambda means: means['all']", "it must return a dict with a 'score'"),
+                ("pair, formula=lambda means: {'score': means['none']}", "its score cannot be computed: KeyError"),
+                ("pair, formula=lambda means: {'score': max(means['all'], 0)}", "its score cannot be computed: The"),
+                ("pair, formula=3", "its score cannot be computed: 'int' object is not callable"),
+                ("pair, items=[]", "its score cannot be computed: 'list' object is not callable"),
+                ("pair, items=lambda scored: []", "no comparison gives an item; items must return one Item or more"),
+                ("pair, items=lambda scored: [1.0]", "its score cannot be computed: 'float' object has no attribute"),
+                ("\n1 / 0", "cannot be imported (ZeroDivisionError: division by zero); correct it"),
+                ("\nimport json\njson.none", "cannot be imported (AttributeError: module 'json' has no attribute"),
+                ("\nraise SystemExit(3)", "cannot be imported (SystemExit: 3); correct it"),
+                ("\nBROKEN = (", "cannot be imported (SyntaxError: "),
+            ]
+        )
+    ],
+)  # fmt: skip
+def test_a_broken_benchmark_of_a_users_is_one_line_that_names_it(outside, capsys, number, source, said):
+    (outside / f"broken_{number}.py").write_text(source)
+    rows, name = write(outside / "rows.jsonl", [{"q": "q", "a": "Oslo", "b": "Rome"}]), f"broken_{number}:BROKEN"
+    try:
+        for more in ([], ["--on-bad-row", "skip"]):
+            words = ["city_judge:oslo", "--benchmark", name, "--source", str(rows), "--output", "run", *more]
+            assert main(["evaluate", *words]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert said in line and f"{name}: " in line
+    finally:
+        BENCHMARKS.pop(name, None)
