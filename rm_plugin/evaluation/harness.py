@@ -138,6 +138,8 @@ def evaluate(
         times["score"] = time.perf_counter()
         values, options = known | computed, {"num_samples": num_samples, "seed": seed}
         scores = reward.scores_of(data.comparisons, values)
+        if all(np.isnan(one).any() for one in scores):
+            raise ValueError(f"none of the {len(scores)} comparisons is scored: {reward.why_unscored}")
         results = measure(data, scores, **options, num_mistakes=num_mistakes)
         if isinstance(reward, PairwiseReward):
             results.metrics["judge"] = judge_metrics(reward, data, values, **options)
@@ -243,7 +245,7 @@ def _loaded(benchmark: str | LoadedBenchmark, source: Any) -> LoadedBenchmark:
 
 def _about(data: LoadedBenchmark, text_format: str | None, model: dict[str, Any]) -> dict[str, Any]:
     """What is evaluated on what: the head of `report.json`."""
-    fields = ("name", "source", "split", "revision", "fingerprint", "limit")
+    fields = ("name", "source", "split", "revision", "fingerprint", "limit", "on_empty")
     benchmark = {field: getattr(data, field) for field in fields}
     about_data = {"licence": data.benchmark.licence, "notes": data.benchmark.notes}
     return {

@@ -232,6 +232,8 @@ def shortfalls(report: Report) -> list[str]:
             f"{counts['num_unscored_comparisons']:,} of {counts['num_comparisons']:,} comparisons have a text that "
             f"was not scored{why}; they count as wrong, and margins and calibration leave them out."
         )
+    if counts.get("num_empty") and benchmark.get("on_empty") == "skip":
+        sentences.append(f"{counts['num_empty']:,} comparisons with an empty reply were left out (on_empty=skip).")
     if counts["num_bad_rows"]:
         sentences.append(f"{counts['num_bad_rows']:,} bad rows were skipped, the first: {report['bad_rows'][0]}.")
     return sentences
@@ -241,8 +243,8 @@ def remarks(report: Report) -> list[str]:
     """What a reader must know before quoting the score, one sentence each."""
     counts, model, tie_rate = report["counts"], report["model"], report["metrics"]["pairwise"]["tie_rate"]
     sentences = shortfalls(report)
-    if counts.get("num_empty"):
-        sentences.append(f"{counts['num_empty']:,} comparisons have an empty reply (on_empty).")
+    if counts.get("num_empty") and report["benchmark"].get("on_empty") != "skip":
+        sentences.append(f"{counts['num_empty']:,} comparisons have an empty reply, and count like any other.")
     if report["run"].get("num_at_length_limit") and model.get("truncation_mode") == "keep_end":
         sentences.append(
             f"{report['run']['num_at_length_limit']:,} completions were cut at the limit of {model['max_length']:,} "
@@ -433,7 +435,7 @@ def _mistakes(report: EvaluationReport) -> list[tuple[str, list]]:
             (f"Preferred by people, r = {one['score_better']:.3f}", _plain(one["chosen"]), "chosen"),
             (f"Preferred by the model, r = {one['score_worse']:.3f}", _plain(one["rejected"]), "rejected"),
         ]
-        details.append((f"Δ = {one['margin']:.2f} · {one['subset'] or ''} · {one['id']}", texts))
+        details.append((f"Δ = {one['difference']:.2f} · {one['subset'] or ''} · {one['id']}", texts))
     return details
 
 

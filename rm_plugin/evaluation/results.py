@@ -158,8 +158,8 @@ def _checked(data: LoadedBenchmark, scores: Sequence[np.ndarray]) -> list[Scored
         raise ValueError("a score is infinite; scores are finite, or NaN where a text was not scored")
     if all(np.isnan(values).any() for _, values in scored):
         raise ValueError(
-            f"none of the {len(scored)} comparisons is scored: each has a text over the length limit or without a "
-            "score; raise max_length, or make the judge score them"
+            f"none of the {len(scored)} comparisons is scored: each has a text whose score is null; give one score "
+            "per completion"
         )
     return scored
 
@@ -336,7 +336,7 @@ def _mistakes(scored: Sequence[Scored], pairs: pd.DataFrame, number: int) -> lis
         one, scores = scored[index][0], scored[index][1].tolist()
         high, low = scores[better], scores[worse]
         pair = {"id": one.id, "subset": one.subset, "better": better, "worse": worse}
-        pair |= {"score_better": high, "score_worse": low, "margin": high - low}
+        pair |= {"score_better": high, "score_worse": low, "difference": high - low}
         texts = (one.prompt, one.completions[better], one.completions[worse])
         mistakes.append(pair | dict(zip(TEXTS, texts, strict=True)))
     return mistakes

@@ -374,9 +374,10 @@ def test_the_most_confident_mistakes_are_a_file_of_preference_rows(tmp_path, mon
     assert [one["id"] for one in mistakes] == [f"i{n}" for n in range(29, 14, -1)]
     assert mistakes[0] == {
         **{"id": "i29", "subset": None, "better": 0, "worse": 1, "score_better": 1.0, "score_worse": 31.0},
-        **{"margin": -30.0, "prompt": "q29", "chosen": "a", "rejected": "b" * 31},
+        **{"difference": -30.0, "prompt": "q29", "chosen": "a", "rejected": "b" * 31},
     }
-    assert len(load_benchmark("preference", tmp_path / "run" / "mistakes.jsonl").comparisons) == 15
+    read = load_benchmark("preference", tmp_path / "run" / "mistakes.jsonl").comparisons
+    assert len(read) == 15 and {one.margin for one in read} == {None}  # the loss subtracts no difference of scores
     assert len(json.loads((tmp_path / "run" / "report.json").read_text())["mistakes"]) == 10
 
 

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 import yaml
 
+from rm_plugin.evaluation.benchmarks import load_benchmark
 from rm_plugin.evaluation.figures import bradley_terry_curve
 from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.evaluation.page import Section, Table, render_page
@@ -219,12 +220,28 @@ def test_a_complete_run_gives_results_in_the_form_of_the_hub(tmp_path, official)
         ("counts", {"num_rows": 40}),
         ("counts", {"num_unscored_comparisons": 1}),
         ("counts", {"num_bad_rows": 1}),
+        ("benchmark", {"on_empty": "skip"}),
     ],
 )
 def test_an_incomplete_run_never_becomes_an_official_result(official, part, change):
     content = {**official.report, "bad_rows": ["row 3: x"]}
+    content["counts"] = {**content["counts"], "num_empty": 1}  # kept, which changes nothing
     assert eval_results(content)
     assert eval_results({**content, part: {**content[part], **change}}) == []
+
+
+def test_a_report_says_whether_comparisons_with_an_empty_reply_were_left_out():
+    data = [{"prompt": f"q{n}", "chosen": f"good {n}", "rejected": "bad" * (n > 0)} for n in range(6)]
+    said = {}
+    for choice in ("keep", "skip"):
+        loaded = load_benchmark("preference", data, on_empty=choice)
+        report = evaluate(lambda prompts, completions: map(len, completions), loaded, num_samples=50).report
+        assert report["benchmark"]["on_empty"] == choice and report["counts"]["num_empty"] == 1
+        said[choice] = [sentence for sentence in remarks(report) if "empty" in sentence]
+    assert said == {
+        "keep": ["1 comparisons have an empty reply, and count like any other."],
+        "skip": ["1 comparisons with an empty reply were left out (on_empty=skip)."],
+    }
 
 
 def test_why_a_text_has_no_score_is_said_only_where_it_is_known():

@@ -177,6 +177,33 @@ def test_intervals_hold_the_size_of_a_planted_bias(kind):
     assert all(share >= 0.85 for share in shares.values()), shares  # of 0.95; its standard error is 2.8 points
 
 
+def test_the_report_of_a_judge_holds_the_size_of_its_length_bias():
+    from rm_plugin.evaluation.harness import evaluate
+
+    rng = np.random.default_rng(11)
+    margins, features, _ = planted(rng, "length", 100_000)
+    truth = feature_bias(margins, {"length": features}, num_samples=1)["length"]
+    margins, features, prompts = planted(rng, "length", 300)
+    texts = [
+        [f"{pair} {side} ".ljust(int(length), "x") for side, length in enumerate(lengths)]
+        for pair, lengths in enumerate(features)
+    ]
+    rows = [
+        {"prompt": f"q{prompt}", "chosen": chosen, "rejected": rejected}
+        for prompt, (chosen, rejected) in zip(prompts, texts, strict=True)
+    ]
+    scores = {text: 0.0 for _, text in texts} | {
+        text: margin for (text, _), margin in zip(texts, margins, strict=True)
+    }
+    report = evaluate(lambda prompts, completions: [scores[text] for text in completions], source=rows, num_samples=50)
+    found = report.metrics["bias"]["length"]
+    assert found["num_more"] + found["num_less"] + (features[:, 0] == features[:, 1]).sum() == 600
+    for name in ("spearman", "controlled_accuracy", "accuracy_more", "accuracy_less", "accuracy_equal"):
+        low, high = found[f"{name}_interval"]
+        assert low <= truth[name] <= high and high - low < 0.35, name
+    assert found["spearman_interval"][0] > 0.2  # and says that there is one
+
+
 @pytest.mark.scale
 @pytest.mark.parametrize("kind", ["length", "style", "position"])
 def test_over_4000_score_sets_intervals_hold_the_planted_bias_in_93_5_to_96_5_percent(kind):
