@@ -32,7 +32,7 @@ import numpy as np
 
 from ..data.comparison import Comparison, text_key
 from ..files import json_number, read_jsonl
-from ..messages import check_at_least, located, one_line, shorten
+from ..messages import check_at_least, one_line, shorten
 from .base import Member, Reward, digest
 
 log = logging.getLogger(__name__)
@@ -354,8 +354,7 @@ def import_function(dotted: str) -> Callable:
     """The callable that `module:name` names; a class is called once, without arguments, to make it."""
     found = import_dotted(dotted)
     if inspect.isclass(found):
-        with located(f"{dotted} cannot be made without arguments"):
-            found = found()
+        found = found()
     if not callable(found):
         raise ValueError(
             f"{dotted} is a {type(found).__name__}; it must be callable: (prompts, completions) -> scores"

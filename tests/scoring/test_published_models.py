@@ -162,8 +162,9 @@ def test_own_code_scores_as_a_function_or_where_it_is_asked_for(tmp_path, monkey
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     (folder / "own.py").write_text(IMPORT + OWN)  # as it is published: transformers 5 has no such name
-    with pytest.raises((ImportError, ValueError), match="LLAMA_INPUTS_DOCSTRING"):
-        RewardScorer(str(folder), trust_remote_code=True)
+    with pytest.raises(ValueError, match=r"cannot be loaded \(ImportError: .*LLAMA_INPUTS_DOCSTRING") as refused:
+        as_reward(str(folder), trust_remote_code=True)
+    assert "\n" not in str(refused.value)
     folder = folder.rename(tmp_path / "edited")
     (folder / "own.py").write_text(OWN)
     asked = RewardScorer(str(folder), trust_remote_code=True).score([[user(p)] for p in PROMPTS], COMPLETIONS)
