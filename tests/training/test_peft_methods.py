@@ -11,6 +11,7 @@ from models import tiny_config, tiny_tokenizer
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
+from peft_methods import METHODS, config_of
 from safetensors.torch import load_file, save_file
 from training_runs import SMALL_WEIGHTS, make_trainer, preference_rows
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -20,37 +21,8 @@ from rm_plugin.model.adapters import check_peft_method
 from rm_plugin.training.peft_configs import reward_peft_config
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "peft.md"
-METHODS = sorted(method.value for method in PeftType)
-OPTIONS = {  # what a method asks for, and sizes that fit layers of 32
-    "ADALORA": {"total_step": 20, "tinit": 1, "tfinal": 1},
-    "BOFT": {"boft_block_size": 4},
-    "C3A": {"block_size": 8},
-    "CARTRIDGE": {"num_virtual_tokens": 3},
-    "CPT": {"cpt_token_ids": [4, 5], "task_type": "CAUSAL_LM"},
-    "FOURIERFT": {"n_frequency": 20},
-    "MISS": {"r": 8},
-    "MULTITASK_PROMPT_TUNING": {"num_virtual_tokens": 3},
-    "OFT": {"oft_block_size": 4},
-    "P_TUNING": {"num_virtual_tokens": 3},
-    "PREFIX_TUNING": {"num_virtual_tokens": 3},
-    "PROMPT_TUNING": {"num_virtual_tokens": 3},
-    "PSOFT": {"r": 4},
-    "ROAD": {"group_size": 8},
-    "SHIRA": {"r": 4},
-    "TRAINABLE_TOKENS": {"token_indices": [5, 6]},
-    "VBLORA": {"vector_length": 8, "num_vectors": 16},
-    "WAVEFT": {"n_frequency": 20},
-    "XLORA": {"hidden_size": 32},
-}
 # Upstream warns of what its own defaults bring about (peft 0.21).
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:peft")
-
-
-def config_of(method: str):
-    try:
-        return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(method)](**OPTIONS.get(method, {}))
-    except ImportError as error:
-        pytest.skip(str(error))
 
 
 def refusal(method: str, **how) -> str | None:

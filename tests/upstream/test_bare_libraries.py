@@ -12,20 +12,35 @@ import pytest
 import torch
 from bitsandbytes.functional import has_avx512bf16
 from models import tiny_config, tiny_reward_model, tiny_tokenizer
-from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
+from peft import (
+    AdaLoraConfig,
+    AutoPeftModelForSequenceClassification,
+    IA3Config,
+    LNTuningConfig,
+    LoraConfig,
+    get_peft_model,
+)
+from peft.utils.other import AuxiliaryTrainingWrapper
+from peft_methods import config_of
+from torch._subclasses import FakeTensorMode
 from training_runs import classifier
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
     pipeline,
 )
 from transformers.trainer_utils import get_last_checkpoint
 from upstream_faults import OURS, must_work, until_fixed
 
 import rm_plugin
+from rm_plugin.model.adapters import PEFT_ON_PLAIN_WEIGHTS
 from rm_plugin.model.modeling import RewardModel
 
 PACKAGE = Path(rm_plugin.__file__).parent
@@ -85,6 +100,63 @@ def test_a_reasoning_tag_stays_a_token_where_control_tokens_are_text():
     assert tokenizer.convert_tokens_to_ids("<think>") in ids
 
 
+@until_fixed("a callback is not told whose event it handles", "loops: find_trainer")
+def test_a_callback_is_handed_the_trainer(tmp_path):
+    class Listener(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.handed = list(kwargs.values())
+
+    listener = Listener()
+    trainer = Trainer(classifier(), TrainingArguments(tmp_path, use_cpu=True, bf16=False), callbacks=[listener])
+    trainer.callback_handler.on_train_begin(trainer.args, trainer.state, trainer.control)
+    assert any(one is trainer for one in listener.handed)
+
+
+def tiny_policy():
+    return AutoModelForCausalLM.from_config(tiny_config()).eval()
+
+
+@until_fixed("no processor runs after top_k and its like but in a custom_generate", "loops: custom_generate")
+def test_a_processor_may_see_the_tokens_that_are_left_to_draw_from():
+    left = []
+
+    def count(input_ids, scores):
+        left.append(int(scores.isfinite().sum()))
+        return scores
+
+    tiny_policy().generate(IDS, do_sample=True, top_k=3, max_new_tokens=1, logits_processor=[count])
+    assert left == [3]
+
+
+@until_fixed("beside a custom_generate the tokenizer of stop_strings is lost", "loops: StopStringCriteria")
+def test_stop_strings_work_beside_a_custom_generate():
+    def search(model, *args, **kwargs):
+        return type(model)._sample(model, *args, **kwargs)
+
+    options = {"stop_strings": ["."], "tokenizer": tiny_tokenizer("plain"), "custom_generate": search}
+    with must_work():
+        tiny_policy().generate(IDS, max_new_tokens=2, **options)
+
+
+# --- torch
+
+
+@until_fixed("functions that make tensors are noted once, wrapped or not", "model: torch.empty(0)")
+def test_a_device_has_its_effect_after_functions_were_wrapped():
+    script = """
+import torch
+empty = torch.empty
+torch.empty = lambda *args, **kwargs: empty(*args, **kwargs)  # as DeepSpeed's Init does
+with torch.device("meta"):
+    torch.empty(0)
+torch.empty = empty
+with torch.device("meta"):
+    print(torch.empty(0).device)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "meta"
+
+
 # --- PEFT and bitsandbytes
 
 
@@ -118,6 +190,50 @@ def test_a_disabled_adapter_scores_the_same_after_every_load(tmp_path):
         with loaded.disable_adapter(), torch.no_grad():
             scores.append(loaded(IDS).logits)
     assert torch.equal(*scores)
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:peft")
+@pytest.mark.parametrize("method", sorted(PEFT_ON_PLAIN_WEIGHTS))
+@until_fixed("the method fails over 4-bit layers", "model: PEFT_ON_PLAIN_WEIGHTS")
+def test_a_method_trains_over_nf4(method, tmp_path):
+    config = config_of(method)
+    config.task_type, config.target_modules = "SEQ_CLS", ["q_proj", "v_proj"]
+    model = nf4_classifier(tmp_path)
+    with must_work():
+        get_peft_model(model, config)(IDS).logits.sum().backward()
+
+
+@until_fixed("IA3 refuses to be taken off a model that is marked as 4-bit", "model: is_loaded_in_8bit = False")
+def test_ia3_is_taken_off_an_nf4_model(tmp_path):
+    config = IA3Config(task_type="SEQ_CLS", target_modules=["q_proj"], feedforward_modules=[])
+    model = get_peft_model(nf4_classifier(tmp_path), config)
+    with must_work():
+        model.unload()
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:peft")
+@until_fixed("LNTuning leaves the head wrapped where it is merged", "model: AuxiliaryTrainingWrapper")
+def test_nothing_of_peft_is_left_after_a_merge():
+    config = LNTuningConfig(task_type="SEQ_CLS", target_modules=["input_layernorm"])
+    merged = get_peft_model(classifier(), config).merge_and_unload()
+    assert not any(isinstance(module, AuxiliaryTrainingWrapper) for module in merged.modules())
+
+
+@until_fixed("AdaLoRA's divisor becomes trainable where PEFT casts it", "model: ranknum")
+def test_what_adalora_does_not_save_is_not_trained():
+    config = AdaLoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"], total_step=20, tinit=1, tfinal=1)
+    model = get_peft_model(classifier().bfloat16(), config)
+    assert not any(p.requires_grad for name, p in model.named_parameters() if "ranknum" in name)
+
+
+@until_fixed("its tables of 8-bit numbers cannot be made of tensors without data", "training: name2qmap")
+def test_an_8bit_optimizer_steps_on_tensors_without_data():
+    import bitsandbytes as bnb
+
+    with FakeTensorMode(), must_work():
+        weight = torch.nn.Parameter(torch.empty(8192))
+        weight.grad = torch.empty(8192)
+        bnb.optim.AdamW8bit([weight]).step()
 
 
 @pytest.mark.skipif(
@@ -175,6 +291,56 @@ def test_processes_without_a_gpu_know_of_each_other():
     world |= {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
     done = subprocess.run([sys.executable, "-c", script], env=world, capture_output=True, text=True, check=True)
     assert done.stdout.strip() != "NO"
+
+
+def alone(script):
+    """What a script prints that runs as the one process of a group."""
+    group = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    paths = os.pathsep.join([str(PACKAGE.parent / "tests"), str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, **group, "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore", "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr[-3000:])
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.scale
+@pytest.mark.parametrize("stage", [2, 3])
+@until_fixed("DeepSpeed casts every parameter, whatever has to stay float32", "model: def precise")
+def test_deepspeed_keeps_a_head_in_float32(stage):
+    script = f"""
+import deepspeed, torch
+from training_runs import classifier
+deepspeed.init_distributed("gloo")
+model = classifier()
+model._keep_in_fp32_modules_strict = {{"score"}}
+config = {{"train_batch_size": 1, "bf16": {{"enabled": True}}, "zero_optimization": {{"stage": {stage}}}}}
+engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(model.parameters()), config=config)
+print(engine.module.score.weight.dtype)
+"""
+    assert alone(script) == "torch.float32"
+
+
+@pytest.mark.scale
+@until_fixed("accelerate has one MixedPrecisionPolicy for all modules", "model: units_of_their_own")
+def test_fsdp_keeps_a_head_in_float32():
+    script = """
+import torch
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from sharded_runs import let_cpus_be_fsdp
+from training_runs import classifier
+let_cpus_be_fsdp()
+plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
+accelerator = Accelerator(mixed_precision="bf16", fsdp_plugin=plugin, cpu=True)
+model = classifier()
+model._keep_in_fp32_modules_strict = {"score"}
+model, _ = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+dtypes = []
+model.score.register_forward_hook(lambda head, inputs, output: dtypes.append(head.weight.dtype))
+model(torch.tensor([[5, 9, 2]]))
+print(*dtypes)
+"""
+    assert alone(script) == "torch.float32"
 
 
 def test_everything_named_here_as_a_workaround_exists():

@@ -152,6 +152,32 @@ def test_a_finished_run_is_not_trained_further(tmp_path):
 SAVING = {"save_strategy": "steps", "save_steps": 1}
 
 
+@until_fixed("`predict` takes rows that are encoded already, `evaluate` takes any", "training: def predict")
+def test_prediction_takes_the_rows_that_training_takes(tmp_path):
+    with must_work():
+        trl_trainer(tmp_path).predict(Dataset.from_list(preference_rows(4)))
+
+
+def whether_weights_are_back(folder, load):
+    """Whether a checkpoint of an architecture whose saved names differ from the model's gives back its weights."""
+    saved, other = (trl_trainer(folder, model=classifier("qwen3_moe"), max_steps=1, **SAVING) for _ in range(2))
+    saved.train()
+    other.state.best_model_checkpoint = str(folder / "checkpoint-1")
+    load(other)
+    trained = saved.model.state_dict()
+    return all(torch.equal(weight, trained[name]) for name, weight in other.model.state_dict().items())
+
+
+@until_fixed("a checkpoint's names are taken for the model's", "training: def _load_from_checkpoint")
+def test_a_checkpoint_of_experts_gives_back_its_weights(tmp_path):
+    assert whether_weights_are_back(tmp_path, lambda trainer: trainer._load_from_checkpoint(tmp_path / "checkpoint-1"))
+
+
+@until_fixed("a checkpoint's names are taken for the model's", "training: def _load_best_model")
+def test_the_best_checkpoint_of_experts_gives_back_its_weights(tmp_path):
+    assert whether_weights_are_back(tmp_path, lambda trainer: trainer._load_best_model())
+
+
 @until_fixed("a checkpoint without its optimizer is resumed from, without a word", "training: why_incomplete")
 def test_a_checkpoint_that_lacks_its_optimizer_is_not_resumed_from(tmp_path):
     trl_trainer(tmp_path, max_steps=1, **SAVING).train()
