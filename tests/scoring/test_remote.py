@@ -1,10 +1,12 @@
 """`RemoteRewardScorer`: one score over the wire, every fault of a server named, no torch, pickled as settings."""
 
 import asyncio
+import copy
 import importlib.metadata
 import json
 import logging
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import textwrap
 
 import numpy as np
 import pytest
+import torch
 from models import tiny_reward_model, tiny_tokenizer
 from stub_server import Stub, bfloat16, model_scores, serving, sigmoid
 from transformers import AutoTokenizer
@@ -22,6 +25,7 @@ from rm_plugin.data.reference import FILE, TURNS, read_reference
 from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.loops.best_of_n import BestOfNSampler
 from rm_plugin.scoring import remote
+from rm_plugin.scoring.corpus import score_dataset
 from rm_plugin.scoring.remote import fault_of_scores
 from rm_plugin.scoring.rewards import as_reward, scorer_from_env
 
@@ -126,7 +130,7 @@ def test_a_url_stands_where_a_model_stands_on_the_command_line_and_in_the_enviro
         words = ["evaluate", url, "--data", str(rows), "--output", str(tmp_path / "run")]
         words += ["--max-num-batched-tokens", "auto"]  # no limit of memory here
         assert main(words) == 2
-        assert "give its folder, as processing_class or --tokenizer DIR" in capsys.readouterr().err
+        assert "give its folder as processing_class or --tokenizer" in capsys.readouterr().err
         assert main([*words, "--tokenizer", str(folder), "--dtype", "float32"]) == 2
         assert "dtype cannot be applied to a served model; give it to the server" in capsys.readouterr().err
         assert main([*words, "--tokenizer", str(folder)]) == 0
@@ -346,6 +350,40 @@ def test_each_fault_of_a_server_is_named_when_the_scorer_is_made(exported, stub,
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("scale", [0.01, 0.03, 1.0, 30.0])
+def test_faults_are_named_whatever_the_scale_of_the_scores_and_rounding_is_none(exported, scale, dtype, tmp_path):
+    _, local = exported
+    served = []
+    for seed in (0, 5):
+        model = tiny_reward_model("llama", seed=seed, max_position_embeddings=4096)
+        with torch.no_grad():
+            model.score.weight.mul_(scale)
+        served.append(model_scores(model.to(getattr(torch, dtype)).float()))
+        if seed == 0:
+            model = model.export(tmp_path, local.processing_class, getattr(torch, dtype))
+            served[0] = model_scores(copy.deepcopy(model).float())
+    reference = read_reference(tmp_path)
+    ids = [text["input_ids"] for text in reference["texts"]]
+    assert reference["dtype"] == dtype
+
+    def fault(scores):
+        return fault_of_scores(reference["texts"], np.array(scores, dtype=float), dtype)
+
+    honest, other = ([score(text) for text in ids] for score in served)
+    assert fault(honest) is None
+    rounded = fault(torch.tensor(honest).to(torch.bfloat16).tolist())
+    assert rounded is None if dtype == "bfloat16" else rounded[0].startswith("rounding") and not rounded[1]
+    for scores in (other, honest[::-1]):
+        assert fault(scores)[0].startswith("another head, or an adapter that is not loaded") and fault(scores)[1]
+    for name, (wrong, said) in FAULTS.items():
+        unit = scale if name in ("bias", "scale") else 1.0  # of another head, whose scores are of that size
+        read, change = wrong.get("read", list), wrong.get("change", float)
+        scores = [change(served[0](read(text)) / unit) for text in ids]
+        found = fault([None if score is None else score * unit for score in scores])
+        assert found is not None and found[1] and re.match(said.partition(":")[0], found[0]), (name, found)
+
+
 def test_a_server_that_joins_prompt_and_answer_by_itself_is_named(exported, stub):
     """As vLLM's /score and /rerank do."""
     folder, local = exported
@@ -429,6 +467,34 @@ def test_without_reference_scores_a_line_says_that_nothing_was_checked(exported,
         stub.change = lambda score: 1.0
         with pytest.raises(ValueError, match="it gives 1 for every text; a softmax over one score"):
             RemoteRewardScorer(url, tmp_path)
+
+
+def test_a_served_model_that_nothing_identifies_resumes_no_run(exported, stub, tmp_path):
+    exported[1].processing_class.save_pretrained(tmp_path / "bare")
+    rows = [{"prompt": "Hi", "chosen": f" four {i}", "rejected": f" five {i}"} for i in range(5)]
+    candidates = [{"prompt": "Hi", "completions": COMPLETIONS[:4]}]
+    with serving(stub) as url:
+        one = RemoteRewardScorer(url, tmp_path / "bare")
+        for run in (
+            lambda: evaluate(one, source=rows, output=tmp_path / "run", num_samples=10),
+            lambda: score_dataset(rows, one, tmp_path / "scored.jsonl"),
+            lambda: BestOfNSampler(None, None, one).rank(candidates, tmp_path / "best.jsonl"),
+        ):
+            with pytest.raises(ValueError, match=f"no reference scores say which model {url} serves, .* a name"):
+                run()
+        named = RemoteRewardScorer(url, tmp_path / "bare", name="mine")
+        assert score_dataset(rows, named, tmp_path / "scored.jsonl")["rows"] == 5
+        assert named.settings("model") == as_reward(one, "mine").settings("model")
+        assert named.settings("model") != as_reward(one, "another").settings("model")
+        assert evaluate(one, source=rows, num_samples=10).metrics["pairwise"]["num_pairs"] == 5  # nothing is kept
+
+
+@pytest.mark.parametrize("login", ["user:pass", "pass", "user:pa/ss"])
+def test_a_password_in_a_url_is_refused_and_not_shown(exported, login):
+    for folder in (exported[0], None):
+        with pytest.raises(ValueError, match="http://…@host:1 holds a user or a password, .* as api_key or") as error:
+            RemoteRewardScorer(f"http://{login}@host:1", folder)
+        assert f"{login}@" not in str(error.value)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
