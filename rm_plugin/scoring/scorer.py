@@ -196,7 +196,10 @@ class RewardScorer(Scorer):
 
     def plan(self, comparisons: list[Comparison]) -> list[ScoringBatch]:
         if self.max_num_batched_tokens == "auto":
-            free = free_memory(self._follow().device)
+            own = self._follow().device
+            computes_on = (torch.accelerator.current_accelerator() if self.offload else None) or own
+            if (free := free_memory(computes_on)) is not None and own.type != computes_on.type:
+                free -= self.model.get_memory_footprint()  # which comes there too
             self._fitting = DEFAULT_TOKENS if free is None else tokens_that_fit(self.model, free)
         return super().plan(comparisons)
 

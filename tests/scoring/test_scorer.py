@@ -712,6 +712,16 @@ def test_automatic_calls_are_as_long_as_the_free_memory_allows(monkeypatch):
     assert again.max_num_batched_tokens == "auto"
 
 
+def test_automatic_calls_of_an_offloaded_model_fit_the_accelerator_beside_its_weights(monkeypatch):
+    offloaded, asked = scorer(max_num_batched_tokens="auto", offload="cpu"), []
+    model, free = offloaded.model, 2**24
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr("rm_plugin.scoring.scorer.free_memory", lambda device: asked.append(device.type) or free)
+    offloaded.plan([Comparison(QUESTION, [TREATY])])
+    assert asked == ["cuda"]
+    assert offloaded.tokens_per_call == tokens_that_fit(model, free - model.get_memory_footprint())
+
+
 def test_an_offloaded_model_comes_for_each_call_and_goes_after_it_even_after_an_error(monkeypatch):
     offloaded, expected, moved = scorer(offload="cpu"), scorer().score([QUESTION], [TREATY]), []
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: "accelerator")
