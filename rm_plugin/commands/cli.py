@@ -510,7 +510,7 @@ def _write_export(args: argparse.Namespace) -> None:
     name = str(model.dtype).removeprefix("torch.")
     if adapted and name in ("bfloat16", "float16"):
         print(f"the adapters were rounded into {name} weights, which moves scores; --dtype float32 keeps them exact")
-    print(f"exported to {args.out}; its README says how transformers, vLLM and SGLang load it")
+    print(f"exported to {args.out}; its README says how it is loaded")
 
 
 COMMANDS = {

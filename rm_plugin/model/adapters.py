@@ -276,9 +276,9 @@ def save_adapter(
     model = peft_model.get_base_model()
     if model.is_text_tower:
         logger.warning(
-            "the adapter belongs to the text tower of %s and opens with rm_plugin only; rm-plugin export makes a "
-            "model of it that all can open",
+            "the adapter belongs to the text tower of %s and opens with rm_plugin only; %s",
             model.config.base_model,
+            model.why_not_standard() or "rm-plugin export makes a model of it that all can open",
         )
     if model.config.head_bias:
         logger.warning("the head has a bias, which plain PEFT drops when it loads: scores there are off by it")

@@ -28,7 +28,7 @@ def model_card(
 
     Args:
         repository (`str`): hub id or folder that the model is loaded by.
-        library (`str`): `"transformers"`, `"peft"` for an adapter folder, `"rm_plugin"` for the native format.
+        library (`str`): `"transformers"`, `"peft"` for an adapter folder, `"rm_plugin"` for what nothing else opens.
         facts (`dict`): what the model was made of and how, by name.
         metrics (`dict`): metrics of the last evaluation as they are shown, by name.
         step (`int`, *optional*): training step that they were measured at.
@@ -38,20 +38,21 @@ def model_card(
 
 
 def export_card(
-    repository: str, *, metadata: dict[str, Any], conversational: bool, trailing_pad_id: int | None
+    repository: str, *, library: str, metadata: dict[str, Any], conversational: bool, trailing_pad_id: int | None
 ) -> str:
     """
     The text of README.md of an exported model: how transformers, vLLM and SGLang load it.
 
     Args:
         repository (`str`): folder that the model is loaded by.
+        library (`str`): as for [`model_card`].
         metadata (`dict`): more entries of the hub's header, such as those that the model's own card has.
         conversational (`bool`): whether its tokenizer has a chat template.
         trailing_pad_id (`int`, *optional*): `RewardModelConfig.trailing_pad_id`.
     """
     metadata = {"tags": ["reward-model", "rm_plugin"], **metadata}
     how = {"conversational": conversational, "trailing_pad_id": trailing_pad_id}
-    return _render(repository, "transformers", metadata, facts=None, metrics=None, exported=True, **how)
+    return _render(repository, library, metadata, facts=None, metrics=None, exported=True, **how)
 
 
 def inherited(model: str | None) -> dict[str, Any]:

@@ -535,6 +535,17 @@ class RewardModel(PreTrainedModel):
             return f"transformers has no sequence classifier for {self.config.backbone_config.model_type}"
         return f"the head has a bias, {standard_class.__name__} has none" if self.config.head_bias else None
 
+    def library(self, as_adapter: bool = False) -> str:
+        """
+        What opens the folder of this model: `"transformers"`, `"peft"`, or `"rm_plugin"` where nothing else does.
+
+        Args:
+            as_adapter (`bool`, *optional*, defaults to `False`): the folder holds an adapter.
+        """
+        if self.why_not_standard() is not None or (as_adapter and self.is_text_tower):
+            return "rm_plugin"
+        return "peft" if as_adapter else "transformers"
+
     def merge(self, dtype: torch.dtype | None = None) -> RewardModel:
         """
         This model as a plain one, changed in place: adapters folded into the weights, nothing quantised.
@@ -567,7 +578,8 @@ class RewardModel(PreTrainedModel):
     ) -> RewardModel:
         """
         Write a merged standard checkpoint with its tokenizer, a README that says how other tools load it, and the
-        scores of eight texts by which [`RemoteRewardScorer`] knows whether a server gives this model's scores.
+        scores of eight texts by which [`RemoteRewardScorer`] knows whether a server gives this model's scores. What no
+        standard checkpoint can hold is written as `save_pretrained` writes it, for rm_plugin, with one line.
 
         Args:
             save_directory (`str` or `os.PathLike`): the folder.
@@ -580,14 +592,8 @@ class RewardModel(PreTrainedModel):
             [`RewardModel`]: this model, merged (see [`RewardModel.merge`]).
 
         Raises:
-            ValueError: transformers has no class for such a model, so no other tool could open it; weights that are
-                not finite.
+            ValueError: adapters that cannot be merged, or weights that are not finite.
         """
-        if (reason := self.why_not_standard()) is not None:
-            raise ValueError(
-                f"{reason}, so no other tool could open it; merge().save_pretrained(folder, format='native') keeps it "
-                "for rm_plugin"
-            )
         header = inherited(self.config.name_or_path)
         model = self.merge(dtype)
         if broken := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
@@ -602,6 +608,7 @@ class RewardModel(PreTrainedModel):
         conversational = processing_class.chat_template is not None
         card = export_card(
             folder.name,
+            library=model.library(),
             metadata=header,
             conversational=conversational,
             trailing_pad_id=model.config.trailing_pad_id,

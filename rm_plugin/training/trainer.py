@@ -674,7 +674,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         card = model_card(
             self.hub_model_id or model_name or folder.resolve().name,
-            library="peft" if adapter else "rm_plugin" if self.reward_model.why_not_standard() else "transformers",
+            library=self.reward_model.library(adapter is not None),
             facts={
                 "Started from": base or "a model in memory",
                 "Data": ", ".join([rows, *names]),

@@ -397,7 +397,7 @@ def test_train_saves_a_model_that_scores_and_exports(workflow):
     assert rest == [
         f"saved to {folder / 'output'}",
         "1 completions of 1 rows scored: scores.jsonl",
-        "exported to export; its README says how transformers, vLLM and SGLang load it",
+        "exported to export; its README says how it is loaded",
     ]
     assert np.isfinite(read_lines(folder / "scores.jsonl")[0]["score"])
     adapter = RewardScorer(folder / "output").score(["2 + 2 ="], [" 4"])

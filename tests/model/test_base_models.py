@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from rm_plugin.commands.cli import main
 from rm_plugin.data.encoding import EncodedGroup
 from rm_plugin.model import packing
 from rm_plugin.model.adapters import save_adapter
@@ -271,23 +272,29 @@ def test_the_part_that_reads_text_is_loaded_alone(seeing, tmp_path):
             assert torch.allclose(model.eval().model(input_ids=ids).last_hidden_state, expected, atol=1e-6)
 
 
-def test_the_part_that_reads_text_is_trained_saved_and_opened_again(seeing, tmp_path, caplog):
+@pytest.mark.parametrize("form", ["full", "adapter"])
+def test_the_part_that_reads_text_is_trained_saved_exported_and_opened_again(seeing, form, tmp_path, caplog):
     _, folder = seeing
     rows = Dataset.from_list([{"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5"}] * 4)
     args = {"max_steps": 1, "report_to": "none", "use_cpu": True, "learning_rate": 1e-3, "save_strategy": "no"}
-    config = PairwiseRewardConfig(str(tmp_path / "run"), **args)
-    trainer = PairwiseRewardTrainer(str(folder), config, train_dataset=rows, peft_config=lora_config(r=2))
+    config = PairwiseRewardConfig(str(tmp_path / "run"), bf16=False, **args)
+    peft_config = lora_config(r=2) if form == "adapter" else None
+    trainer = PairwiseRewardTrainer(str(folder), config, train_dataset=rows, peft_config=peft_config)
     trainer.train()
-    trainer.save_model(tmp_path / "adapter")
-    assert "opens with rm_plugin only; rm-plugin export makes" in caplog.text
+    trainer.save_model(tmp_path / "saved")
+    standard = not folder.name.startswith("gemma4")  # for which transformers has no classifier
+    advised = "opens with rm_plugin only; rm-plugin export makes a model of it that all can open" in caplog.text
+    assert advised == (form == "adapter" and standard)
+    card = (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
+    assert ("No other tool has a class for it" in card) == (form == "adapter" or not standard)
     ours = trainer.reward_model.eval()
     expected = scores(ours, pad(texts()))
-    loaded = RewardModel.from_pretrained(tmp_path / "adapter")
-    assert_equal(scores(loaded, pad(texts())), expected)
-    standard = loaded.why_not_standard() is None
-    merged = loaded.merge()
-    merged.save_pretrained(tmp_path / "merged")
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    assert_equal(scores(RewardModel.from_pretrained(tmp_path / "saved"), pad(texts())), expected)
+    caplog.clear()
+    assert main(["export", str(tmp_path / "saved"), str(tmp_path / "exported")]) == 0
+    said = "transformers has no sequence classifier for gemma4_text: saved as model_type reward_model"
+    assert (said in caplog.text) != standard
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported")
     assert isinstance(again, RewardModel) != standard
     assert_equal(scores(again, pad(texts())), expected, 1e-4)
     assert not any("vis" in name for name in again.state_dict())

@@ -237,10 +237,15 @@ def test_backbone_without_a_sequence_classifier_is_saved_native_with_one_line(tm
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "reward_model"
 
 
-def test_backbone_without_a_sequence_classifier_is_not_exported(tmp_path):
-    with pytest.raises(ValueError, match="no sequence classifier for mamba, so no other tool could open it; .*native"):
-        tiny_reward_model("mamba").export(tmp_path / "out", tiny_tokenizer())
-    assert not (tmp_path / "out").exists()
+def test_backbone_without_a_sequence_classifier_is_exported_native_with_one_line(tmp_path, caplog):
+    model = tiny_reward_model("mamba")
+    model.export(tmp_path, tiny_tokenizer())
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("rm_plugin")]
+    assert "saved as model_type reward_model, which needs rm_plugin to load" in line
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "No other tool has a class for it" in card and "library_name: rm_plugin" in card and "vllm" not in card
+    ids, again = torch.tensor([[5, 6, 7, 2]]), RewardModel.from_pretrained(tmp_path)
+    assert again(input_ids=ids).logits.item() == pytest.approx(model(input_ids=ids).logits.item(), abs=1e-5)
 
 
 def test_unknown_format_is_refused(tmp_path):
