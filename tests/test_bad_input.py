@@ -165,11 +165,11 @@ FILES = {
 @pytest.fixture
 def judge(tmp_path, monkeypatch):
     """The dotted path of a reward function: the length of a completion."""
-    (tmp_path / "judge_of_length.py").write_text(
+    (tmp_path / "reward_of_length.py").write_text(
         "def score(prompts, completions):\n    return [float(len(text)) for text in completions]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    return "judge_of_length:score"
+    return "reward_of_length:score"
 
 
 def write_rows(path, rows):
