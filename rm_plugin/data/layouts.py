@@ -105,7 +105,7 @@ def select_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[s
     if "prompt" in columns:
         read |= {*PROMPT_PARTS, *QUESTION_COLUMNS, *PROMPT_COLUMNS} - {*SYSTEM_COLUMNS}
     if "label" in columns:
-        read |= {*LABELS, "chosen", "rejected"}
+        read |= {*LABELS, *(("chosen", "rejected") if _responses(row) else ())}
     if compared := [name for names in COMPARED if columns.keys() & set(names) for name in names]:
         usual = (*COMPARED_COLUMNS, "response_1", "response_2", "reject", "targets")
         others = (name for name in row if name in usual or _response_key(name))

@@ -170,7 +170,7 @@ class FunctionReward(Reward):
             if inspect.iscoroutine(answers):
                 answers.close()
                 raise TypeError("it gave a coroutine; define it with async def")
-            if isinstance(answers, str | bytes | Mapping | Set):  # Python would list characters, or keys
+            if isinstance(answers, str | bytes | bytearray | Mapping | Set):  # Python would list characters, or keys
                 raise TypeError(f"it gave {shorten(repr(answers))}, which is no list")
             answers = list(answers)
         except Exception as error:  # anything: it is not our code

@@ -379,6 +379,8 @@ def test_the_label_of_two_responses_may_be_called_chosen():
     for row in ({"chosen": 2}, {"chosen": 2, "rejected": 1}):
         selected = select_columns({**RESPONSES, **row}, read_columns(["label=chosen:1/2"]))
         assert to_comparison(selected) == Comparison("2 + 2?", ["4", "5"], ranks=[1, 0])
+    pair = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "votes": 1}  # without two responses it says nothing
+    assert to_comparison(select_columns(pair, {"label": "votes"})) == Comparison("2 + 2?", chosen="4", rejected="5")
 
 
 # --- one row that holds several

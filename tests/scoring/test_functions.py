@@ -67,7 +67,9 @@ def test_what_a_judge_says_that_is_no_number_is_none_and_never_zero(caplog):
         as_reward(score).score_comparisons(pairs(3))
 
 
-@pytest.mark.parametrize("answer", ["91", b"91", {"a": 9.0, "b": 1.0}, {9.0, 1.0}, {9.0: 0, 1.0: 0}.keys(), 9.0])
+@pytest.mark.parametrize(
+    "answer", ["91", b"91", bytearray(b"91"), {"a": 9.0, "b": 1.0}, {9.0, 1.0}, {9.0: 0, 1.0: 0}.keys(), 9.0]
+)
 def test_an_answer_that_is_no_list_is_refused_whatever_it_holds(answer):
     def score(prompts, completions):
         return answer

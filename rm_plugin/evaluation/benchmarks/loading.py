@@ -103,11 +103,11 @@ def read_comparisons(
     for number, (origin, index, row) in enumerate(_rows(data, tables)):
         try:
             comparison = data.benchmark.row(row, subset or origin)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except Exception as error:  # anything: a benchmark may be the user's
             if data.on_empty == "skip" and isinstance(error, EmptyReplies):
                 data.num_empty += 1
                 continue
-            column = "" if isinstance(error, ValueError) else f" column {row.column!r}:"
+            column = "" if isinstance(error, ValueError) or not row.column else f" column {row.column!r}:"
             cause = f"{origin and f'{origin} '}row {index}:{column} {one_line(error)}"
             if on_bad_row == "error" or isinstance(error, BadLayout):
                 raise ValueError(f"{data.name}: {cause}") from error
@@ -184,8 +184,9 @@ def _rows(data: LoadedBenchmark, tables: list[Table]) -> Iterator[tuple[str, int
             yield Row(row)
 
     for origin, _, opened in tables:
-        for index, row in enumerate(data.benchmark.regroup(counted(opened()))):
-            yield origin, index, row
+        with explained(f"{data.name}: its rows cannot be read"):
+            for index, row in enumerate(data.benchmark.regroup(counted(opened()))):
+                yield origin, index, row if isinstance(row, Row) else Row(row)
 
 
 def hub_tables(name: str, parts: tuple[Part, ...]) -> list[Table]:
