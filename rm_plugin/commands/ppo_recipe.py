@@ -22,10 +22,9 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantiz
 
 from ..data.comparison import to_prompt
 from ..data.encoding import ensure_pad_token, prompt_ids
-from ..loops.generation import load_policy
 from ..loops.ppo import as_ppo_reward_model, require_ppo
 from ..messages import explained, located
-from ..model.checkpoint import find_model
+from ..model.checkpoint import find_model, load_language_model
 from ..model.modeling import RewardModel
 from ..scoring.remote import is_url
 from ..scoring.rewards import load_scorer
@@ -174,7 +173,7 @@ def _load_policy(training_args, model_args):
         return quickstart_policy(training_args.seed)
     with explained(f"sft_model_path={name!r} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", revision=model_args.model_revision)
-        policy = load_policy(name, **load_options(model_args), quantization_config=quantization)
+        policy = load_language_model(name, **load_options(model_args), quantization_config=quantization)
     ensure_pad_token(tokenizer, policy)
     return policy, tokenizer
 
@@ -212,6 +211,8 @@ def quickstart_policy(seed: int = 0):
         trainer = SFTTrainer(policy, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
         trainer.train()
         trainer.save_model()
-        policy = load_policy(folder)  # the trained one keeps accelerate's `forward`, which copies of it would call
+        policy = load_language_model(
+            folder
+        )  # the trained one keeps accelerate's `forward`, which copies of it would call
     tokenizer.padding_side = "left"
     return policy, tokenizer

@@ -32,12 +32,13 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTr
 from ..data.comparison import Comparison, Text, text_key, text_length, to_prompt
 from ..files import Journal, differences, json_number, parse_json, read_jsonl, write_atomically, write_jsonl
 from ..messages import check_at_least, explained, located
+from ..model.checkpoint import load_language_model
 from ..model.sharding import is_split
 from ..processes import Processes, open_journal, shares
 from ..scoring.rewards import as_reward
 from ..scoring.scorer import RewardScorer
 from .candidates import BestOfN, answer_is_right, read_candidates, summarize, to_preferences, to_sft
-from .generation import PolicySampler, asked, count_occurrences, load_policy
+from .generation import PolicySampler, asked, count_occurrences
 
 SCORED_PER_CHUNK = 512  # ready candidates between two writes of the output
 
@@ -100,7 +101,7 @@ class BestOfNSampler:
         if isinstance(policy, (str, os.PathLike)):
             name = os.fspath(policy)
             with explained(f"the policy {name} cannot be loaded"):
-                policy = load_policy(name)
+                policy = load_language_model(name)
                 if torch.accelerator.is_available():
                     policy = policy.to(torch.accelerator.current_accelerator())
                 if processing_class is None:

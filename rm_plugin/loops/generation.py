@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    AutoModelForCausalLM,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -36,7 +35,6 @@ from transformers import (
 from ..data.comparison import Comparison, Text, text_key
 from ..data.encoding import prompt_ids
 from ..messages import located
-from ..model.sharding import whole_models
 from ..scoring.base import tokenizer_digest
 from ..scoring.scorer import in_eval_mode, weights_digest
 
@@ -56,18 +54,6 @@ class Sample:
     completion: Text
     token_ids: list[int]
     truncated: bool
-
-
-def load_policy(name: str, **kwargs: Any) -> PreTrainedModel:
-    """A causal language model by name, an adapter folder too; one whose language head would be random is refused."""
-    kwargs = {"dtype": "auto", **kwargs}
-    with whole_models():
-        model, loaded = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **kwargs)
-    missing, unexpected = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
-    if missing or any(key.startswith("score.") for key in unexpected):
-        what = f"lacks {missing[0]}" if missing else f"is a reward model (it has {unexpected[0]})"
-        raise ValueError(f"{name} {what}, so its language head is not trained; name a causal language model")
-    return model
 
 
 class PolicySampler:

@@ -19,9 +19,11 @@ from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_utils import load_state_dict
@@ -32,7 +34,7 @@ from ..data.sources import HUB_ID
 from ..data.templates import template_hash, trim_template_tail
 from ..files import LFS_POINTER
 from .config import RewardModelConfig, sequence_classifier
-from .sharding import without_weights
+from .sharding import whole_models, without_weights
 
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 MODEL_FILES = ("adapter_config.json", "config.json")
@@ -120,6 +122,18 @@ def load_config(path: str, kwargs: dict) -> tuple[PreTrainedConfig, dict]:
 def commit_of(path: str, kwargs: dict) -> str | None:
     """The commit of a hub id that its config was read at; `None` for a folder."""
     return extract_commit_hash(find_file(path, "config.json", kwargs), None)
+
+
+def load_language_model(name: str, **kwargs: Any) -> PreTrainedModel:
+    """A causal language model by name, an adapter folder too; one whose language head would be random is refused."""
+    kwargs = {"dtype": "auto", **kwargs}
+    with whole_models():
+        model, loaded = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **kwargs)
+    missing, unexpected = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
+    if missing or any(key.startswith("score.") for key in unexpected):
+        what = f"lacks {missing[0]}" if missing else f"is a reward model (it has {unexpected[0]})"
+        raise ValueError(f"{name} {what}, so its language head is not trained; name a causal language model")
+    return model
 
 
 def load_tokenizer(model: Any, config: PreTrainedConfig, **kwargs) -> PreTrainedTokenizerBase:

@@ -38,6 +38,7 @@ with torch.device("meta"):
 @contextmanager
 def whole_models() -> Iterator[None]:
     """Models made within are whole in each process, by itself: neither split by ZeRO-3 nor left empty for FSDP."""
+    # transformers has functions to set and unset its mark of ZeRO-3, and none that reads what to set again.
     zero3, fsdp = marks._hf_deepspeed_config_weak_ref, os.environ.pop(FSDP_MARK, None)
     init = sys.modules.get("deepspeed.runtime.zero.partition_parameters")
     marks.unset_hf_deepspeed_config()
@@ -62,6 +63,7 @@ def without_weights() -> Iterator[None]:
 
 def is_split(model: nn.Module) -> bool:
     """Whether each process holds a part of the weights, so that a forward is a call that all of them have to make."""
+    # DeepSpeed marks a weight that it has split, or cast, by `ds_id` and these two alone; so below.
     return any(
         hasattr(weight, "ds_id")
         or hasattr(weight, "full_tensor")
@@ -235,7 +237,7 @@ def adding_up_gradients(accelerator: Any, model: nn.Module) -> Iterator[None]:
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         state = accelerator.gradient_state
         ends = state.sync_gradients
-        state._set_sync_gradients(False)
+        state._set_sync_gradients(False)  # the attribute itself is read-only
         try:
             yield
         finally:

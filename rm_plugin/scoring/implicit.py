@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -34,6 +33,7 @@ from ..data.comparison import Comparison
 from ..data.control_tokens import ControlTokens
 from ..data.encoding import EncodedGroup, prompt_ids, text_ids
 from ..messages import check_choice
+from ..model.checkpoint import is_adapter, load_language_model
 from ..model.modeling import RewardModel
 from ..model.packing import pack, split_by_tokens
 from ..model.sharding import whole_models
@@ -196,13 +196,14 @@ def _load(model: Any) -> Any:
     """A language model in memory as it is, another by name, an adapter with its base."""
     if not isinstance(model, (str, os.PathLike)):
         return model
-    from peft import AutoPeftModelForCausalLM
+    name = os.fspath(model)
+    if is_adapter(name, {}):
+        from peft import AutoPeftModelForCausalLM
 
-    from ..model.checkpoint import is_adapter
-
-    auto_class = AutoPeftModelForCausalLM if is_adapter(os.fspath(model), {}) else AutoModelForCausalLM
-    with whole_models():
-        loaded = auto_class.from_pretrained(model)
+        with whole_models():
+            loaded = AutoPeftModelForCausalLM.from_pretrained(name)
+    else:
+        loaded = load_language_model(name)
     return loaded.to(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else loaded
 
 
@@ -287,7 +288,7 @@ class _Given(nn.Module):
 
 
 class _Output(BaseModelOutputWithPast):
-    """Of any architecture: what only some layers give is None."""
+    """An output whose missing fields are None."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):

@@ -3,10 +3,10 @@
     plan = plan_memory(AutoConfig.from_pretrained("Qwen/Qwen3-8B"), args, peft_config=lora_config())
     plan.total, plan.error, plan.may_fit(12 * GB), plan.max_tokens(12 * GB)
 
-The trainer is built on a model without weights (the meta device), then its parameters become fake tensors, and a mode
-counts the storages that live while `training_step` and the optimizer run a second time (the first makes Adam's state).
-What lives at the peak of either is linear in layers, and in `training_step` in tokens too, so steps of two small
-depths and two lengths give that of all.
+The trainer is built on a model without weights (the meta device), then its parameters become fake tensors. Its
+optimizer steps once, which makes Adam's state; then a mode counts the storages that live while `training_step` and the
+optimizer run. What lives at the peak of either is linear in layers, and in `training_step` in tokens too, so steps of
+two small depths and two lengths give that of all.
 
     M(L, T) = a + b·L + max(c + d·L + (e + f·L)·T, g + h·L)    L layers, T tokens of the longest micro-batch
 
@@ -194,7 +194,9 @@ def _measure(config, args, quantization_config, peft_config, lengths: list[int])
         on_device = {"device_placement": [False, False]}  # parameters that are fake cannot be moved
         model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer, **on_device)
         trainer.current_gradient_accumulation_steps = 1
-        _step(trainer, model, optimizer, live, 16)  # makes Adam's state
+        _give_gradients(model)
+        optimizer.step()  # makes Adam's state
+        optimizer.zero_grad()
         activations, updates = zip(*(_step(trainer, model, optimizer, live, n) for n in lengths), strict=True)
         gradients = sum(_rounded(p.nbytes) for p in model.parameters() if p.requires_grad)
         state = live.num_bytes - weights
@@ -210,9 +212,8 @@ def _step(trainer: PairwiseRewardTrainer, model: nn.Module, optimizer, live: _Li
     texts = [[0] * first, [1] * (tokens - first)]
     row = {"input_ids": texts, "prefix_length": 0, "ranks": [0, 1], "margin": None, "row": 0, "length": tokens}
     gc.collect()
-    if _accumulates(trainer.args):  # gradients of the micro-batches before are there
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    if _accumulates(trainer.args):  # those of the micro-batches before are there
+        _give_gradients(model)
     live.peak = live.num_bytes
     trainer.training_step(model, trainer.data_collator([row]), 1)
     peaks, live.peak = [live.peak], live.num_bytes
@@ -221,6 +222,11 @@ def _step(trainer: PairwiseRewardTrainer, model: nn.Module, optimizer, live: _Li
     optimizer.step()
     optimizer.zero_grad()
     return [*peaks, live.peak]
+
+
+def _give_gradients(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
 
 
 def _accumulates(args: PairwiseRewardConfig) -> bool:

@@ -23,7 +23,8 @@ from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.files import Journal
 from rm_plugin.loops.best_of_n import BestOfNSampler, read_candidates, summarize, to_preferences, to_sft
 from rm_plugin.loops.candidates import print_summary
-from rm_plugin.loops.generation import PolicySampler, load_policy
+from rm_plugin.loops.generation import PolicySampler
+from rm_plugin.model.checkpoint import load_language_model
 from rm_plugin.model.modeling import RewardModel
 from rm_plugin.scoring.rewards import as_reward
 from rm_plugin.scoring.scorer import RewardScorer
@@ -704,7 +705,7 @@ def test_a_policy_whose_language_head_would_be_random_is_refused(tied, tmp_path)
     config = tiny_config("llama", tie_word_embeddings=tied)
     model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(tmp_path / "policy")
-    assert torch.equal(load_policy(tmp_path / "policy").lm_head.weight, model.lm_head.weight)
+    assert torch.equal(load_language_model(tmp_path / "policy").lm_head.weight, model.lm_head.weight)
     RewardModel.from_backbone(tmp_path / "policy").save_pretrained(tmp_path / "reward-model")
     with pytest.raises(ValueError, match="so its language head is not trained; name a causal language model"):
         best_of_n(tmp_path / "reward-model", PLAIN, length_reward, processing_class=tiny_tokenizer("chatml"))

@@ -11,8 +11,8 @@ from transformers.integrations import deepspeed, is_deepspeed_zero3_enabled
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from rm_plugin import ImplicitRewardScorer, RewardScorer
-from rm_plugin.loops.generation import load_policy
 from rm_plugin.loops.ppo import as_ppo_reward_model
+from rm_plugin.model.checkpoint import load_language_model
 from rm_plugin.model.modeling import RewardModel
 from rm_plugin.model.sharding import FSDP_MARK, whole_models, without_weights
 
@@ -76,7 +76,7 @@ def test_a_policy_by_name_is_loaded_after_zero3_arguments_exist(tmp_path, zero3_
     with whole_models():
         AutoModelForCausalLM.from_config(tiny_config()).save_pretrained(tmp_path)
     tiny_tokenizer("plain").save_pretrained(tmp_path)
-    assert all(weight.numel() for weight in load_policy(str(tmp_path)).parameters())
+    assert all(weight.numel() for weight in load_language_model(str(tmp_path)).parameters())
     assert np.isfinite(ImplicitRewardScorer(str(tmp_path), str(tmp_path)).score(["Hello"], [" world"])).all()
 
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer
 
-from rm_plugin import ImplicitRewardScorer
+from rm_plugin import ImplicitRewardScorer, RewardModel, lora_config
 from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.scoring import implicit
 from rm_plugin.scoring.rewards import as_reward
@@ -153,6 +153,18 @@ def test_models_by_name_and_an_adapter_folder_are_loaded_and_pickled_by_name(tmp
 def test_what_it_cannot_do_is_one_line(options, said):
     with pytest.raises(ValueError, match=said):
         ImplicitRewardScorer(causal(1), processing_class=tiny_tokenizer("plain"), **options)
+
+
+@pytest.mark.parametrize("kind", ["a reward model", "an adapter of one"])
+def test_a_policy_whose_language_head_would_be_random_is_refused(kind, tmp_path):
+    model = RewardModel.from_backbone(causal(1))
+    if kind != "a reward model":
+        model.save_pretrained(tmp_path / "base")
+        model = get_peft_model(RewardModel.from_pretrained(tmp_path / "base"), lora_config(r=2))
+    model.save_pretrained(tmp_path / "policy")
+    tiny_tokenizer("plain").save_pretrained(tmp_path / "policy")
+    with pytest.raises(ValueError, match=r"so its language head is not trained; name|you have asked for"):
+        ImplicitRewardScorer(str(tmp_path / "policy"), causal(2))
 
 
 def test_a_conversation_that_spells_control_tokens_keeps_its_answer_apart():
