@@ -211,8 +211,7 @@ def quickstart_policy(seed: int = 0):
         trainer = SFTTrainer(policy, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
         trainer.train()
         trainer.save_model()
-        policy = load_language_model(
-            folder
-        )  # the trained one keeps accelerate's `forward`, which copies of it would call
+        # Read again: the trained one keeps accelerate's `forward`, which copies of it would call.
+        policy = load_language_model(folder)
     tokenizer.padding_side = "left"
     return policy, tokenizer
