@@ -28,9 +28,10 @@ Made by `python benchmarks/plan_recipes.py`; nothing here was measured on a GPU.
 {rows}
 
 The plan runs the trainer's own step on tensors without data and counts what lives at its peak, at the longest
-micro-batch that the recipe allows. To that it adds {context:.1f} GB for the CUDA context (0.3 to 0.4 GB in PyTorch's
-issues 107667 and 109888, the rest for workspaces of cuBLAS and bitsandbytes) and 5 % for fragmentation; the error bar
-is that of these two. It counts a CPU's attention, which computes in float32, and
+micro-batch of pairs that the recipe allows; a row of K completions, which is computed whole, may need K/2 times the
+tokens of a pair. To that it adds {context:.1f} GB for the CUDA context (0.3 to 0.4 GB in PyTorch's issues 107667 and
+109888, the rest for workspaces of cuBLAS and bitsandbytes) and 5 % for fragmentation; the error bar is that of
+these two. It counts a CPU's attention, which computes in float32, and
 the reference form of linear attention: an upper bound of what a GPU with its own kernels uses. A card's GB are
 2³⁰ bytes.
 

@@ -44,8 +44,8 @@ def plan_recipe(path: str | os.PathLike | None, arguments: list[str] = ()) -> Me
 def parse_gpu(text: str) -> float:
     """Bytes of a card's size: `12GB`, `12`, `24564MiB`; a card's GB are 2³⁰ bytes."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:(g|m)i?b?)?", text.strip().lower())
-    if not found or not float(found[1]):
-        raise ValueError(f"--gpu {text} is not the memory of a card; give it as 12GB")
+    if not found or not float(found[1]) or (float(found[1]) > 1000 and not found[2]):
+        raise ValueError(f"--gpu {text} is not the memory of a card; give it as 12GB or 12288MiB")
     return float(found[1]) * (2**20 if found[2] == "m" else GB)
 
 
@@ -69,7 +69,10 @@ def verdict(plan: MemoryPlan, gpu: float | None = None) -> str:
     if gpu is None:
         return f"planned: {total} on a GPU; --gpu 12GB says whether it fits"
     fits = "does not fit" if not plan.may_fit(gpu) else "fits" if plan.total + plan.error <= gpu else "may fit"
-    most = f"max_tokens_per_microbatch up to {plan.max_tokens(gpu):,} leaves {1 - SHARE_TO_USE:.0%}"
-    if not plan.max_tokens(gpu):
+    tokens, share = plan.max_tokens(gpu), f"leaves {1 - SHARE_TO_USE:.0%}"
+    most = f"max_tokens_per_microbatch up to {tokens:,} {share}"
+    if tokens < plan.tokens_of_a_pair:  # which is computed whole
+        most = f"max_length up to {tokens // 2:,}, with max_tokens_per_microbatch up to {tokens:,}, {share}"
+    if tokens < 2:
         most = "no max_tokens_per_microbatch would; take a smaller model or load_in_4bit"
-    return f"planned: {total}, which {fits} in {gpu / GB:.0f} GB; {most}"
+    return f"planned: {total}, which {fits} in {gpu / GB:.3g} GB; {most}"

@@ -123,7 +123,7 @@ def evaluate(
         reward.check_can_resume()
     work, used_format = _formatted(data, reward, text_format)
     times["load model"] = time.perf_counter()
-    plan = reward.plan(work)
+    plan = reward.plan(work, together=True)
     times["plan"] = time.perf_counter()
     about = {**_about(data, used_format, reward.about), "plan": plan_digest(plan)}
     resume = partial(_resume, folder=folder, about=about, comparisons=data.comparisons, reward=reward)

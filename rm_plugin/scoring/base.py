@@ -398,10 +398,10 @@ class Scorer(Reward):
 
     # --- plan and compute
 
-    def plan(self, comparisons: list[Comparison]) -> list[ScoringBatch]:
+    def plan(self, comparisons: list[Comparison], together: bool = False) -> list[ScoringBatch]:
         """
         The model calls for a list of comparisons, longest texts first. It depends on the list alone, so work that was
-        cut off can resume where it stopped.
+        cut off can resume where it stopped; `together` all processes make one plan, to share its calls.
         """
         shares_prefix, switch = self.shares_prefix(), self.rope_switch or math.inf
         members: dict[tuple[int, ...], list[Member]] = {}  # by text: whose it is

@@ -99,7 +99,7 @@ class FunctionReward(Reward):
                 "define it at the top of a module, or give it a name (name=…, or as_reward(function, name=…))"
             )
 
-    def plan(self, comparisons: list[Comparison]) -> list[Call]:
+    def plan(self, comparisons: list[Comparison], together: bool = False) -> list[Call]:
         """Whole comparisons in the order of the data, some `CALLS_OF` completions per call; one if calls wait."""
         calls: list[Call] = []
         for c, comparison in enumerate(comparisons):

@@ -4,7 +4,8 @@
 
 Policy and reference read the packed row of a reward model, in which completions share their prompt; only the hidden
 states before a completion's tokens go through the language head, a chunk of them at a time. Where the policy is a
-`PeftModel`, its base with the adapters off is the reference, and nothing is loaded twice.
+`PeftModel`, nothing is loaded twice: its base with the adapters off is the reference, or the copy named `ref` that
+TRL's DPOTrainer keeps of an adapter that it trains further.
 
     ImplicitRewardScorer("my-dpo-model", "my-sft-model", beta=0.1).score(["2 + 2 ="], [" 4"])
 """
@@ -15,7 +16,7 @@ import copy
 import math
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -33,13 +34,14 @@ from ..data.comparison import Comparison
 from ..data.control_tokens import ControlTokens
 from ..data.encoding import EncodedGroup, prompt_ids, text_ids
 from ..messages import check_choice
-from ..model.checkpoint import is_adapter, load_language_model
+from ..model.checkpoint import find_file, is_adapter, load_language_model
 from ..model.modeling import RewardModel
 from ..model.packing import pack, split_by_tokens
 from ..model.sharding import whole_models
 from .base import OPTIONS, Scorer, ScoringBatch, lock_of
 from .scorer import in_eval_mode, weights_digest
 
+REFERENCE_ADAPTER = "ref"  # the name that TRL's DPOTrainer gives it
 LOGITS_PER_CHUNK = 2**26  # positions × vocabulary: 256 MiB in float32
 
 
@@ -52,7 +54,7 @@ class ImplicitRewardScorer(Scorer):
     Args:
         policy (`str`, `os.PathLike`, `PreTrainedModel` or `PeftModel`): the language model, or an adapter of one.
         reference (`str`, `os.PathLike` or `PreTrainedModel`, *optional*):
-            What it was trained against; the policy without its adapters if absent.
+            What it was trained against; if absent, the policy with its adapter `ref`, or without adapters.
         beta (`float`, *optional*, defaults to `0.1`): β of its training.
         processing_class (`PreTrainedTokenizerBase` or `str`, *optional*): the tokenizer of both; loaded if absent.
         shared_prefix (`str`, *optional*, defaults to `"auto"`): `"auto"`, or `"off"` for one text per call.
@@ -150,9 +152,8 @@ class ImplicitRewardScorer(Scorer):
 
     @torch.no_grad()
     def _compute(self, batch: ScoringBatch) -> np.ndarray:
-        without_adapters = self.policy.disable_adapter if self.reference is None else nullcontext
         policy = self._log_probabilities(self.policy, self.model, batch)
-        with without_adapters():
+        with _as_it_began(self.policy) if self.reference is None else nullcontext():
             reference = self._log_probabilities(self.reference or self.policy, self._reference_model, batch)
         return (self.beta * (policy - reference)).astype(np.float32)
 
@@ -202,9 +203,28 @@ def _load(model: Any) -> Any:
 
         with whole_models():
             loaded = AutoPeftModelForCausalLM.from_pretrained(name)
+            if find_file(name, f"{REFERENCE_ADAPTER}/adapter_config.json", {}):
+                loaded.load_adapter(name, REFERENCE_ADAPTER, subfolder=REFERENCE_ADAPTER)
     else:
         loaded = load_language_model(name)
     return loaded.to(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else loaded
+
+
+@contextmanager
+def _as_it_began(policy: Any) -> Iterator[None]:
+    """Within, a `PeftModel` is what its training began from."""
+    if REFERENCE_ADAPTER not in policy.peft_config:
+        with policy.disable_adapter():
+            yield
+        return
+    active, trained = policy.active_adapter, [weight for weight in policy.parameters() if weight.requires_grad]
+    policy.set_adapter(REFERENCE_ADAPTER, inference_mode=True)
+    try:
+        yield
+    finally:
+        policy.set_adapter(active, inference_mode=True)
+        for weight in trained:
+            weight.requires_grad_(True)
 
 
 def _hidden_states(language_model: Any) -> RewardModel:

@@ -36,6 +36,7 @@ from ..model.head import head_in_use
 from ..model.modeling import RewardModel, eval_mode, load_any, text_tower
 from ..model.packing import collate, pad, split_by_tokens
 from ..model.sharding import is_split, whole_tensors
+from ..processes import Processes
 from .base import OPTIONS, Scorer, ScoringBatch, lock_of
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class RewardScorer(Scorer):
         self.shared_prefix, self.offload = shared_prefix, offload
         if auto:
             self.max_num_batched_tokens = "auto"
-        self._fitting, self._out_of_memory_at = DEFAULT_TOKENS, math.inf  # tokens of a call
+        self._planned_tokens, self._out_of_memory_at = DEFAULT_TOKENS, math.inf  # of a call
         self.model: PreTrainedModel | None = None
         self._given, source = model, None
         if isinstance(model, (str, os.PathLike)):
@@ -191,16 +192,18 @@ class RewardScorer(Scorer):
 
     @property
     def tokens_per_call(self) -> int:
-        given = self._fitting if self.max_num_batched_tokens == "auto" else self.max_num_batched_tokens
-        return max(1, min(given, self._out_of_memory_at // 2))
+        return max(1, min(self._planned_tokens, self._out_of_memory_at // 2))
 
-    def plan(self, comparisons: list[Comparison]) -> list[ScoringBatch]:
+    def plan(self, comparisons: list[Comparison], together: bool = False) -> list[ScoringBatch]:
+        self._planned_tokens = self.max_num_batched_tokens
         if self.max_num_batched_tokens == "auto":
             own = self._follow().device
             computes_on = (torch.accelerator.current_accelerator() if self.offload else None) or own
             if (free := free_memory(computes_on)) is not None and own.type != computes_on.type:
                 free -= self.model.get_memory_footprint()  # which comes there too
-            self._fitting = DEFAULT_TOKENS if free is None else tokens_that_fit(self.model, free)
+            self._planned_tokens = DEFAULT_TOKENS if free is None else tokens_that_fit(self.model, free)
+        if together or self.in_step:  # what is free or has run out on one GPU is not so on others
+            self._planned_tokens = min(Processes.current().gather(self.tokens_per_call))
         return super().plan(comparisons)
 
     def run_all(self, calls: Sequence[ScoringBatch]) -> Iterator[tuple[ScoringBatch, np.ndarray]]:

@@ -67,6 +67,7 @@ class MemoryPlan:
         activations (`float`): what the backward pass needs and temporaries, at `tokens` tokens.
         activations_per_token (`float`): their slope.
         tokens (`int`): of the longest micro-batch.
+        tokens_of_a_pair (`int`): below which no micro-batch can be cut.
     """
 
     weights: float
@@ -76,6 +77,7 @@ class MemoryPlan:
     activations: float
     activations_per_token: float
     tokens: int
+    tokens_of_a_pair: int
 
     @property
     def peak(self) -> float:
@@ -101,7 +103,7 @@ class MemoryPlan:
         return self.total - self.error <= gpu
 
     def max_tokens(self, gpu: float, share: float = SHARE_TO_USE) -> int:
-        """The largest `max_tokens_per_microbatch` whose total is within a share of a card of `gpu` bytes; maybe 0."""
+        """The most tokens of a micro-batch whose total is within a share of a card of `gpu` bytes; maybe 0."""
         room = (share * gpu - CONTEXT) / (1 + FRAGMENTATION) - self.weights - self.gradients - self.optimizer
         if room < self.update:
             return 0
@@ -149,11 +151,15 @@ def plan_memory(
     terms = [last + (last - first) * left for first, last in zip(measured[0], measured[-1], strict=True)]
     *fixed, half, whole = terms
     slope = (whole - half) / (lengths[1] - lengths[0])
-    return MemoryPlan(*fixed, whole + slope * (tokens - longest), slope, tokens)
+    return MemoryPlan(*fixed, whole + slope * (tokens - longest), slope, tokens, min(tokens, 2 * args.max_length))
 
 
 def longest_microbatch(args: PairwiseRewardConfig) -> int:
-    """Tokens of the longest micro-batch that a recipe allows: the budget, or a pair of two whole texts alone."""
+    """
+    Tokens of the longest micro-batch of pairs that a recipe allows: the budget, or a pair of two whole texts alone.
+
+    A row of K completions is computed whole too: where rows have more than two, plan with K × `max_length` tokens.
+    """
     if args.max_length is None:
         raise ValueError("max_length is unset, so no micro-batch is the longest; set it")
     pair = 2 * args.max_length

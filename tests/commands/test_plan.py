@@ -14,7 +14,7 @@ from rm_plugin.commands.recipe import check_memory
 from rm_plugin.training.memory import GB, MemoryPlan
 
 FOLDER = Path(__file__).resolve().parents[2]
-PLAN = MemoryPlan(3 * GB, GB, 2 * GB, GB, 4 * GB, activations_per_token=GB / 1024, tokens=4096)
+PLAN = MemoryPlan(3 * GB, GB, 2 * GB, GB, 4 * GB, activations_per_token=GB / 1024, tokens=4096, tokens_of_a_pair=2048)
 
 
 @pytest.mark.filterwarnings("ignore:.*_checkpointing.* is deprecated:FutureWarning")
@@ -28,9 +28,11 @@ def test_the_command_reads_a_config_alone_and_says_what_fits(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "activations, 256 tokens" in out and "0.6 ± 0.2 GB, which fits in 8 GB" in out
     assert main([*words, "--gpu", "300MB"]) == 1
-    assert "does not fit in 0 GB; no max_tokens_per_microbatch would" in capsys.readouterr().out
-    assert main([*words, "--gpu", "big"]) == 2
-    assert capsys.readouterr().err == "rm-plugin: --gpu big is not the memory of a card; give it as 12GB\n"
+    assert "does not fit in 0.293 GB; no max_tokens_per_microbatch would" in capsys.readouterr().out
+    for size in ("big", "0", "24564"):  # the last as nvidia-smi prints MiB
+        assert main([*words, "--gpu", size]) == 2
+        said = f"rm-plugin: --gpu {size} is not the memory of a card; give it as 12GB or 12288MiB\n"
+        assert capsys.readouterr().err == said
 
 
 def test_the_size_of_a_card_is_read_as_people_write_it():
@@ -45,6 +47,8 @@ def test_terms_add_up_to_the_verdict():
         == verdict(PLAN, 16 * GB)
         == ("planned: 11.1 ± 0.7 GB, which fits in 16 GB; max_tokens_per_microbatch up to 7,314 leaves 10%")
     )
+    assert "max_tokens_per_microbatch up to 2,102 leaves" in verdict(PLAN, 10 * GB)
+    assert "max_length up to 572, with max_tokens_per_microbatch up to 1,145, leaves" in verdict(PLAN, 9 * GB)
     assert "may fit in 11 GB" in verdict(PLAN, 11 * GB) and "does not fit in 10 GB" in verdict(PLAN, 10 * GB)
 
 

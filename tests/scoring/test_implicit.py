@@ -47,14 +47,16 @@ def messages(row):
 @pytest.mark.trl112
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("form", ["plain", "conversational"])
-@pytest.mark.parametrize("kind", ["two models", "adapter off"])
+@pytest.mark.parametrize("kind", ["two models", "adapter off", "adapter trained further"])
 def test_rewards_are_those_that_dpotrainer_logs(kind, form, tmp_path):
     row = ROWS[0] if form == "plain" else messages(ROWS[0])
     options = {"report_to": "none", "use_cpu": True, "bf16": False, "max_length": None, "output_dir": str(tmp_path)}
     lora = LoraConfig(task_type="CAUSAL_LM", r=4, init_lora_weights=False) if kind == "adapter off" else None
-    reference = causal(2) if lora is None else None
+    reference = causal(2) if kind == "two models" else None
+    causal(1).save_pretrained(tmp_path / "base")
+    policy = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     trainer = DPOTrainer(
-        causal(1),
+        with_adapter(policy) if kind == "adapter trained further" else policy,
         reference,
         args=DPOConfig(beta=0.3, **options),
         processing_class=tiny_tokenizer("chatml"),
@@ -62,12 +64,21 @@ def test_rewards_are_those_that_dpotrainer_logs(kind, form, tmp_path):
         eval_dataset=Dataset.from_list([row]),
         peft_config=lora,
     )
+    if kind == "adapter trained further":  # TRL has copied it
+        with torch.no_grad():
+            for name, weight in trainer.model.named_parameters():
+                if ".default." in name:
+                    weight.mul_(1.5)
+    trained = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
     logged = trainer.evaluate()
     expected = [logged["eval_rewards/chosen"], logged["eval_rewards/rejected"]]
     assert np.ptp(expected) > 0.05
-    scorer = ImplicitRewardScorer(trainer.model, reference, 0.3, tiny_tokenizer("chatml"))
-    found = scorer.score([row["prompt"]] * 2, [row["chosen"], row["rejected"]])
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1, np.std(expected)))
+    trainer.save_model(tmp_path / "saved")
+    for policy in (trainer.model, str(tmp_path / "saved")):
+        scorer = ImplicitRewardScorer(policy, reference, 0.3, tiny_tokenizer("chatml"))
+        found = scorer.score([row["prompt"]] * 2, [row["chosen"], row["rejected"]])
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1, np.std(expected)))
+    assert {name for name, weight in trainer.model.named_parameters() if weight.requires_grad} == trained
 
 
 def log_probability(model, tokenizer, prompt, completion):

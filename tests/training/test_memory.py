@@ -104,13 +104,17 @@ def test_memory_is_linear_in_layers_and_tokens(tmp_path, monkeypatch):
 
 
 def test_the_verdict_adds_context_and_fragmentation_and_the_largest_micro_batch_leaves_a_tenth():
-    plan = MemoryPlan(3 * GB, GB, 2 * GB, GB, 4 * GB, activations_per_token=GB / 1024, tokens=4096)
+    plan = MemoryPlan(
+        3 * GB, GB, 2 * GB, GB, 4 * GB, activations_per_token=GB / 1024, tokens=4096, tokens_of_a_pair=2048
+    )
     assert plan.total == 10 * GB * (1 + FRAGMENTATION) + CONTEXT
     assert plan.may_fit(plan.total - plan.error) and not plan.may_fit(plan.total - plan.error - 1)
-    larger = MemoryPlan(3 * GB, GB, 2 * GB, GB, 4 * GB + (plan.max_tokens(16 * GB) - 4096) * GB / 1024, 0, 0)
+    larger = MemoryPlan(3 * GB, GB, 2 * GB, GB, 4 * GB + (plan.max_tokens(16 * GB) - 4096) * GB / 1024, 0, 0, 0)
     assert larger.total == pytest.approx(0.9 * 16 * GB, rel=1e-3)
     assert plan.max_tokens(4 * GB) == 0
-    updating = MemoryPlan(3 * GB, GB, 2 * GB, 8 * GB, 4 * GB, activations_per_token=GB / 1024, tokens=4096)
+    updating = MemoryPlan(
+        3 * GB, GB, 2 * GB, 8 * GB, 4 * GB, activations_per_token=GB / 1024, tokens=4096, tokens_of_a_pair=2048
+    )
     assert (
         updating.peak == 14 * GB and updating.max_tokens(16 * GB) == 0
     )  # however few tokens, the update is too large
