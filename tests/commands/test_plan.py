@@ -47,8 +47,8 @@ def test_terms_add_up_to_the_verdict():
         == verdict(PLAN, 16 * GB)
         == ("planned: 11.1 ± 0.7 GB, which fits in 16 GB; max_tokens_per_microbatch up to 7,314 leaves 10%")
     )
-    assert "max_tokens_per_microbatch up to 2,102 leaves" in verdict(PLAN, 10 * GB)
-    assert "max_length up to 572, with max_tokens_per_microbatch up to 1,145, leaves" in verdict(PLAN, 9 * GB)
+    assert "max_tokens_per_microbatch up to 2,048 leaves" in verdict(PLAN, 10 * GB)
+    assert "max_length up to 585, with max_tokens_per_microbatch up to 1,170, leaves" in verdict(PLAN, 9 * GB)
     assert "may fit in 11 GB" in verdict(PLAN, 11 * GB) and "does not fit in 10 GB" in verdict(PLAN, 10 * GB)
 
 
