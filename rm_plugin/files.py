@@ -17,6 +17,7 @@ import math
 import os
 import time
 import zlib
+from base64 import b64encode
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from errno import EFBIG, EIO, ENOSPC
@@ -88,8 +89,12 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[Any]) -> None:
 
 
 def json_line(value: Any) -> str:
-    """A value as a line of JSON; what JSON cannot hold as text."""
-    return json.dumps(value, ensure_ascii=False, default=str) + "\n"
+    """A value as a line of JSON; bytes in base64, what else JSON cannot hold as text."""
+    return json.dumps(value, ensure_ascii=False, default=_in_json) + "\n"
+
+
+def _in_json(value: Any) -> str:
+    return b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def json_number(value: float) -> float | None:

@@ -6,10 +6,11 @@ import os
 import random
 import subprocess
 import sys
+from datetime import date
 
 import pytest
 
-from rm_plugin.files import Journal, atomic_writer, differences, parse_json, read_jsonl, write_atomically
+from rm_plugin.files import Journal, atomic_writer, differences, json_line, parse_json, read_jsonl, write_atomically
 from rm_plugin.messages import one_line
 
 
@@ -24,6 +25,10 @@ def test_a_file_appears_whole_and_only_when_the_block_ends_well(tmp_path):
         raise RuntimeError
     assert [path.name for path in path.parent.iterdir()] == ["a.txt"]
     assert path.read_text() == "one \\ud800"
+
+
+def test_bytes_are_base64_in_a_line_of_json():
+    assert json_line({"image": b"\xff\x00", "day": date(2026, 11, 26)}) == '{"image": "/wA=", "day": "2026-11-26"}\n'
 
 
 def test_the_file_that_a_link_points_to_is_replaced(tmp_path):
