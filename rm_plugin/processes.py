@@ -14,11 +14,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from .files import Journal
 
 T = TypeVar("T")
+LONGEST_WAIT = timedelta(
+    days=1
+)  # process 0 may read or write a corpus for hours; torch would end the others after 10 minutes
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Processes:
         from accelerate import PartialState
 
         # Without cpu=True accelerate 1.x takes two processes on a machine without GPU for two worlds of one.
-        state = PartialState() if started else PartialState(cpu=not torch.accelerator.is_available())
+        how = {} if started else {"cpu": not torch.accelerator.is_available(), "timeout": LONGEST_WAIT}
+        state = PartialState(**how)
         return cls(state.process_index, state.num_processes)
 
     def gather(self, value: T) -> list[T]:

@@ -1,7 +1,10 @@
 """Shares of the work: whole, disjoint, balanced, in order. The tests of harness and best-of-n start real processes."""
 
 import random
+from datetime import timedelta
+from types import SimpleNamespace
 
+import accelerate
 import pytest
 
 from rm_plugin.files import Journal
@@ -39,6 +42,16 @@ def test_one_process_works_alone():
     world.wait()
     with pytest.raises(KeyError):
         world.on_first(lambda: {}["x"])
+
+
+def test_processes_wait_for_the_first_one_as_long_as_it_reads(monkeypatch):
+    made = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(
+        accelerate, "PartialState", lambda **how: made.append(how) or SimpleNamespace(process_index=1, num_processes=2)
+    )
+    assert Processes.current() == Processes(1, 2)
+    assert made[0]["timeout"] >= timedelta(hours=12)
 
 
 def test_a_journal_is_opened_with_what_was_done(tmp_path):
