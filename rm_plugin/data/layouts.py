@@ -303,9 +303,9 @@ def _rows_in(row: dict[str, Any], has_columns: bool) -> list[dict[str, Any]]:
     if all(isinstance(value, dict) and not value.keys() & {"role", "from"} for value in values):
         return [{"subset": name, **one} for name, ones in row.items() for one in ones]
     has_prompts = "prompt" in row and all(isinstance(prompt, str) for prompt in row["prompt"])
-    if not has_prompts and not has_columns:
-        return [row]
     lengths = [len(values) for values in row.values()]
+    if not has_columns and not (has_prompts and len(set(lengths)) == 1):
+        return [row]
     if len(set(lengths)) > 1:
         fix = "give one length, or to the texts of one comparison a `prompt`, which may be empty"
         raise ValueError(f"its columns have {', '.join(map(str, lengths))} values; {fix}")
