@@ -52,6 +52,10 @@ WITHOUT_EFFECT = ("name", "base", "num_parameters", "max_num_batched_tokens")  #
 Member = tuple[int, int]  # (comparison, completion)
 
 
+class NoAnswer(ValueError):
+    """What computes rewards gives none, or nothing that can be read as one, whatever the text."""
+
+
 class Reward:
     """
     Anything that gives rewards: a scorer of texts or a function.

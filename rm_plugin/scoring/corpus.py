@@ -5,21 +5,24 @@
 
     score_dataset("pairs.jsonl", "my-reward-model", "scored.parquet")
 
-The rows are read from their source in each of the passes and never held; a journal keeps scores only. A kill loses at
-most one chunk per process, and the same call resumes.
+The rows are read from their source in each of the passes, which have to find the same ones, and never held; a journal
+keeps scores only. A kill loses at most one chunk per process, and the same call resumes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
+import sys
 import tempfile
+import zlib
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from glob import escape
 from itertools import islice
@@ -35,12 +38,14 @@ from ..files import Journal, atomic_writer, differences, json_line, parse_json, 
 from ..messages import check_at_least, check_choice, explained, one_line
 from ..processes import Processes, open_journal, shares
 from .base import Reward
-from .rows import ADDED, BAD_ROW, REASON, added_columns, annotate, load_reward, prompt_of, refuse_taken, to_texts
+from .rows import ADDED, NUM_KNOWN, REASON, annotate, columns_to_add, fault_of, load_reward, prompt_of, refuse_taken
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
 
 ROWS_PER_FILE = 200_000  # of a folder
+LINE_EVERY = 60.0  # seconds between two lines of progress where standard error is no terminal
+LARGEST_EXACT = 2**53  # whole numbers up to it are exact as floats
 
 
 def score_dataset(
@@ -66,12 +71,13 @@ def score_dataset(
     `scores` for a list of completions, `score_chosen`, `score_rejected` and `margin` for a preference row (where
     several are chosen or rejected, lists and the mean over the pairs), and `score_reason`: why a score is null.
 
-    Memory does not grow with the data. With an `output`, a kill loses at most one chunk and the same call resumes;
-    processes of torchrun share the chunks.
+    Memory does not grow with the data. With an `output`, a kill loses at most one chunk per process and the same call
+    resumes, also after a reward that scores nothing any more (a server or judge that is down) stopped it; processes of
+    torchrun share the chunks.
 
     Args:
         dataset (`str`, `Path`, `Dataset`, `IterableDataset` or `list[dict]`): rows of any format of [`load_rows`]:
-            a file, a folder, what `save_to_disk` wrote, a hub id, a stream.
+            a file, a folder, what `save_to_disk` wrote, a hub id, a stream that gives the same rows each time.
         model (`str`, [`RewardScorer`], model in memory or `Callable`, *optional*):
             As in [`as_reward`]; absent, the finished shards of `output` are joined.
         output (`str` or `os.PathLike`, *optional*): `.jsonl`, `.parquet`, or a folder for parquet files.
@@ -85,7 +91,8 @@ def score_dataset(
         rows_per_chunk (`int`, *optional*, defaults to `1024`): rows between two writes of the journal; rows of one
             prompt that follow each other stay in one chunk.
         push_to_hub (`str`, *optional*): hub id of the data set that gets the scored rows too.
-        progress (`bool`, *optional*, defaults to `False`): show rows, tokens per second and the time left.
+        progress (`bool`, *optional*, defaults to `False`): show rows, tokens per second and the time left; in a log
+            file, as a line every minute.
         num_actors (`int`, *optional*): of a Ray data set, how many actors hold the model.
         scorer_kwargs: handed to [`RewardScorer`] where `model` is a model or its name.
 
@@ -94,8 +101,8 @@ def score_dataset(
             `completions`, `unscored`, and for a shard those of its chunks.
 
     Raises:
-        ValueError: no rows, a column that would be overwritten, an output that cannot be written or was made
-            otherwise, a shard that is missing, no row that can be scored.
+        ValueError: no rows, a column that would be overwritten, an output that cannot be written, lies in the data or
+            was made otherwise, a shard that is missing, no row that can be scored, rows that change meanwhile.
 
     Example:
     ```python
@@ -167,7 +174,7 @@ def _run(
     with journal:
         waiting = [chunk for chunk in own if chunk.key not in done]
         show = progress and world.rank == 0
-        for key, value in _computed(rows, survey, waiting, reward, on_bad_row, show, bool(done)):
+        for key, value in _computed(rows, survey, waiting, reward, on_bad_row, show):
             journal.append(key, value)
         if world.rank > 0:
             journal.close()  # process 0 takes it in
@@ -190,7 +197,13 @@ class Chunk:
 
     start: int
     stop: int
-    cost: int
+    cost: int = 0
+    checksum: int = 0
+
+    def add(self, text: str) -> None:
+        """Take in the next row, as text."""
+        self.stop, self.cost = self.stop + 1, self.cost + len(text)
+        self.checksum = zlib.crc32(text.encode(errors="backslashreplace"), self.checksum)
 
     @property
     def key(self) -> str:
@@ -199,12 +212,13 @@ class Chunk:
 
 @dataclass
 class Survey:
-    """What one pass over the rows tells: their chunks, and a hash of them."""
+    """What one pass over the rows tells: their chunks, a hash of them, and the first ones that can be read."""
 
     where: str  # the source, for errors
     columns: dict[str, str]  # of other names
     chunks: list[Chunk]
     digest: str
+    known: list[dict[str, Any]]
 
 
 def _open(dataset: Any, split: str | None, config: str | None) -> Dataset | IterableDataset:
@@ -220,15 +234,17 @@ def _survey(
 ) -> Survey:
     """Chunks end between two prompts; one prompt's rows are cut at four times the size."""
     chunks: list[Chunk] = []
+    known: list[dict[str, Any]] = []
+    names, added, fault = set(), set(), ""
     digest, prompt = hashlib.sha256(), None
     for index, row in enumerate(_readable(rows, where)):
-        if index < 100:  # what is wrong with all rows is told before the work
-            comparison = None
-            with suppress(*BAD_ROW):
-                comparison = to_texts(row, columns)
-            if comparison is not None:
-                refuse_taken(row, added_columns(comparison, []), where)
-        text = json.dumps(row, default=lambda value: type(value).__name__, ensure_ascii=False)
+        names |= row.keys()
+        try:
+            added |= columns_to_add(row, columns).keys()
+            known += [row] * (len(known) < NUM_KNOWN)
+        except ValueError as error:
+            fault = fault or f"{where} row {index}: {error}"
+        text = _as_text(row)
         if as_table:
             check_text(text, f"{where} row {index}")
         digest.update(text.encode(errors="backslashreplace") + b"\n")
@@ -236,22 +252,38 @@ def _survey(
         length = index - chunks[-1].start if chunks else 0
         apart = prompt is None or prompt != before or length >= 4 * rows_per_chunk
         if not chunks or (length >= rows_per_chunk and apart):
-            chunks.append(Chunk(index, index, 0))
-        chunks[-1].stop, chunks[-1].cost = index + 1, chunks[-1].cost + len(text)
+            chunks.append(Chunk(index, index))
+        chunks[-1].add(text)
     if not chunks:
         raise ValueError(f"{where} has 0 rows; give at least one")
-    return Survey(where, columns, chunks, digest.hexdigest()[:16])
+    if not known:  # what is wrong with all rows is told before the work
+        raise ValueError(fault)
+    refuse_taken(names, added, where)
+    return Survey(where, columns, chunks, digest.hexdigest()[:16], known)
+
+
+def _as_text(row: dict[str, Any]) -> str:
+    """What its hash is made of."""
+    return json.dumps(row, default=lambda value: type(value).__name__, ensure_ascii=False)
 
 
 def _readable(rows: Iterable[dict], where: str) -> Iterator[dict]:
     """The rows; errors of the library that reads them name their source."""
     iterator, end = iter(rows), object()
+    if hasattr(rows, "select"):
+        parts = (_part(rows, start, start + 1024) for start in range(0, len(rows), 1024))
+        iterator = (row for part in parts for row in part)
     while True:
         with explained(f"{where} cannot be read"):
             row = next(iterator, end)
         if row is end:
             return
         yield row
+
+
+def _part(table: Dataset, start: int, stop: int) -> list[dict[str, Any]]:
+    """Some rows of a table as it holds them: what `datasets` would decode, such as an image, stays bytes."""
+    return table.select(range(start, min(stop, len(table)))).to_list()
 
 
 def _shares(survey: Survey, num_shards: int, num_processes: int) -> list[list[Chunk]]:
@@ -273,33 +305,58 @@ def _computed(
     reward: Reward,
     on_bad_row: str,
     progress: bool,
-    any_score: bool = False,
 ) -> Iterator[tuple[str, list]]:
-    """Key and value of every chunk, see [`annotate`]; `any_score` says whether a row was scored before."""
-    total = sum(chunk.stop - chunk.start for chunk in chunks)
-    with tqdm(total=total, unit="row", desc="scoring", disable=not progress) as bar:
-        for chunk, texts in _rows_of(rows, chunks):
+    """Key and value of every chunk, see [`annotate`]."""
+    before = reward.num_tokens
+    with _bar(sum(chunk.stop - chunk.start for chunk in chunks), progress) as bar:
+        for chunk, texts in _rows_of(rows, survey, chunks):
             value = annotate(texts, reward, survey.columns)
-            any_score = any_score or any(added for added, _ in value)
             bad = next((i for i, (_, reason) in enumerate(value) if reason is not None), None)
-            if bad is not None and (on_bad_row == "error" or not any_score):  # no score yet: it is not the row
+            if bad is not None and on_bad_row == "error":
                 raise ValueError(f"{survey.where} row {chunk.start + bad}: {value[bad][1]}")
+            if fault := fault_of(reward, texts, value, survey.known, survey.columns):
+                raise ValueError(fault)
             yield chunk.key, value
+            tokens, seconds = reward.num_tokens - before, bar.format_dict["elapsed"]
+            bar.set_postfix_str(f"{tokens / max(seconds, 1e-9):,.0f} tok/s" if tokens else "", refresh=False)
             bar.update(len(texts))
-            seconds = bar.format_dict["elapsed"]
-            bar.set_postfix_str(f"{reward.num_tokens / max(seconds, 1e-9):,.0f} tok/s" if reward.num_tokens else "")
 
 
-def _rows_of(rows: Iterable[dict], chunks: list[Chunk]) -> Iterator[tuple[Chunk, list[dict]]]:
-    """Each chunk with its rows, in order."""
-    if hasattr(rows, "select"):  # a table, which gives any part of it
-        for chunk in chunks:
-            yield chunk, rows.select(range(chunk.start, chunk.stop)).to_list()
-        return
-    iterator, position = iter(rows), 0
+class _Lines:
+    """Standard error where it is no terminal: each state of a bar is a line."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        pass
+
+
+def _bar(num_rows: int, progress: bool) -> tqdm:
+    is_log = isinstance(sys.stderr, io.TextIOWrapper) and not sys.stderr.isatty()  # a notebook's is of another type
+    how = {"file": _Lines(), "mininterval": LINE_EVERY, "miniters": 1} if is_log else {}
+    return tqdm(total=num_rows, unit="row", desc="scoring", disable=not progress, **how)
+
+
+def _rows_of(rows: Iterable[dict], survey: Survey, chunks: list[Chunk]) -> Iterator[tuple[Chunk, list[dict]]]:
+    """Each chunk with its rows, in order: the same that were surveyed."""
+    is_table = hasattr(rows, "select")  # which gives any part of it
+    iterator, position = _readable(rows, survey.where), 0
     for chunk in chunks:
-        texts = list(islice(iterator, chunk.start - position, chunk.stop - position))
-        position = chunk.stop
+        if is_table:
+            texts = _part(rows, chunk.start, chunk.stop)
+        else:
+            texts = list(islice(iterator, chunk.start - position, chunk.stop - position))
+            position = chunk.stop
+        found = Chunk(chunk.start, chunk.start)
+        for row in texts:
+            found.add(_as_text(row))
+        if found != chunk:
+            raise ValueError(
+                f"{survey.where}: rows {chunk.start} to {chunk.stop - 1} are not those that were read first; leave "
+                "the data as it is meanwhile, and give a stream that can be read again in one order (shuffle(seed=…))"
+            )
         yield chunk, texts
 
 
@@ -310,7 +367,7 @@ def _scored_rows(rows: Iterable[dict], survey: Survey, results: Mapping[str, lis
     """The rows with their scores, all with the same columns."""
     found = {name for chunk in survey.chunks for added, _ in results[chunk.key] for name in added}
     nulls = dict.fromkeys(name for name in ADDED if name in found or name == REASON)
-    for chunk, texts in _rows_of(rows, survey.chunks):
+    for chunk, texts in _rows_of(rows, survey, survey.chunks):
         for row, (added, reason) in zip(texts, results[chunk.key], strict=True):
             yield {**row, **nulls, **added, REASON: reason}
 
@@ -321,18 +378,25 @@ def _features(rows: Any, survey: Survey, results: Mapping[str, list]) -> Callabl
     def features() -> Features:
         import datasets
 
-        known, found = getattr(rows, "features", None), {}
+        known, found, large = getattr(rows, "features", None), {}, set()
         scored = _scored_rows(rows, survey, results)
         while some := list(islice(scored, 1024)):
             some = [{name: row[name] for name in row if name not in (known or ())} for row in some]
+            large |= {name for row in some for name in row if _is_large(row[name])}
             for name, feature in to_table(some).features.items():
                 found[name] = _common(found[name], feature) if name in found else feature
+        found |= dict.fromkeys(name for name in large if found[name] == datasets.Value("float64"))
         every = {**(known or {}), **found}
         names = sorted(every, key=lambda name: ADDED.index(name) if name in found and name in ADDED else -1)
         every[REASON] = datasets.Value("string")  # also where no row has one
         return datasets.Features({name: _writable(every[name]) or datasets.Json() for name in names})
 
     return features
+
+
+def _is_large(value: Any) -> bool:
+    """Whether it is a whole number that a float would change."""
+    return isinstance(value, int) and abs(value) > LARGEST_EXACT
 
 
 def _common(a: Any, b: Any) -> Any:
@@ -385,15 +449,18 @@ class Target:
         named_folder = self.path.is_dir() or os.fspath(output).endswith(os.sep)
         self.is_folder = named_folder or not (self.path.suffix or self.is_device)
         self.is_parquet = self.is_folder or (self.path.suffix == ".parquet" and not self.is_device)
-        self.in_place = isinstance(dataset, (str, Path)) and self.path.resolve() == Path(dataset).resolve()
+        self.source = Path(dataset).expanduser() if isinstance(dataset, (str, Path)) else None
 
     def check(self, push_to_hub: str | None) -> None:
         """Refuse what cannot be written, before any work."""
         path = self.path
         if not (self.is_folder or self.is_device or path.suffix in (".jsonl", ".parquet")):
             raise ValueError(f"{path} is of an unknown kind; name a .jsonl or .parquet file, or a folder")
+        whole = path.resolve()
+        if self.source is not None and self.source.exists() and self.source.resolve() in (whole, *whole.parents):
+            raise ValueError(f"writing {path} would change the data, {self.source}; name an output outside of it")
         taken = any(path.iterdir()) if path.is_dir() else path.is_file()
-        if taken and not self.settings_path.exists() and not self.in_place:
+        if taken and not self.settings_path.exists():
             raise ValueError(f"{path} exists and is no output of score; name another one, or delete it")
         if not self.is_device:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -418,11 +485,16 @@ class Target:
         """The path of a journal of this name; `None` for a device, which nothing can lie beside."""
         return None if self.is_device else name
 
-    def finished(self, settings: dict[str, Any]) -> dict[str, int] | None:
-        """The counts of an output that is whole; None where there is none yet."""
+    def made(self) -> dict[str, Any] | None:
+        """Settings and counts of an output that is whole; None where there is none yet."""
         if not (self.path.exists() and self.settings_path.exists()):
             return None
-        found = parse_json(self.settings_path.read_text(encoding="utf-8"), str(self.settings_path))
+        return parse_json(self.settings_path.read_text(encoding="utf-8"), str(self.settings_path))
+
+    def finished(self, settings: dict[str, Any]) -> dict[str, int] | None:
+        """The counts of an output that is whole; None where there is none yet."""
+        if (found := self.made()) is None:
+            return None
         if what := differences(found["settings"], settings):
             raise ValueError(f"{self.path} was made otherwise: {', '.join(what)}; name another output, or delete it")
         return found["counts"]
@@ -488,6 +560,8 @@ def _join(target: Target, rows: Iterable[dict], survey: Survey, settings: dict[s
     """The output of all shards."""
     found = sorted(target.path.parent.glob(f"{escape(target.path.name)}.shard-*-of-*.journal"))
     if not found:
+        if (whole := target.made()) is not None:  # they were joined before
+            return target.finished({**whole["settings"], **settings})
         raise ValueError(f"MODEL is missing, and no shards of {target.path} are there to join; name a model")
     numbers = {path.name.rsplit("-of-", 1)[1].removesuffix(".journal") for path in found}
     if len(numbers) > 1:

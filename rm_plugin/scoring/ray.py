@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..data.layouts import read_columns
-from .rows import BAD_ROW, REASON, added_columns, annotate, load_reward, refuse_taken, to_texts
+from .rows import NUM_KNOWN, REASON, annotate, columns_to_add, fault_of, load_reward, refuse_taken
 
 if TYPE_CHECKING:
     import pyarrow
@@ -31,6 +31,7 @@ class ScorerActor:
         added (`dict[str, bool]`): the columns of the scores, and whether each holds lists.
         columns (`dict[str, str]`, *optional*): columns of other names, see [`read_columns`].
         on_bad_row (`str`, *optional*, defaults to `"null"`): or `"error"`, which ends the job.
+        known (`list[dict]`, *optional*): rows that are asked for again where a whole batch fails.
         scorer_kwargs: handed to [`RewardScorer`].
     """
 
@@ -40,18 +41,23 @@ class ScorerActor:
         added: Mapping[str, bool],
         columns: Mapping[str, str] | None = None,
         on_bad_row: str = "null",
+        known: Sequence[dict[str, Any]] = (),
         **scorer_kwargs: Any,
     ):
         self.reward = load_reward(model, on_bad_row, scorer_kwargs)
         self.added = added
         self.columns = dict(columns or {})
-        self.on_bad_row = on_bad_row
+        self.on_bad_row, self.known = on_bad_row, known
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         """Args: batch (`pyarrow.Table`): N rows. Returns: the same with the columns of their scores."""
         import pyarrow
 
-        results = annotate(batch.to_pylist(), self.reward, self.columns)
+        refuse_taken(batch.column_names, self.added, "the data set")
+        rows = batch.to_pylist()
+        results = annotate(rows, self.reward, self.columns)
+        if fault := fault_of(self.reward, rows, results, self.known, self.columns):
+            raise ValueError(fault)
         reasons = [reason for _, reason in results]
         for i, (found, reason) in enumerate(results):
             if reason is not None and self.on_bad_row == "error":
@@ -82,17 +88,17 @@ def score_ray(
 
     columns = read_columns(columns)
     added: dict[str, bool] = {}
-    for row in dataset.take_batch(100, batch_format="pyarrow").to_pylist():
-        comparison = None
-        with suppress(*BAD_ROW):
-            comparison = to_texts(row, columns)
-        if comparison is not None:
-            found = added_columns(comparison, [0.0] * len(comparison.completions))
-            refuse_taken(row, found, "the data set")
+    first, known = dataset.take_batch(100, batch_format="pyarrow"), []
+    for row in first.to_pylist():
+        with suppress(ValueError):
+            found = columns_to_add(row, columns)
             added |= {name: added.get(name, False) or isinstance(value, list) for name, value in found.items()}
+            known.append(row)
     if not added:
         raise ValueError("none of the first rows is one of texts; give rows of prompts and completions, or pairs")
-    options = {"added": added, "columns": columns, "on_bad_row": on_bad_row, **scorer_kwargs}
+    refuse_taken(first.column_names, added, "the data set")
+    options = {"added": added, "columns": columns, "on_bad_row": on_bad_row, "known": known[:NUM_KNOWN]}
+    options |= scorer_kwargs
     there, number = ray.cluster_resources(), num_actors or 1
     # One CPU is left to the tasks that read and write, without which the actors would wait for ever.
     per_actor = min(1.0, (there.get("CPU", 1) - 1) / number)

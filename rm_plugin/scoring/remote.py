@@ -37,7 +37,7 @@ from scipy.special import expit
 from ..data.encoding import EncodedGroup
 from ..data.reference import TURNS, read_facts, read_reference, reference_ids
 from ..messages import check_choice, explained, printable, shorten
-from .base import OPTIONS, Scorer, ScoringBatch, digest
+from .base import OPTIONS, NoAnswer, Scorer, ScoringBatch, digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,6 +56,7 @@ WRONG_ROUTES = {  # the last word of a URL ► why it is not asked
     "completions": "gives texts",
 }
 LONGEST_WAIT = 30.0  # seconds between two tries
+OF_TEXTS = (400, 413, 422)  # what servers answer where a text is at fault, such as one that is too long
 
 
 class RemoteRewardScorer(Scorer):
@@ -187,7 +188,7 @@ class RemoteRewardScorer(Scorer):
             except httpx2.InvalidURL as error:
                 raise ValueError(f"{self.url} is no URL ({error}); write http://host:port") from None
             if tried == self.max_tries:
-                raise ValueError(f"{self.url}{route} gives no answer in {tried} tries ({fault}); is the server up?")
+                raise NoAnswer(f"{self.url}{route} gives no answer in {tried} tries ({fault}); is the server up?")
             wait = min(LONGEST_WAIT, 2.0 ** (tried - 1))
             logger.warning("%s%s: %s, trying again in %.0f s", self.url, route, fault, wait)
             time.sleep(wait)
@@ -197,12 +198,13 @@ class RemoteRewardScorer(Scorer):
             moved = answer.headers.get("location")
             said = f"it is at {moved}; give that URL" if moved else " ".join(answer.text.split())
             said = printable(shorten(said, 300))
-            raise ValueError(f"{self.url}{route} refuses the request (HTTP {answer.status_code}): {said}")
+            kind = ValueError if answer.status_code in OF_TEXTS else NoAnswer
+            raise kind(f"{self.url}{route} refuses the request (HTTP {answer.status_code}): {said}")
         try:
             return json.loads(answer.text)
         except (ValueError, RecursionError):
             said = printable(shorten(" ".join(answer.text.split())))
-            raise ValueError(f"{self.url}{route} does not answer in JSON ({said}); name the server itself") from None
+            raise NoAnswer(f"{self.url}{route} does not answer in JSON ({said}); name the server itself") from None
 
     def _scores_of(self, texts: list[list[int]] | None, messages: list[dict] | None = None) -> np.ndarray | None:
         """Scores of one request, of ids or of a conversation that the server renders, if it does."""
@@ -230,25 +232,25 @@ class RemoteRewardScorer(Scorer):
             `np.ndarray` (N,) float64, NaN for null.
 
         Raises:
-            ValueError: another shape, another number of texts, or several numbers for one of them.
+            NoAnswer: another shape, another number of texts, or several numbers for one of them.
         """
         items = answer.get("data") if isinstance(answer, dict) else answer
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            raise ValueError(
+            raise NoAnswer(
                 f"{self.url} answers {shorten(answer)}, no list of scores; is it a server of a reward model?"
             )
         if all("index" in item for item in items):
             indices = [item["index"] for item in items]
             if {type(index) for index in indices} - {int} or sorted(indices) != list(range(len(items))):
-                raise ValueError(f"{self.url} answers for the texts {shorten(indices)}; one each")
+                raise NoAnswer(f"{self.url} answers for the texts {shorten(indices)}; one each")
             items = sorted(items, key=lambda item: item["index"])
         if len(items) != num_texts:
-            raise ValueError(f"{self.url} gives {len(items)} scores for {num_texts} texts; one each")
+            raise NoAnswer(f"{self.url} gives {len(items)} scores for {num_texts} texts; one each")
         scores = []
         for item in items:
             found = next((item[name] for name in ("probs", "embedding", "data") if name in item), None)
             if not isinstance(found, list) or len(found) != 1 or type(found[0]) not in (int, float, type(None)):
-                raise ValueError(
+                raise NoAnswer(
                     f"{self.url} gives {shorten(found)} for a text, a reward model one number; serve a one-label "
                     "classifier (vllm serve --runner pooling, sglang --is-embedding)"
                 )

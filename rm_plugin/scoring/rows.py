@@ -6,7 +6,7 @@ annotate([{"prompt": "2 + 2 =", "completion": " 4"}], as_reward("my-reward-model
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 
 from ..data.comparison import Comparison, to_comparison
+from ..data.conversations import from_json, show_value
 from ..data.layouts import LIST_COLUMNS, QUESTION_COLUMNS, first_column, select_columns
 from ..files import json_number
-from ..messages import one_line
-from .base import Reward
+from ..messages import located, one_line
+from .base import NoAnswer, Reward
 from .rewards import as_reward, is_dotted_path
 
 REASON = "score_reason"  # the column that says why a score is null
 ADDED = ("score", "scores", "score_chosen", "score_rejected", "margin", REASON)  # in this order
-BAD_ROW = (ValueError, TypeError, LookupError, AttributeError)  # what a row leads to that is none
+NUM_KNOWN = 8  # rows that are asked for again where none of a chunk is scored
 
 
 def load_reward(model: Any, on_bad_row: str, scorer_kwargs: dict[str, Any]) -> Reward:
@@ -50,9 +51,9 @@ def annotate(
     comparisons: dict[int, Comparison] = {}
     for i, row in enumerate(rows):
         try:
-            comparisons[i] = to_texts(row, columns)
-        except BAD_ROW as error:
-            values[i] = one_line(error)
+            comparisons[i] = _to_texts(row, columns)
+        except ValueError as error:
+            values[i] = str(error)
     for i, value in zip(comparisons, _scores_or_reasons(reward, list(comparisons.values())), strict=True):
         values[i] = value
     results: list[tuple[dict[str, Any], str | None]] = []
@@ -64,12 +65,30 @@ def annotate(
         if None in scores:
             which = f"completion {scores.index(None)} " if len(scores) > 1 else ""
             reason = f"{which}is over max_length={reward.max_length}" if reward.max_length else f"{which}has no score"
-        results.append((added_columns(comparisons[i], scores), reason))
-        refuse_taken(rows[i], results[-1][0], "the data")
+        results.append((_added_columns(comparisons[i], scores), reason))
     return results
 
 
-def to_texts(row: dict[str, Any], columns: Mapping[str, str]) -> Comparison:
+def fault_of(
+    reward: Reward,
+    rows: list[dict[str, Any]],
+    results: list[tuple[dict[str, Any], str | None]],
+    known: Sequence[dict[str, Any]],
+    columns: Mapping[str, str] = MappingProxyType({}),
+) -> str | None:
+    """
+    Why a reward scores nothing any more, so that errors of these rows are not their own; None where it does: it is
+    asked again for one of them that it scored, or where it scored none, for `known` ones.
+    """
+    scored = [row for row, (added, _) in zip(rows, results, strict=True) if added]
+    if len(scored) == len(rows):
+        return None
+    again = annotate(scored[:1] or list(known), reward, columns)
+    return None if any(added for added, _ in again) else next((reason for _, reason in again), None)
+
+
+@located("")  # whatever the row leads to is an error of one line
+def _to_texts(row: dict[str, Any], columns: Mapping[str, str]) -> Comparison:
     """The texts of a row; of a conversation, the last answer. Completions of a list are not ranked."""
     row = select_columns(row, columns) if columns else row
     given = [name for name in (*LIST_COLUMNS, "completion") if row.get(name) is not None]
@@ -79,9 +98,12 @@ def to_texts(row: dict[str, Any], columns: Mapping[str, str]) -> Comparison:
         raise ValueError("it has no prompt; give it a column prompt, which may be empty")
     comparison = None
     if not is_pair and not given and column is not None:
-        with suppress(*BAD_ROW):  # other columns may hold what is compared
+        with suppress(ValueError):  # other columns may hold what is compared
             comparison = to_comparison(row)
-        row = {**row, column: None, "prompt": row[column][:-1], "completion": row[column][-1:]}
+        messages = from_json(row[column], printed=True)  # of a csv file
+        if not isinstance(messages, list):
+            raise ValueError(f"`{column}` is {show_value(messages)}; give a list of messages, or one written as JSON")
+        row = {**row, column: None, "prompt": messages[:-1], "completion": messages[-1:]}
     comparison = comparison or to_comparison(row, candidates=bool(given) and not is_pair, needs_label=False)
     has_no_label = comparison.ranks is None and len(comparison.completions) > 1  # of two responses
     is_list = has_no_label or (bool(given) and given != ["completion"] and not is_pair)
@@ -102,6 +124,8 @@ def _scores_or_reasons(reward: Reward, comparisons: list[Comparison]) -> list[np
         return []
     try:
         return reward.score_comparisons(comparisons)
+    except NoAnswer:
+        raise
     except ValueError as error:
         if len(comparisons) == 1:
             return [one_line(error).removeprefix("comparison 0: ")]
@@ -109,7 +133,7 @@ def _scores_or_reasons(reward: Reward, comparisons: list[Comparison]) -> list[np
         return _scores_or_reasons(reward, comparisons[:half]) + _scores_or_reasons(reward, comparisons[half:])
 
 
-def added_columns(comparison: Comparison, scores: list[float | None]) -> dict[str, Any]:
+def _added_columns(comparison: Comparison, scores: list[float | None]) -> dict[str, Any]:
     """The columns for a row's scores; without scores, the same columns with null."""
     ranks = comparison.ranks
     if comparison.metadata["is_list"] or (ranks and len(set(ranks)) == 1):
@@ -124,7 +148,18 @@ def added_columns(comparison: Comparison, scores: list[float | None]) -> dict[st
     return {"score_chosen": chosen, "score_rejected": rejected, "margin": margin}
 
 
-def refuse_taken(row: Mapping[str, Any], added: Mapping[str, Any], where: str) -> None:
-    """Raise where a row has one of the columns that are added to it."""
-    if taken := sorted({*added, REASON} & row.keys()):
+def columns_to_add(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """
+    The columns that the scores of a row will be.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    comparison = _to_texts(row, columns)
+    return _added_columns(comparison, [0.0] * len(comparison.completions))
+
+
+def refuse_taken(names: Collection[str], added: Collection[str], where: str) -> None:
+    """Refuse data whose columns would be overwritten by those of its scores."""
+    if taken := sorted({*added, REASON} & {*names}):
         raise ValueError(f"{where} has a column {taken[0]!r}, which would be overwritten; rename it")

@@ -180,6 +180,26 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, m
         score_dataset(PAIRS, lengths, tmp_path / "out.jsonl", push_to_hub="me/scored")
 
 
+@pytest.mark.parametrize("output", ["data", "data/new.parquet", "data/a.jsonl", "link"])
+def test_an_output_in_the_data_is_refused_before_any_work(output, tmp_path):
+    (tmp_path / "data").mkdir()
+    source = write(tmp_path / "data" / "a.jsonl", PAIRS)
+    (tmp_path / "link").symlink_to("data")
+    given = source if output == "data/a.jsonl" else tmp_path / "data"
+    before = sorted(tmp_path.rglob("*")), source.read_bytes()
+    with pytest.raises(ValueError, match="would change the data, .*data.*; name an output outside of it"):
+        score_dataset(given, lambda prompts, completions: pytest.fail("work was begun"), tmp_path / output)
+    assert (sorted(tmp_path.rglob("*")), source.read_bytes()) == before
+
+
+def test_whole_numbers_that_no_float_holds_are_kept_beside_floats(tmp_path):
+    rows = [{**PAIRS[0], "id": 2**60 + 1, "year": 2026}] * 1024 + [{**PAIRS[0], "id": 1.5, "year": 2026.5}]
+    score_dataset(write(tmp_path / "in.jsonl", rows), as_named(lengths), tmp_path / "out.parquet")
+    found = corpus.load_rows(tmp_path / "out.parquet")
+    assert (found[0]["id"], found[1024]["id"]) == (2**60 + 1, 1.5)
+    assert found.features["year"].dtype == "float64"
+
+
 def test_a_whole_output_is_not_computed_again_and_another_one_is_refused(tmp_path, scorer):
     output = tmp_path / "out.parquet"
     counts = score_dataset(PAIRS, scorer, output)
@@ -288,6 +308,80 @@ def test_a_kill_loses_at_most_one_chunk(tmp_path):
     assert not list(tmp_path.glob("*.journal*"))
 
 
+@pytest.mark.parametrize("rows_per_chunk", [4, 23])
+@pytest.mark.parametrize("first", [1, 5])
+def test_a_judge_that_is_down_stops_the_run_and_the_same_command_resumes(rows_per_chunk, first, tmp_path):
+    """Also in the middle of a chunk of which one row is bad for it; a bad row alone is null."""
+    calls, last = 0, first
+
+    def judge(prompts, completions):
+        nonlocal calls
+        calls += 1
+        if calls > last or " 13" in completions:
+            raise ConnectionError("quota is used up")
+        return lengths(prompts, completions)
+
+    source, output, options = (
+        write(tmp_path / "in.jsonl", PAIRS),
+        tmp_path / "out.jsonl",
+        {"rows_per_chunk": rows_per_chunk},
+    )
+    with pytest.raises(ValueError, match="ConnectionError: quota is used up"):
+        score_dataset(source, as_named(judge), output, **options)
+    assert not output.exists()
+    with Journal(output) as journal:
+        assert all(added for value in journal.values() for added, _ in value)
+    last = 1000
+    assert score_dataset(source, as_named(judge), output, **options)["rows"] == 23
+    assert [row["chosen"] for row in read(output) if row["margin"] is None] == [" 13"]
+
+
+@pytest.mark.parametrize("rows_per_chunk", [4, 23])
+def test_rows_that_change_while_they_are_scored_are_refused(rows_per_chunk, tmp_path):
+    source = write(tmp_path / "in.jsonl", PAIRS)
+
+    def rewriting(prompts, completions):
+        write(source, PAIRS[::-1])
+        return lengths(prompts, completions)
+
+    with pytest.raises(
+        ValueError, match=r"in.jsonl: rows \d+ to \d+ are not those that were read first; leave the data"
+    ):
+        score_dataset(source, as_named(rewriting), tmp_path / "out.jsonl", rows_per_chunk=rows_per_chunk)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_stream_that_can_be_read_once_is_refused(tmp_path):
+    rows = iter(PAIRS)
+    stream = datasets.IterableDataset.from_generator(lambda: (yield from rows))
+    with pytest.raises(ValueError, match="a stream that can be read again in one order"):
+        score_dataset(stream, lengths, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_shard_of_bad_rows_alone_is_finished_as_in_one_process(tmp_path):
+    source = write(tmp_path / "in.jsonl", [*PAIRS[:4], *[{"prompt": f"p{n}", "completion": ""} for n in range(4)]])
+    for number in (1, 2):
+        shards = [(i, number) for i in range(1, number + 1)]
+        counts = [
+            score_dataset(source, as_named(lengths), tmp_path / f"{number}.jsonl", shard=one, rows_per_chunk=4)
+            for one in shards
+        ]
+        assert sum(one["unscored"] for one in counts) == 4
+        assert score_dataset(source, None, tmp_path / f"{number}.jsonl", rows_per_chunk=4)["rows"] == 8
+    assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
+
+
+def test_a_log_file_gets_lines_of_progress_and_the_speed_of_this_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(corpus, "LINE_EVERY", 0.0)
+    reward = as_named(lengths)
+    reward.num_tokens = 10**12
+    score_dataset(PAIRS, reward, tmp_path / "out.jsonl", rows_per_chunk=8, progress=True)
+    said = capsys.readouterr().err
+    assert "\r" not in said and "tok/s" not in said
+    assert [line.split()[-3] for line in said.splitlines()][:4] == ["0/23", "8/23", "16/23", "23/23"]
+
+
 def test_shards_are_joined_without_a_model(tmp_path, folder):
     source, chunks = write(tmp_path / "in.jsonl", [*PAIRS, {"prompt": "p", "completion": ""}]), {"rows_per_chunk": 4}
     whole, output = tmp_path / "whole.parquet", tmp_path / "out.parquet"
@@ -302,6 +396,9 @@ def test_shards_are_joined_without_a_model(tmp_path, folder):
     with pytest.raises(ValueError, match="data was .* and is now"):
         score_dataset(PAIRS, None, output, **chunks)
     assert score_dataset(source, None, output, **chunks) == counts
+    assert score_dataset(source, None, output, **chunks) == counts, "joined already"
+    with pytest.raises(ValueError, match="data was .* and is now"):
+        score_dataset(PAIRS, None, output, **chunks)
     assert output.read_bytes() == whole.read_bytes()
     assert not list(tmp_path.glob("*.journal*"))
 

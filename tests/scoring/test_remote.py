@@ -195,6 +195,32 @@ def test_a_request_that_is_refused_is_no_second_time_made(exported, stub, pauses
     assert pauses == [] and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("status", [401, 404, 503])
+def test_an_outage_stops_a_corpus_and_the_same_command_resumes(exported, stub, pauses, tmp_path, status):
+    rows = [{"prompt": f"{n} + 1 =", "completion": f" {n + 1}"} for n in range(24)]
+    answer, asked = stub.answer, []
+    with serving(stub) as url:
+        one = RemoteRewardScorer(url, exported[0], truncation_mode="drop", max_tries=3)
+        stub.answer = lambda *given: asked.append(1) or ((status, {}) if len(asked) > 2 else answer(*given))
+        with pytest.raises(ValueError, match=f"HTTP {status}"):
+            score_dataset(rows, one, tmp_path / "out.jsonl", rows_per_chunk=4)
+        assert not (tmp_path / "out.jsonl").exists()
+        stub.answer, before = answer, len(stub.seen)
+        counts = score_dataset(rows, one, tmp_path / "out.jsonl", rows_per_chunk=4)
+    assert counts == {"rows": 24, "completions": 24, "unscored": 0}
+    assert len(stub.seen) - before == 4, "the two chunks that were finished are not asked for again"
+
+
+def test_a_text_that_a_server_refuses_is_null_among_others(exported, stub, tmp_path):
+    rows = [{"prompt": "Hello", "completion": f" {n}" * (40 if n == 5 else 1)} for n in range(8)]
+    with serving(stub) as url:
+        one = RemoteRewardScorer(url, exported[0])
+        stub.max_model_len = 30
+        found = score_dataset(rows, one)
+    assert [row["score"] is None for row in found] == [n == 5 for n in range(8)]
+    assert "refuses the request (HTTP 400)" in found[5]["score_reason"]
+
+
 def test_a_server_that_sends_elsewhere_or_breaks_off_is_one_line(exported, stub, pauses):
     folder, local = exported
     with serving(stub) as url:

@@ -1,10 +1,14 @@
 """Rows of every kind get their scores, and a bad one its reason."""
 
+import csv
+import json
+
 import pytest
 from models import tiny_reward_model, tiny_tokenizer
 from scored_rows import CHAT, MIXED, PAIRS, lengths, read, write
 
 from rm_plugin.scoring.corpus import score_dataset
+from rm_plugin.scoring.rewards import as_reward
 from rm_plugin.scoring.scorer import RewardScorer
 
 
@@ -70,3 +74,31 @@ def test_rows_that_cannot_be_annotated_are_refused(rows, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         score_dataset(rows, lengths, tmp_path / "out.jsonl")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("rows", "column"),
+    [
+        ([{**PAIRS[0], "score": 0.9}, {"prompt": "p", "completion": "a"}], "score"),
+        ([PAIRS[0]] * 150 + [{**PAIRS[0], "margin": 1.0}], "margin"),
+    ],
+)
+def test_a_column_that_scores_of_any_row_would_overwrite_is_refused_before_the_work(rows, column, tmp_path):
+    source = write(tmp_path / "in.jsonl", rows)
+    with pytest.raises(ValueError, match=f"{source} has a column '{column}', which would be overwritten; rename it"):
+        score_dataset(source, lambda prompts, completions: pytest.fail("work was begun"), tmp_path / "out.jsonl")
+
+
+def test_conversations_that_a_csv_file_holds_as_json_are_read_and_other_text_is_none(tmp_path):
+    with (tmp_path / "in.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["messages"], [json.dumps(CHAT)], [repr(CHAT)], ["Human: 2 + 2?"]])
+    score_dataset(tmp_path / "in.csv", as_reward(lengths, "named"), tmp_path / "out.jsonl")
+    rows = read(tmp_path / "out.jsonl")
+    assert [row["score"] for row in rows] == [len(str(CHAT[1:]))] * 2 + [None]
+    assert rows[2]["score_reason"] == '`messages` is "Human: 2 + 2?"; give a list of messages, or one written as JSON'
+
+
+def test_a_row_of_lists_that_differ_in_length_is_null(tmp_path):
+    source = write(tmp_path / "in.jsonl", [PAIRS[0], {"prompt": ["a"], "completions": ["x", "y"]}])
+    assert score_dataset(source, lengths, tmp_path / "out.jsonl")["unscored"] == 1
+    assert read(tmp_path / "out.jsonl")[1]["score_reason"] == 'message 0 of `prompt` is "a"; a message is a dict with `role` and `content`'
