@@ -205,7 +205,7 @@ def _score(args: argparse.Namespace) -> None:
     if given and (args.model is None or is_dotted_path(args.model)):
         raise ValueError(f"{_options(given)} cannot be applied without a model; leave it out")
     given |= _given(args, ("columns", "split", "config", "on_bad_row", "push_to_hub"))
-    counts = score_dataset(args.data, args.model, args.output, shard=shard, progress=sys.stderr.isatty(), **given)
+    counts = score_dataset(args.data, args.model, args.output, shard=shard, progress=True, **given)
     if processes.rank > 0:
         return
     note = f", {counts['unscored']} of them null (see score_reason)" if counts["unscored"] else ""
