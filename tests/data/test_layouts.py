@@ -459,6 +459,8 @@ def test_rows_of_lists_are_columns_only_where_one_is_all_that_there_is(tmp_path)
         assert [len(to_comparison(row).pairs()) for row in load_rows(source)] == [4, 4]
     with pytest.raises(ValueError, match="row 0: its columns have 3, 2 values; give one length, or to the texts"):
         load_rows([{"chosen": GOOD, "rejected": BAD[:2]}])
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": ["a"], "chosen": ["b", "c"]}]
+    assert len(load_rows(rows)) == 2, "that one is its row's error"
 
 
 def in_every_container(row, folder):

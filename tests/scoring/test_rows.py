@@ -101,4 +101,7 @@ def test_conversations_that_a_csv_file_holds_as_json_are_read_and_other_text_is_
 def test_a_row_of_lists_that_differ_in_length_is_null(tmp_path):
     source = write(tmp_path / "in.jsonl", [PAIRS[0], {"prompt": ["a"], "completions": ["x", "y"]}])
     assert score_dataset(source, lengths, tmp_path / "out.jsonl")["unscored"] == 1
-    assert read(tmp_path / "out.jsonl")[1]["score_reason"] == 'message 0 of `prompt` is "a"; a message is a dict with `role` and `content`'
+    assert (
+        read(tmp_path / "out.jsonl")[1]["score_reason"]
+        == 'message 0 of `prompt` is "a"; a message is a dict with `role` and `content`'
+    )
