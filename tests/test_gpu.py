@@ -67,11 +67,17 @@ def assert_close(ours: torch.Tensor, expected: torch.Tensor, tolerance: float = 
     assert (ours - expected).abs().max().item() <= tolerance * max(1.0, expected.std().item())
 
 
-def assert_gradients_close(ours: dict, expected: dict, bound: float = 1e-4) -> None:
+def gradient_errors(ours: dict, expected: dict) -> dict[str, float]:
+    """Of each parameter, relative to its gradient's norm, or to a hundredth of the whole one where that is more."""
     total = torch.stack([g.norm() for g in expected.values()]).norm()
     assert ours.keys() == expected.keys() and total > 0
-    for name, gradient in expected.items():
-        assert (ours[name] - gradient).norm() <= bound * torch.maximum(gradient.norm(), 1e-2 * total), name
+    sizes = {name: torch.maximum(gradient.norm(), 1e-2 * total) for name, gradient in expected.items()}
+    return {name: ((ours[name] - expected[name]).norm() / size).item() for name, size in sizes.items()}
+
+
+def assert_gradients_close(ours: dict, expected: dict, bound: float = 1e-4) -> None:
+    errors = gradient_errors(ours, expected)
+    assert max(errors.values()) <= bound, max(errors, key=errors.get)
 
 
 @pytest.mark.parametrize("architecture", PACKED)
@@ -124,6 +130,7 @@ def test_the_plan_lies_within_a_tenth_of_what_the_allocator_hands_out(uses_lora,
 def test_in_16_bits_both_routes_round_as_the_padded_form_does(architecture, head_dim, route, monkeypatch):
     exact = tiny_reward_model(architecture, head_dim=head_dim)
     expected = rewards(exact.to(DEVICE), pad(TEXTS))
+    expected_gradients = gradients(copy.deepcopy(exact), pad(TEXTS))
     model = copy.deepcopy(exact).to(torch.bfloat16)
     model.score.float()
     assert model.batch_form() == "packed"
@@ -133,9 +140,15 @@ def test_in_16_bits_both_routes_round_as_the_padded_form_does(architecture, head
     if route == "portable":
         monkeypatch.setattr(attention, "_varlen_dtype", lambda query, value: None)
     ours, padded = rewards(model, collate(GROUPS, "packed")), rewards(model, pad(TEXTS))
+    num_scoring = len(calls)
+    errors = gradient_errors(gradients(model, collate(GROUPS, "packed")), expected_gradients)
+    padded_errors = gradient_errors(gradients(model, pad(TEXTS)), expected_gradients)
     if DEVICE == "cuda":
-        assert bool(calls) == (route == "kernel" and torch.cuda.get_device_capability() >= (8, 0))
+        uses_kernel = route == "kernel" and torch.cuda.get_device_capability() >= (8, 0)
+        assert bool(num_scoring) == uses_kernel and (len(calls) > num_scoring) == uses_kernel
     assert (ours - expected).abs().mean() <= 2 * (padded - expected).abs().mean() + 1e-3
+    for name, error in errors.items():
+        assert error <= 2 * padded_errors[name] + 0.05, name
 
 
 def test_lora_over_4_bits_has_the_padded_gradients(tmp_path):
