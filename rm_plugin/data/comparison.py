@@ -50,6 +50,7 @@ from .layouts import (
     PROMPT_COLUMNS,
     PROMPT_PARTS,
     QUESTION_COLUMNS,
+    SCORE_COLUMNS,
     SYSTEM_COLUMNS,
     BadLayout,
     Responses,
@@ -63,7 +64,6 @@ __all__ = ["BadRow", "Comparison", "load_rows", "to_comparison", "to_prompt"]
 Text = str | list[dict[str, Any]]
 """Plain text, or a conversation: a list of `{"role", "content"}` messages."""
 
-SCORE_COLUMNS = ("scores", "rewards", "rating")  # larger is better, unlike `ranks`
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # for the chat template
 MEDIA_COLUMNS = tuple(
     f"{kind}{rest}" for kind in ("image", "video", "audio") for rest in ("", "s", "_url", "_urls", "_path", "_paths")
@@ -439,15 +439,19 @@ def _up_to_turn(text: Text, turn: Any) -> Text:
     return text[: answers[int(turn) - 1]] if turn <= len(answers) else text
 
 
+def fields_of(output: Any) -> Mapping[str, Any]:
+    """What a mapping or an object of vLLM or OpenAI's client holds, by name; nothing of a text."""
+    return output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
+
+
 def _text_of_output(value: Any) -> Any:
     """The text in what vLLM (`{"text"}`) and OpenAI's protocol (`{"message": {"content"}}`) write for one output."""
-    output = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
+    output = fields_of(value)
     if not output or output.keys() & {"role", "from"}:
         return value
-    message = output.get("message")
-    if message is None:
+    if output.get("message") is None:
         return output.get("text")
-    message = message if isinstance(message, Mapping) else getattr(message, "__dict__", {})
+    message = fields_of(output["message"])
     return [dict(message)] if message.get("tool_calls") else message.get("content")
 
 
@@ -498,10 +502,8 @@ def _split_off_prompt(texts: list[Text]) -> tuple[Text, list[Text]]:
     return texts[0][: cuts[0]], [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
 
 
-def _reply_start(text: Text) -> int:
+def _reply_start(text: str) -> int:
     """Where the last reply of a transcript begins: after the last turn that is not the assistant's."""
-    if isinstance(text, list):
-        return max((i + 1 for i, message in enumerate(text) if message["role"] != "assistant"), default=0)
     if text.startswith(HH_HUMAN) and HH_ASSISTANT in text:
         return text.rindex(HH_ASSISTANT) + len(HH_ASSISTANT)
     return 0
@@ -560,8 +562,10 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 def is_empty(text: Text) -> bool:
     """Whether a completion, or the last reply of a transcript, says nothing; a tool call says something."""
-    last = text[-1] if text and isinstance(text, list) else {"content": text[_reply_start(text) :]}
-    return not "".join(last["content"]).strip() and not last.get("tool_calls")
+    if not text:
+        return True
+    last = text[-1] if isinstance(text, list) else {"content": text[_reply_start(text) :]}
+    return not last["content"].strip() and not last.get("tool_calls")
 
 
 def _check_completion(text: Text, name: str, allow_empty: bool) -> None:

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 from tokenizers import AddedToken
 
+from .conversations import REASONING_FIELDS
 from .templates import DIALOGUE, WITH_SYSTEM, WITH_TOOL, rendered_text
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _FIRST_STAND_IN = 0xF0000  # of Unicode's private use; one character stands in f
 _STAND_INS = re.compile("[\U000f0000-\U000fffff]")
 
 # Turns beyond those of `templates`: an assistant that reasons, and one that reasons before it calls a tool.
-_REASONS = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), "r")
+_REASONS = dict.fromkeys(REASONING_FIELDS, "r")
 _TOOL_CALL, _TOOL_ANSWER = WITH_TOOL[:2], WITH_TOOL[:3]
 _REASONING, _REASONED_CALL = ([turns[0], {**turns[1], **_REASONS}] for turns in (DIALOGUE, _TOOL_CALL))
 

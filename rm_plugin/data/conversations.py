@@ -16,7 +16,8 @@ from typing import Any
 from ..messages import shorten
 
 TEXT_PARTS = (None, "text", "input_text", "output_text")  # types of those parts of a content that are text
-SAY_ENOUGH = {"tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"}  # without a content
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of a message; templates read one of them
+SAY_ENOUGH = {"tool_calls", "function_call", *REASONING_FIELDS}  # without a content
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
 SWIFT_ROLES = {"tool_call": "function_call", "tool_response": "observation"}  # of ms-swift, with a `content`
 

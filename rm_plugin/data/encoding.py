@@ -30,7 +30,7 @@ from jinja2 import TemplateError
 from ..messages import check_choice
 from .comparison import Comparison, Text
 from .control_tokens import CONTROL_TOKENS, ControlTokens
-from .conversations import BadRow, check_text, read_messages
+from .conversations import REASONING_FIELDS, BadRow, check_text, read_messages
 from .templates import DIALOGUE, template_form
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 TRUNCATION_MODES = ("drop", "keep_end", "error")
 REASONING_MODES = ("keep", "strip", "error")
-REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of a message; templates read one of them
 
 # Opened or prefilled by the template (then only the end is there), closed or cut off at the length limit.
 REASONING_SPAN = re.compile(r"^(?:(?!<think>).)*?</think>\s*|<think>.*?(?:</think>\s*|\Z)", re.DOTALL)

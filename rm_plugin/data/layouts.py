@@ -20,6 +20,7 @@ from ..messages import check_choice, located
 from .conversations import BadRow, show_value
 
 LIST_COLUMNS = ("completions", "outputs", "choices", "responses")
+SCORE_COLUMNS = ("scores", "rewards", "rating")  # larger is better, unlike `ranks`
 PROMPT_COLUMNS = ("prompt", "conversations", "messages")
 QUESTION_COLUMNS = ("question", "instruction", "query", "conversation", "dialogue", "dialog")  # the prompt, elsewhere
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")

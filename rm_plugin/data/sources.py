@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 from ..files import WHITE_SPACE, opened, parse_json, read_jsonl
 from ..messages import located, one_line
 from .conversations import check_text, from_json
-from .layouts import read_columns, select_columns, usual_rows
+from .layouts import SCORE_COLUMNS, read_columns, select_columns, usual_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 KINDS = (".jsonl", ".json", ".csv", ".parquet")
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-JSON_COLUMNS = {"completions", "ranks", "scores", "rewards", "rating", "chat_template_kwargs"}  # of a csv file
+JSON_COLUMNS = {"completions", "ranks", *SCORE_COLUMNS, "chat_template_kwargs"}  # of a csv file
 
 
 def load_rows(
@@ -88,14 +88,14 @@ def load_rows(
         raise ValueError(f"split={split!r} is no name of a split; write 'train' or 'train[:10%]'")
     path = Path(source).expanduser() if isinstance(source, str | Path) else None
     where = f"the {type(source).__name__}" if path is None else str(source)
-    on_hub = isinstance(source, str) and not path.exists() and HUB_ID.fullmatch(source) and not _kind_of(path)
+    on_hub = isinstance(source, str) and not path.exists() and HUB_ID.fullmatch(source) and not kind_of(path)
     if name is not None and not on_hub:
         raise ValueError(f"name={name!r} is for hub data sets, which {where} is not; leave it out")
     if on_hub:
         options = {"split": split, "streaming": streaming, "data_dir": data_dir, "revision": revision}
         splits = _load_from_hub(source, name, **options)
     else:
-        splits = source if path is None else _find_splits(path)
+        splits = source if path is None else find_splits(path)
     if not isinstance(splits, dict):  # one table; the hub's is that of the split already
         splits, split = {str(splits.split or "train").split("[")[0]: splits}, None if on_hub else split
     rows = _with_usual_rows(_take_split(splits, split, where, streaming), where)
@@ -155,7 +155,12 @@ def _load_from_hub(source: str, name: str | None, **options: Any) -> Any:
         logger.setLevel(level)
 
 
-def _find_splits(path: Path) -> Dataset | dict[str, Any]:
+def is_saved_dataset(path: Path) -> bool:
+    """Whether it is a folder of `save_to_disk`."""
+    return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+
+
+def find_splits(path: Path) -> Dataset | dict[str, Any]:
     """What a local path holds: what `save_to_disk` wrote, or for each split the files, which are still to be read."""
     import datasets
     from datasets.data_files import DataFilesDict, get_data_patterns
@@ -163,17 +168,17 @@ def _find_splits(path: Path) -> Dataset | dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{path} does not exist; give a file, a folder, or a hub id such as Anthropic/hh-rlhf")
     if path.is_file():
-        if not _kind_of(path):
+        if not kind_of(path):
             raise ValueError(f"{path} is of an unknown kind; give one of {', '.join(KINDS)} (text maybe with .gz)")
         return {"train": [path]}
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+    if is_saved_dataset(path):
         with located(f"{path} cannot be read, save it again"):
             return datasets.load_from_disk(str(path))
     try:
         found = DataFilesDict.from_patterns(get_data_patterns(str(path)), str(path), list(KINDS))
     except FileNotFoundError:  # of `datasets`: nothing is there
         found = {}
-    files = {str(split): [Path(file) for file in names if _kind_of(Path(file))] for split, names in found.items()}
+    files = {str(split): [Path(file) for file in names if kind_of(Path(file))] for split, names in found.items()}
     if not any(files.values()):
         raise ValueError(f"{path} has no data in it; it needs files of {', '.join(KINDS)}, or those of save_to_disk")
     return {split: names for split, names in files.items() if names}
@@ -210,7 +215,7 @@ def _read_files(paths: list[Path], streaming: bool) -> Dataset | IterableDataset
     import datasets
 
     names = [str(path) for path in paths]
-    if {_kind_of(path) for path in paths} == {".parquet"}:
+    if {kind_of(path) for path in paths} == {".parquet"}:
         with located(f"{', '.join(names)} cannot be read as a table"):
             return datasets.load_dataset("parquet", data_files=names, split="train", streaming=streaming)
     if streaming:
@@ -250,7 +255,7 @@ def to_table(rows: list[dict[str, Any]]) -> Dataset:
 def _iterate_files(paths: list[str]) -> Iterator[dict[str, Any]]:
     """The rows of text files."""
     for path in paths:
-        yield from _csv_rows(path) if _kind_of(Path(path)) == ".csv" else usual_rows(_json_rows(path), path)
+        yield from _csv_rows(path) if kind_of(Path(path)) == ".csv" else usual_rows(_json_rows(path), path)
 
 
 def _json_rows(path: str) -> Iterator[dict[str, Any]]:
@@ -286,7 +291,7 @@ def _csv_rows(path: str) -> Iterator[dict[str, Any]]:
             yield {name: from_json(cell) if name in JSON_COLUMNS else cell for name, cell in row.items()}
 
 
-def _kind_of(path: Path) -> str | None:
+def kind_of(path: Path) -> str | None:
     """`.csv` for `a.csv` and `a.csv.gz`; `None` for what is no data file."""
     name = path.name.lower()
     return next((kind for kind in KINDS if name.endswith((kind, f"{kind}.gz"))), None)

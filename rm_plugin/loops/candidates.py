@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from ..data.comparison import LIST_COLUMNS, TEMPLATE_COLUMNS, Comparison, Text, text_key, to_comparison
+from ..data.comparison import LIST_COLUMNS, TEMPLATE_COLUMNS, Comparison, Text, fields_of, text_key, to_comparison
 from ..evaluation.page import Table, number
 from ..messages import located
 from ..metrics.ranking import best_of_n_curve
@@ -121,10 +121,8 @@ def _read_candidates(row: Any) -> Comparison:
     if not comparison.prompt:
         raise ValueError("there is no prompt; give it a column prompt")
     known = {name: row.get(name) for name in PER_COMPLETION}
-    known["systems"] = known["systems"] or row.get("models")
     outputs = next((row[name] for name in LIST_COLUMNS if row.get(name) is not None), [row.get("completion")])
-    outputs = [output if isinstance(output, Mapping) else getattr(output, "__dict__", {}) for output in outputs]
-    if any(reasons := [output.get("finish_reason") for output in outputs]):
+    if any(reasons := [fields_of(output).get("finish_reason") for output in outputs]):
         known["truncated"] = [None if reason is None else reason == "length" for reason in reasons]
     if (ranks := comparison.ranks) is not None:  # whoever wrote them, they are no samples of one policy
         best = min(ranks) if len(set(ranks)) > 1 else 0  # four wrong solutions may all have rank 1

@@ -22,11 +22,11 @@ import numpy as np
 
 from ...data.comparison import Comparison, EmptyReplies, is_empty, text_key
 from ...data.layouts import BadLayout, usual_rows
-from ...data.sources import load_rows
-from ...messages import explained, located, one_line, shorten
+from ...data.sources import find_splits, is_saved_dataset, kind_of, load_rows
+from ...messages import located, one_line, shorten
 from .base import Benchmark, Part, Row, cluster_of
 
-KINDS = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
+KINDS = (".jsonl", ".json", ".parquet")  # of a benchmark's files
 DATA_NAMES = ("dataset", "data", "train", "validation", "test")  # of files that are called after their folder
 
 
@@ -101,6 +101,7 @@ def read_comparisons(
     data.split = "+".join(dict.fromkeys(split for _, split, _ in tables if split)) or None
     seen: Counter[str] = Counter()
     for number, (origin, index, row) in enumerate(_rows(data, tables)):
+        where = f"{origin} row {index}" if origin else f"row {index}"
         try:
             comparison = data.benchmark.row(row, subset or origin)
         except Exception as error:  # anything: a benchmark may be the user's
@@ -108,7 +109,7 @@ def read_comparisons(
                 data.num_empty += 1
                 continue
             column = "" if isinstance(error, ValueError) or not row.column else f" column {row.column!r}:"
-            cause = f"{origin and f'{origin} '}row {index}:{column} {one_line(error)}"
+            cause = f"{where}:{column} {one_line(error)}"
             if on_bad_row == "error" or isinstance(error, BadLayout):
                 raise ValueError(f"{data.name}: {cause}") from error
             data.bad_rows.append(cause)
@@ -122,7 +123,7 @@ def read_comparisons(
         if data.on_empty != "keep" and has_empty_reply(comparison):
             if data.on_empty == "error":
                 fix = "write it, or compare it as it is (on_empty='keep') or leave it out ('skip')"
-                raise ValueError(f"{data.name}: {origin and f'{origin} '}row {index}: a reply is empty; {fix}")
+                raise ValueError(f"{data.name}: {where}: a reply is empty; {fix}")
             data.num_empty += 1
             continue
         key = str(number if comparison.id is None else comparison.id)
@@ -218,17 +219,14 @@ def source_tables(
     benchmark: Benchmark, source: Any, split: str | None, config: str | None, columns: dict[str, str] | None = None
 ) -> list[Table]:
     """The tables of a file, a folder, an object, or another data set on the hub."""
-    import datasets
-
     path = Path(source).expanduser() if isinstance(source, str | Path) else None
     is_local = path is None or path.exists()
     if config is not None and is_local:
         raise ValueError(f"config={config!r} is for hub data sets, which {path or 'an object'} is not; leave it out")
     if isinstance(source, list) and all(isinstance(row, dict) for row in source) and split is None and not columns:
         return [("", None, lambda: usual_rows(source, "the list"))]
-    if path is not None and any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
-        with explained(f"{path} cannot be read; save it again"):
-            source = datasets.load_from_disk(str(path))
+    if path is not None and is_saved_dataset(path):
+        source = find_splits(path)
     elif path is not None and is_local and (benchmark.parts or benchmark.files):
         files = _choose_files(path, benchmark, split)
         return [
@@ -249,7 +247,7 @@ def _choose_files(path: Path, benchmark: Benchmark, split: str | None) -> list[t
     files = {path.name: path}
     if path.is_dir():
         found = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*"))}
-        kept = [name for name in found if name.lower().endswith(KINDS) and "/." not in f"/{name}"]
+        kept = [name for name, file in found.items() if kind_of(file) in KINDS and "/." not in f"/{name}"]
         files = {name: found[name] for name in kept if found[name].name not in FILES_TO_IGNORE}
     if not files:
         raise ValueError(f"{path} has no data file in it; it needs files of {', '.join(KINDS)}")
