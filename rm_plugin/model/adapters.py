@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -339,6 +340,11 @@ def _unloaded(peft_model: PeftModel, merge: bool) -> PreTrainedModel:
         if isinstance(module, AuxiliaryTrainingWrapper):
             model.set_submodule(name, module.unload_and_optionally_merge_module(merge, False, None))
     return model
+
+
+def peft_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Name and module of each of PEFT's layers; what they have as a value, a model has as a method."""
+    return ((name, m) for name, m in model.named_modules() if isinstance(getattr(m, "disable_adapters", None), bool))
 
 
 def adapters_to_float32(peft_model: PeftModel) -> None:

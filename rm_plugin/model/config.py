@@ -70,8 +70,7 @@ class RewardModelConfig(PreTrainedConfig):
         self.backbone_config = backbone_config
         for name, default in {**self.EXTRAS, "pooling_pad_token_id": None, "head_bias": False}.items():
             setattr(self, name, kwargs.pop(name, default))
-        if kwargs.setdefault("num_labels", 1) != 1:
-            raise ValueError(f"num_labels={kwargs['num_labels']}, a reward model has 1; load with num_labels=1")
+        check_one_label(kwargs.setdefault("num_labels", 1))
         super().__init__(**kwargs)
 
     @classmethod
@@ -137,6 +136,12 @@ class RewardModelConfig(PreTrainedConfig):
         if extras.get("pad_token_id") is not None:
             self.pad_token_id = extras["pad_token_id"]
         self.set_pooling(pooling_of(extras, extras.get("pad_token_id")), extras.get("pad_token_id"))
+
+
+def check_one_label(num_labels: int) -> None:
+    """Refuse a classifier of several classes."""
+    if num_labels != 1:
+        raise ValueError(f"num_labels={num_labels}, a reward model has 1; load with num_labels=1")
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -36,7 +36,7 @@ from ..messages import check_choice
 from . import adapters, checkpoint
 from .attention import IMPLEMENTATION, SharedPrefixLayout
 from .cards import export_card, inherited
-from .config import RewardModelConfig, sequence_classifier, text_config
+from .config import RewardModelConfig, check_one_label, sequence_classifier, text_config
 from .first_use import best_form
 from .head import RewardHead, head_in_use
 from .packing import Call
@@ -255,9 +255,8 @@ class RewardModel(PreTrainedModel):
         if (attention := self.model.config._attn_implementation) != IMPLEMENTATION:
             self._own_attention = attention
         own = self._own_attention or attention
-        # Of models with PEFT's mixin this is a method.
-        layers = (m for m in self.model.modules() if isinstance(getattr(m, "disable_adapters", None), bool))
-        state = hash((own, *((type(layer), *layer.active_adapters, layer.disable_adapters) for layer in layers)))
+        layers = adapters.peft_layers(self.model)
+        state = hash((own, *((type(layer), *layer.active_adapters, layer.disable_adapters) for _, layer in layers)))
         if state not in self._forms:
             known = [reason for *_, reason in self._forms.values()]
             with eval_mode(self), gathered_to_compute(self):
@@ -343,8 +342,7 @@ class RewardModel(PreTrainedModel):
         ```
         """
         path = os.fspath(pretrained_model_name_or_path)
-        if (num_labels := kwargs.pop("num_labels", 1)) != 1:
-            raise ValueError(f"num_labels={num_labels}, a reward model has 1; load with num_labels=1")
+        check_one_label(kwargs.pop("num_labels", 1))
         if kwargs.get("config") is None and checkpoint.is_adapter(path, kwargs):
             peft_model = adapters.load_peft_model(cls, path, **kwargs)
             model = peft_model.get_base_model()
@@ -440,8 +438,7 @@ class RewardModel(PreTrainedModel):
             raise ValueError(
                 f"{type(model).__name__} has no trained reward head; RewardModel.from_backbone puts a fresh one on it"
             )
-        if model.config.num_labels != 1:
-            raise ValueError(f"num_labels={model.config.num_labels}, a reward model has 1; load with num_labels=1")
+        check_one_label(model.config.num_labels)
         head = head_in_use(getattr(model, "score", None))
         if not isinstance(head, nn.Linear) or head.bias is not None:
             raise ValueError(

@@ -29,9 +29,9 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 from ..data.comparison import Comparison
 from ..data.encoding import EncodedGroup
 from ..messages import check_choice
-from ..model.adapters import check_peft_method
+from ..model.adapters import check_peft_method, peft_layers
 from ..model.checkpoint import HUB_ARGUMENTS, load_tokenizer
-from ..model.config import sequence_classifier
+from ..model.config import check_one_label, sequence_classifier
 from ..model.head import head_in_use
 from ..model.modeling import RewardModel, eval_mode, load_any, text_tower
 from ..model.packing import collate, pad, split_by_tokens
@@ -281,8 +281,7 @@ class RewardScorer(Scorer):
         if hasattr(given, "get_base_model"):  # a PeftModel: its adapters live inside the base model
             check_peft_method(given.active_peft_config)
             given = given.get_base_model()
-        if given.config.num_labels != 1:
-            raise ValueError(f"num_labels={given.config.num_labels}, a reward model has 1; load with num_labels=1")
+        check_one_label(given.config.num_labels)
         if isinstance(given, RewardModel) or sequence_classifier(given.config) is None or _is_remote_code(given):
             self.model = given
             return given
@@ -365,9 +364,8 @@ def weights_digest(model: Any) -> str:
     training differ in it; cheap at 70B.
     """
     adapters = [
-        (name, list(module.active_adapters), module.disable_adapters, getattr(module, "scaling", None))
-        for name, module in model.named_modules()
-        if isinstance(getattr(module, "disable_adapters", None), bool)  # PEFT's layers; of a model it is a method
+        (name, list(layer.active_adapters), layer.disable_adapters, getattr(layer, "scaling", None))
+        for name, layer in peft_layers(model)
     ]
     pooling = getattr(model.config, "trailing_pad_id", None)
     config = _with_effect(getattr(model.config, "backbone_config", model.config).to_dict())
