@@ -28,7 +28,7 @@ from trl import (
 
 from ..data.layouts import COLUMNS_HELP
 from ..data.sources import load_rows
-from ..messages import explained, located, nearest, one_line
+from ..messages import check_at_least, explained, located, nearest, one_line
 from ..model.checkpoint import find_model
 from ..training.checkpoints import newest_complete_checkpoint, writing
 from ..training.config import PairwiseRewardConfig
@@ -101,8 +101,8 @@ def parse_fields(
         for name, value in [item for section in parsed for item in vars(section).items()]:
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}; it is a finite number")
-            if name in COUNTS and value < 1:
-                raise ValueError(f"{name} is {value}; it is at least 1")
+            if name in COUNTS:
+                check_at_least(1, **{name: value})
     return tuple(parsed), launch_words
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import gammaln
 
+from ..messages import check_at_least
 from .statistics import finite_array
 
 
@@ -138,8 +139,7 @@ def best_of_n_kl_bound(n: int) -> float:
 
     ```
     """
-    if n < 1:
-        raise ValueError(f"n={n}, it must be at least 1")
+    check_at_least(1, n=n)
     return math.log(n) - (n - 1) / n
 
 

@@ -28,6 +28,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import bdtr, ndtr, ndtri, stdtr, stdtrit
 
+from ..messages import check_at_least
+
 MIN_CLUSTERS = 5  # with fewer, no interval is claimed
 MANY_CLUSTERS, FEWER_SAMPLES = 20_000, 2_000  # above so many clusters, so many samples at most
 ALPHA, POWER = 0.05, 0.8  # of the difference that is called detectable
@@ -124,8 +126,7 @@ class Bootstrap:
         num_samples: int = 10_000,
         seed: int = 0,
     ):
-        if num_samples < 1:
-            raise ValueError(f"num_samples={num_samples}, it must be at least 1")
+        check_at_least(1, num_samples=num_samples)
         self.values_Mn = np.atleast_2d(np.asarray(values, dtype=np.float64))
         finite_array(self.values_Mn.ravel(), "values")
         num_items = self.values_Mn.shape[1]
