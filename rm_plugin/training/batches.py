@@ -30,6 +30,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data import comparison, control_tokens, conversations, encoding, templates
 from ..data.comparison import BadRow, loss_margin, to_comparison
 from ..data.encoding import EncodedGroup, encode, within_limit, without_trailing_pads
+from ..messages import located
 from ..model.packing import collate, cost, split_by_tokens
 from ..processes import shares
 from .losses import ranked_pairs
@@ -110,17 +111,16 @@ class RowEncoder:
     def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
         names = ("max_length", "truncation_mode", "reasoning", "trailing_pad_id")
         row = {LEGACY[name]: row[name] for name in LEGACY if name in row} | row
-        try:
-            if row.get("chosen_ids") is not None and row.get("rejected_ids") is not None:
-                group = self._tokenised(row)
-            else:
-                group = encode(to_comparison(row), self.tokenizer, **{name: getattr(self, name) for name in names})
-        except BadRow as bad_row:
-            if self.on_bad_row == "error":
-                raise BadRow(f"row {index}: {bad_row}") from None
-            return _encoded_row(index, EncodedGroup([]), str(bad_row))
-        except ValueError as error:
-            raise ValueError(f"row {index}: {error}") from None
+        with located(f"row {index}"):
+            try:
+                if row.get("chosen_ids") is not None and row.get("rejected_ids") is not None:
+                    group = self._tokenised(row)
+                else:
+                    group = encode(to_comparison(row), self.tokenizer, **{name: getattr(self, name) for name in names})
+            except BadRow as bad_row:
+                if self.on_bad_row == "error":
+                    raise
+                return _encoded_row(index, EncodedGroup([]), str(bad_row))
         ranks = group.ranks or []
         if len(ranks) > 1 and (self.ties or len(set(ranks)) > 1):
             return _encoded_row(index, group, "")
