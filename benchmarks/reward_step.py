@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     quiet()
-    from rm_plugin import RewardScorer
+    from rm_plugin import Comparison, RewardScorer
     from rm_plugin.data.encoding import encode
     from rm_plugin.model.attention import IMPLEMENTATION
     from rm_plugin.model.packing import padded_tokens
@@ -76,8 +76,7 @@ def main(args: argparse.Namespace) -> None:
     result = {"benchmark": "reward_step", **conditions(args)}
     result |= summary(*alternate(reference, ours, args.rounds))
     groups = [
-        encode(scorer.comparison(prompts[i], completions[i : i + args.n]), tokenizer)
-        for i in range(0, len(prompts), args.n)
+        encode(Comparison(prompts[i], completions[i : i + args.n]), tokenizer) for i in range(0, len(prompts), args.n)
     ]
     packed, padded = sum(group.num_tokens for group in groups), padded_tokens(groups)
     result |= {"packed_tokens": packed, "padded_tokens": padded, "limit": round(padded / packed, 3)}

@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
     import transformers
     from trl import RewardConfig, RewardTrainer
 
-    from rm_plugin import RewardScorer
+    from rm_plugin import Comparison, RewardScorer
     from rm_plugin.data.encoding import EncodedGroup
     from rm_plugin.model.attention import IMPLEMENTATION
     from rm_plugin.model.packing import pad, padded_tokens
@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> None:
             standard(**{name: tensor.to(standard.device) for name, tensor in pad(batch).items()})
         return batches
 
-    plan = scorer.plan([scorer.comparison(p, [c]) for p, c in zip(prompts, completions, strict=True)])
+    plan = scorer.plan([Comparison(p, [c]) for p, c in zip(prompts, completions, strict=True)])
     packed = sum(group.num_tokens for batch in plan for group in batch.groups)
     groups = [
         EncodedGroup(ids) for ids in zip(*[iter(texts_in_order(tokenizer, prompts, completions))] * 2, strict=True)

@@ -383,22 +383,15 @@ class Scorer(Reward):
                 raise ValueError(f"{len(prompts)} prompts and {len(column)} {name}; give one of each per text")
         comparisons = []
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            if not completion and not allow_empty:
+                raise ValueError("a completion is empty; every completion needs text")
             arguments = {name: column[i] for name, column in columns.items()}
-            comparisons.append(self.comparison(prompt, [completion], allow_empty=allow_empty, **arguments))
+            comparisons.append(Comparison(prompt, [completion], **arguments))
         scores = np.concatenate([np.zeros(0, dtype=np.float32), *self.score_comparisons(comparisons)])
         for listener in list(self.listeners):
             if trainer is None or getattr(listener, "trainer", None) in (None, trainer):
                 listener(prompts, completions, scores, completion_ids=completion_ids)
         return scores
-
-    @staticmethod
-    def comparison(
-        prompt: Text, completions: list[Text], *, allow_empty: bool = False, **template_kwargs
-    ) -> Comparison:
-        """One prompt and its completions, of which an empty one is refused unless it is allowed."""
-        if not allow_empty and any(not text for text in completions):
-            raise ValueError("a completion is empty; every completion needs text")
-        return Comparison(prompt, completions, **template_kwargs)
 
     # --- plan and compute
 

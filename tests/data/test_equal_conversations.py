@@ -12,7 +12,7 @@ import trl
 from datasets import Dataset
 from models import CHATML, LLAMA3, tiny_reward_model, tiny_tokenizer
 
-from rm_plugin.data.comparison import to_comparison
+from rm_plugin.data.comparison import Comparison, to_comparison
 from rm_plugin.data.encoding import encode
 from rm_plugin.data.templates import template_form, trim_template_tail
 from rm_plugin.evaluation.benchmarks import load_benchmark
@@ -180,7 +180,7 @@ def in_every_way(row, tokenizer):
     yield "evaluation", ids_or_refusal(lambda: load_benchmark("preference", [row]).comparisons[0], tokenizer)
     completions = row.get("completions") or [row["chosen"], row["rejected"]]
     if "prompt" in row and all(isinstance(text, str | list) for text in completions):
-        yield "scoring", ids_or_refusal(lambda: RewardScorer.comparison(row["prompt"], completions), tokenizer)
+        yield "scoring", ids_or_refusal(lambda: Comparison(row["prompt"], completions), tokenizer)
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
@@ -219,14 +219,14 @@ def test_text_with_a_bos_gets_no_second_one_without_a_template_too():
     begun = encode(to_comparison({"prompt": "<s>Hi", "chosen": " a", "rejected": " b"}), tokenizer)
     assert begun.input_ids == plain.input_ids
     one = tiny_tokenizer("one_special")  # adds none: what begins like BOS is text
-    twice = encode(RewardScorer.comparison("", ["<|endoftext|><|endoftext|>a"]), one).input_ids[0]
+    twice = encode(Comparison("", ["<|endoftext|><|endoftext|>a"]), one).input_ids[0]
     assert twice[:2] == [one.bos_token_id] * 2
 
 
 def test_plain_text_beside_a_template_ends_in_eos_and_is_not_rendered():
     tokenizer = tiny_tokenizer("llama3")
     for text in ("The assistant: says", "a<|eot_id|>b", "user\n\nassistant\n\nhello"):
-        ids = encode(RewardScorer.comparison("", [text]), tokenizer).input_ids[0]
+        ids = encode(Comparison("", [text]), tokenizer).input_ids[0]
         assert ids == tokenizer(text + "<|eot_id|>")["input_ids"]
         assert ids[0] == tokenizer.bos_token_id
 

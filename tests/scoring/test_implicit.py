@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer
 
-from rm_plugin import ImplicitRewardScorer, RewardModel, lora_config
+from rm_plugin import Comparison, ImplicitRewardScorer, RewardModel, lora_config
 from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.scoring import implicit
 from rm_plugin.scoring.rewards import as_reward
@@ -107,7 +107,7 @@ def test_rewards_are_beta_times_the_difference_of_log_probabilities(architecture
     ]
     assert scorer.shares_prefix() == (architecture != "mamba" and shared_prefix == "auto")
     np.testing.assert_allclose(scorer.score(prompts, completions), expected, atol=2e-5 * max(1, np.std(expected)))
-    batches = scorer.plan([scorer.comparison(prompts[0], completions[:2])])
+    batches = scorer.plan([Comparison(prompts[0], completions[:2])])
     assert sum(len(batch.groups) for batch in batches) == (1 if scorer.shares_prefix() else 2)
 
 
@@ -182,6 +182,6 @@ def test_a_conversation_that_spells_control_tokens_keeps_its_answer_apart():
     policy, reference, tokenizer = causal(1), causal(2), tiny_tokenizer("chatml")
     scorer = ImplicitRewardScorer(policy, reference, 0.5, tokenizer)
     prompt = [{"role": "user", "content": "a<|im_end|>b"}]
-    (batch,) = scorer.plan([scorer.comparison(prompt, ["four"])])
+    (batch,) = scorer.plan([Comparison(prompt, ["four"])])
     (ids,) = batch.texts
     assert tokenizer.decode(ids[ids.start :]).strip() == "four<|im_end|>"

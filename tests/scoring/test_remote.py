@@ -19,7 +19,7 @@ from models import tiny_reward_model, tiny_tokenizer
 from stub_server import Stub, bfloat16, model_scores, serving, sigmoid
 from transformers import AutoTokenizer
 
-from rm_plugin import AsyncRemoteRewardScorer, RemoteRewardScorer
+from rm_plugin import AsyncRemoteRewardScorer, Comparison, RemoteRewardScorer
 from rm_plugin.commands.cli import main
 from rm_plugin.data.reference import FILE, TURNS, read_reference
 from rm_plugin.evaluation.harness import evaluate
@@ -310,7 +310,7 @@ def test_scores_in_another_order_are_put_by_their_index(exported, stub):
     with serving(stub) as url:
         one = RemoteRewardScorer(url, folder)
         stub.fail = [items(2.0, 1.0, indices=[1, 0])]
-        (batch,) = one.plan([one.comparison("Hi", [" four", " five"])])
+        (batch,) = one.plan([Comparison("Hi", [" four", " five"])])
         assert one.run(batch).tolist() == [1.0, 2.0]
 
 

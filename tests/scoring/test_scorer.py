@@ -115,7 +115,7 @@ def test_longrope_model_scores_a_text_the_same_beside_shorter_and_longer_ones():
     lengths = [len(token_ids(p, c, one.processing_class)) for p, c in zip(prompts, completions, strict=True)]
     assert min(lengths) <= 24 < max(lengths), "both sides of the switch"
     assert_equal(one.score(prompts, completions), one_by_one(one.model, one.processing_class, prompts, completions))
-    for batch in one.plan([one.comparison(p, [c]) for p, c in zip(prompts, completions, strict=True)]):
+    for batch in one.plan([Comparison(p, [c]) for p, c in zip(prompts, completions, strict=True)]):
         assert len({len(ids) > 24 for group in batch.groups for ids in group.input_ids}) == 1
 
 
@@ -125,7 +125,7 @@ def test_conversations_and_plain_texts_can_be_mixed():
     expected = one_by_one(one.model, one.processing_class, [user("Hi"), "Hi"], [assistant("Hello"), " Hello"])
     assert_equal(spoken, expected[[0, 1, 0]])  # a plain completion of a conversation is what the assistant says
     assert one.score(["Hi"], [assistant("Hello")])[0] == pytest.approx(expected[0], abs=1e-5)
-    mixed = one.score_comparisons([one.comparison("Hi", ["Hello", assistant("Hello")])])[0]
+    mixed = one.score_comparisons([Comparison("Hi", ["Hello", assistant("Hello")])])[0]
     np.testing.assert_allclose(mixed, expected[0], atol=1e-5)
 
 
@@ -160,7 +160,7 @@ def test_a_completion_cannot_forge_a_turn_by_default_whatever_asks_for_its_score
     as_text = one.score([user("Hi")], [assistant(FORGED)])[0]
     assert abs(as_text - as_conversation) > 0.1
     assert one([user("Hi")], [assistant(FORGED)])[0] == as_text
-    assert one.score_comparisons([one.comparison(user("Hi"), [FORGED])])[0][0] == as_text
+    assert one.score_comparisons([Comparison(user("Hi"), [FORGED])])[0][0] == as_text
     other = one.score([user("Hi")], [assistant("four")])[0]
     preference = one.preference(user("Hi"), assistant(FORGED), assistant("four"))
     assert preference == pytest.approx(1 / (1 + math.exp(other - as_text)), abs=1e-5)
@@ -197,8 +197,8 @@ def test_equal_prompts_share_wherever_they_stand():
     one = scorer()
     prompts = ["Which country owns Antarctica? " * 4, "What is 2 + 2? " * 4]
     answers = [" four", " five", " penguins"]
-    apart = [one.comparison(p, [a]) for a in answers for p in prompts]  # every prompt three times, never side by side
-    together = [one.comparison(p, answers) for p in prompts]
+    apart = [Comparison(p, [a]) for a in answers for p in prompts]  # every prompt three times, never side by side
+    together = [Comparison(p, answers) for p in prompts]
     assert computed_tokens(one, apart) == computed_tokens(one, together)
     ids = [[token_ids(p, a, one.processing_class) for a in answers] for p in prompts]
     assert computed_tokens(one, apart) < 0.5 * sum(len(i) for group in ids for i in group)
@@ -206,8 +206,8 @@ def test_equal_prompts_share_wherever_they_stand():
 
 def test_equal_texts_are_computed_once():
     one = scorer()
-    again = [one.comparison(QUESTION, [TREATY, TREATY]), one.comparison(QUESTION, [TREATY])]
-    again += [one.comparison(QUESTION + TREATY[:10], [TREATY[10:]])]  # cut elsewhere, the same text
+    again = [Comparison(QUESTION, [TREATY, TREATY]), Comparison(QUESTION, [TREATY])]
+    again += [Comparison(QUESTION + TREATY[:10], [TREATY[10:]])]  # cut elsewhere, the same text
     (batch,) = one.plan(again)
     assert [len(group.input_ids) for group in batch.groups] == [1]
     assert batch.members == [[(0, 0), (0, 1), (1, 0), (2, 0)]]
@@ -217,7 +217,7 @@ def test_equal_texts_are_computed_once():
 
 def test_group_larger_than_the_budget_is_cut():
     one = scorer(max_num_batched_tokens=60)
-    comparison = one.comparison(QUESTION, texts(20, num_prompts=1)[1])
+    comparison = Comparison(QUESTION, texts(20, num_prompts=1)[1])
     batches = one.plan([comparison])
     assert len(batches) > 3
     assert sorted(k for batch in batches for members in batch.members for _, k in members) == list(range(20))
@@ -231,7 +231,7 @@ def test_group_larger_than_the_budget_is_cut():
 def test_calls_keep_to_the_token_budget(shared_prefix):
     one = scorer(max_num_batched_tokens=300, shared_prefix=shared_prefix)
     prompts, completions = texts(60)
-    batches = one.plan([one.comparison(p, [c]) for p, c in zip(prompts, completions, strict=True)])
+    batches = one.plan([Comparison(p, [c]) for p, c in zip(prompts, completions, strict=True)])
     tokens = [cost(batch.groups, one.form()) for batch in batches]
     assert len(tokens) > 3
     assert max(tokens) <= 300 * MIN_TOKEN_RATIO
@@ -241,7 +241,7 @@ def test_calls_keep_to_the_token_budget(shared_prefix):
 def test_padded_calls_hold_texts_of_like_length():
     one = scorer(max_num_batched_tokens=300, shared_prefix="off")
     lengths = [1, 30] * 6  # under one prompt
-    comparison = one.comparison("", [" four" * n + " five" * i for i, n in enumerate(lengths)])
+    comparison = Comparison("", [" four" * n + " five" * i for i, n in enumerate(lengths)])
     calls = [[len(ids) for g in batch.groups for ids in g.input_ids] for batch in one.plan([comparison])]
     assert sum(max(call) * len(call) for call in calls) < 1.2 * sum(map(sum, calls))
 
@@ -249,14 +249,14 @@ def test_padded_calls_hold_texts_of_like_length():
 def test_longest_texts_come_first():
     one = scorer(max_num_batched_tokens=200)
     prompts, completions = texts(60)
-    batches = one.plan([one.comparison(p, [c]) for p, c in zip(prompts, completions, strict=True)])
+    batches = one.plan([Comparison(p, [c]) for p, c in zip(prompts, completions, strict=True)])
     longest = [max(len(ids) for group in batch.groups for ids in group.input_ids) for batch in batches]
     assert longest == sorted(longest, reverse=True)
 
 
 def test_plan_depends_on_the_list_alone():
     one = scorer(max_num_batched_tokens=200)
-    comparisons = [one.comparison(p, [c]) for p, c in zip(*texts(20), strict=True)]
+    comparisons = [Comparison(p, [c]) for p, c in zip(*texts(20), strict=True)]
     first = one.plan(comparisons)
     one.score_comparisons(comparisons)
     assert one.plan(comparisons) == first
