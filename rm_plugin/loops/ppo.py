@@ -160,7 +160,9 @@ class PPORewardModel(nn.Module):
             )
         pad_token_id = self.reader.tokenizer.pad_token_id
         rows = input_ids.masked_fill(attention_mask == 0, pad_token_id).tolist()
-        prompts, completions, completion_ids, columns = self.reader.split(rows, _context_length.get())
+        context_length = _context_length.get()
+        assert context_length is not None, "TRL's get_reward alone knows where responses begin"
+        prompts, completions, completion_ids, columns = self.reader.split(rows, context_length)
         reward_N = torch.from_numpy(self.weighted(prompts, completions, **columns))
         for listener in self.listeners:
             listener(prompts, completions, reward_N.tolist(), completion_ids=completion_ids)
@@ -185,9 +187,6 @@ class PromptReader:
     """
     Rows of the policy's token ids ► known prompts, and completions as text.
 
-    All responses of a call start at one index. Where that is not given, it is the last index at which a known prompt
-    ends in every row: a guess only where one known prompt begins another and every response happens to continue it.
-
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the policy's.
         prompts (iterable): as for [`as_ppo_reward_model`].
@@ -207,12 +206,11 @@ class PromptReader:
         for prompt in () if prompts is None else prompts:
             ids, text, columns = self._known_prompt(prompt)
             self.known[tuple(self._strip(ids))] = text, columns
-        self.lengths = sorted({len(ids) for ids in self.known})
         if not self.known:
             raise ValueError(f"prompts is {'empty' if prompts is not None else None}; give the rows of PPOTrainer")
 
     def split(
-        self, rows: list[list[int]], context_length: int | None = None
+        self, rows: list[list[int]], context_length: int
     ) -> tuple[list[Text], list[str], list[list[int]], dict[str, list]]:
         """
         Split padded rows into prompts, completions (text up to the first EOS, without special tokens), completion
@@ -220,33 +218,22 @@ class PromptReader:
 
         Args:
             rows (`list[list[int]]`): prompts padded on the left, responses on the right.
-            context_length (`int`, *optional*): the index at which the responses start, if it is known.
+            context_length (`int`): the index at which the responses start.
         """
-        starts = [len(row) - len(self._strip(row)) for row in rows]
-        end = self._prompt_end(rows, starts, context_length)
-        completion_ids = [self._up_to_end(row[end:]) for row in rows]
-        prompts, columns = zip(
-            *(self.known[tuple(row[start:end])] for row, start in zip(rows, starts, strict=True)), strict=True
-        )
+        asked = [self._strip(row[:context_length]) for row in rows]
+        if unknown := [ids for ids in asked if tuple(ids) not in self.known]:
+            raise ValueError(
+                f"{self.tokenizer.decode(unknown[0])[:80]!r} is none of the {len(self.known)} known prompts; give "
+                "prompts= all rows that PPOTrainer trains and evaluates on, with their input_ids"
+            )
+        prompts, columns = zip(*(self.known[tuple(ids)] for ids in asked), strict=True)
+        completion_ids = [self._up_to_end(row[context_length:]) for row in rows]
         completions = [
-            completion_text(self.tokenizer, row[start:end] if isinstance(prompt, str) else [], ids)
-            for prompt, row, start, ids in zip(prompts, rows, starts, completion_ids, strict=True)
+            completion_text(self.tokenizer, before if isinstance(prompt, str) else [], ids)
+            for prompt, before, ids in zip(prompts, asked, completion_ids, strict=True)
         ]
         by_name = {name: [one[name] for one in columns] for name in columns[0]}
         return list(prompts), completions, completion_ids, by_name
-
-    def _prompt_end(self, rows: list[list[int]], starts: list[int], context_length: int | None) -> int:
-        """The last index at which a known prompt ends in every row."""
-        ends = [starts[0] + length for length in self.lengths] if context_length is None else [context_length]
-        for row, start in zip(rows, starts, strict=True):
-            ends = [end for end in ends if tuple(row[start:end]) in self.known]
-        if not ends:
-            text = self.tokenizer.decode(rows[0][starts[0] :])[:80]
-            raise ValueError(
-                f"none of the {len(self.known)} known prompts begins the text {text!r}; give prompts= all rows that "
-                "PPOTrainer trains and evaluates on, with their input_ids"
-            )
-        return max(ends)
 
     def _known_prompt(self, prompt: dict[str, Any] | Text) -> tuple[list[int], Text, dict[str, Any]]:
         """Ids, text or messages, and template columns of a row or a prompt."""

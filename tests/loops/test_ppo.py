@@ -128,10 +128,11 @@ def test_tools_and_template_arguments_of_a_row_reach_the_reward_models_template(
     row = {"prompt": CONVERSATIONS[0], "input_ids": ids, **columns}
     answer = tokenizer("Yes", add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     module = ppo.as_ppo_reward_model(scorer, tokenizer, [row])
-    hidden = module.rewards(torch.tensor([ids + answer]), torch.ones(1, len(ids + answer))).hidden_states[-1]
+    rows = torch.tensor([ids + answer])
+    reward = trl_utils().get_reward(module, rows, tokenizer.pad_token_id, len(ids))[1].item()
     given = {name: [value] for name, value in columns.items()}
-    assert hidden[0, 0, 0].item() == pytest.approx(scorer.score([CONVERSATIONS[0]], ["Yes"], **given)[0], abs=1e-6)
-    assert abs(scorer.score([CONVERSATIONS[0]], ["Yes"])[0] - hidden[0, 0, 0].item()) > 1e-3
+    assert reward == pytest.approx(scorer.score([CONVERSATIONS[0]], ["Yes"], **given)[0], abs=1e-6)
+    assert abs(scorer.score([CONVERSATIONS[0]], ["Yes"])[0] - reward) > 1e-3
 
 
 @needs_ppo
@@ -153,24 +154,8 @@ def test_the_reward_stands_at_every_position_of_its_row(ppo):
     scorer = RewardScorer(models.tiny_reward_model(), tokenizer)
     module = ppo.as_ppo_reward_model(scorer, tokenizer, ["Hello"])
     ids = torch.tensor([tokenizer("Hello world")["input_ids"]])
-    hidden = module.rewards(input_ids=ids, attention_mask=ids >= 0).hidden_states[-1]
-    logits = module.score(hidden)
+    logits = trl_utils().get_reward(module, ids, tokenizer.pad_token_id, len(tokenizer("Hello")["input_ids"]))[0]
     assert logits.shape == (1, ids.shape[1], 1) and logits.unique().numel() == 1
-
-
-@needs_ppo
-def test_the_other_rows_decide_where_a_known_prompt_begins_another(ppo):
-    tokenizer = policy_tokenizer("plain")
-    prompts = [
-        {"prompt": "short", "input_ids": [10, 11]},
-        {"prompt": "long", "input_ids": [10, 11, 12]},
-        {"prompt": "other", "input_ids": [20, 21, 22, 23]},
-    ]
-    reader = ppo.PromptReader(tokenizer, prompts)
-    pad = tokenizer.pad_token_id
-    # row 1 could be "long" and 13, but no known prompt of row 2 ends at that index
-    assert reader.split([[pad, pad, 10, 11, 12, 13], [20, 21, 22, 23, 12, 13]])[0] == ["short", "other"]
-    assert reader.split([[10, 11, 12, 13]])[0] == ["long"]
 
 
 @needs_ppo
@@ -207,8 +192,8 @@ def test_a_cut_response_and_pads_in_the_middle_of_the_prompt_are_read_right_wher
     reader = ppo.as_ppo_reward_model(scorer, tokenizer, CONVERSATIONS).reader
     ids = tokenizer.apply_chat_template(CONVERSATIONS, add_generation_prompt=True, return_dict=True)["input_ids"]
     responses = [tokenizer("No country")["input_ids"], [tokenizer.eos_token_id]]
-    rows, _ = padded_query_responses(tokenizer, ids, responses)
-    prompts, completions, completion_ids, _ = reader.split(rows.tolist())
+    rows, width = padded_query_responses(tokenizer, ids, responses)
+    prompts, completions, completion_ids, _ = reader.split(rows.tolist(), width)
     assert prompts == CONVERSATIONS and completions == ["No country", ""]
     assert completion_ids == responses  # cut off: no EOS; empty: EOS alone
 
@@ -333,7 +318,7 @@ def test_tokenizers_that_cannot_be_bridged_are_refused(ppo):
 def test_a_prompt_that_is_not_known_or_was_rendered_from_messages_that_are_not_given_is_named(ppo):
     scorer = RewardScorer(models.tiny_reward_model(), models.tiny_tokenizer("chatml"))
     tokenizer = policy_tokenizer("plain")
-    with pytest.raises(ValueError, match="none of the 4 known prompts begins the text 'Goodbye"):
+    with pytest.raises(ValueError, match="'Goodbye.* is none of the 4 known prompts; give"):
         rewards_of(ppo.as_ppo_reward_model(scorer, tokenizer, PROMPTS), tokenizer, ["Goodbye"], ["a"])
     tokenizer = policy_tokenizer("chatml")
     [row] = rendered_rows(tokenizer, [CONVERSATIONS[1]])
