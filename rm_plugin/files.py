@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
 import zlib
 from base64 import b64encode
@@ -52,16 +53,27 @@ def atomic_writer(path: str | os.PathLike) -> Iterator[IO[str]]:
         with _naming(path), path.open("w", encoding="utf-8", errors="backslashreplace") as file:
             yield file
         return
-    path = path.resolve()  # what a link points to is replaced, not the link
+    with replacing(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Where to write a file or folder that takes its place when the block ends without an error; else nothing does."""
+    path = Path(path).resolve()  # what a link points to is replaced, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")  # one left by a kill is overwritten
+    if path.is_dir():
+        path.rmdir()  # an empty one; never one with anything in it
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # left by a kill; a file is written over
     try:
-        with _naming(path), part.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        with _naming(path):
+            yield part
         part.replace(path)
     finally:
+        shutil.rmtree(part, ignore_errors=True)
         part.unlink(missing_ok=True)
 
 
@@ -152,6 +164,21 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+# --- how an output was made
+
+
+def write_settings(output: str | os.PathLike, settings: Mapping[str, Any]) -> None:
+    """Leave in `OUTPUT.settings.json` what an output was made with."""
+    write_atomically(f"{output}.settings.json", json.dumps(settings, indent=2, default=str))
+
+
+def read_settings(output: str | os.PathLike) -> dict[str, Any] | None:
+    """What [`write_settings`] left beside an output; None where one of the two is not there."""
+    path = Path(f"{output}.settings.json")
+    both = Path(output).exists() and path.exists()
+    return parse_json(path.read_text(encoding="utf-8"), str(path)) if both else None
+
+
 # --- the journal
 
 
@@ -214,18 +241,15 @@ class Journal(Mapping, AbstractContextManager):
         Store the settings that the chunks depend on, and take in the parts of processes that were killed.
 
         Args:
-            settings (`Mapping`): by name; anything JSON.
+            settings (`Mapping`): by name; what is not JSON counts as its text.
             ignoring (`Collection[str]`, *optional*): names that may differ from those of the chunks that are there.
 
         Raises:
             ValueError: other settings than those of the chunks that are there; it names what differs.
         """
-        settings = json.loads(json.dumps(settings, default=str))
+        settings = _plain(settings)
         earlier = settings if self.settings is None else self.settings
-        if found := differences(earlier, settings, ignoring):
-            raise ValueError(
-                f"{self.path} holds work of other settings: {', '.join(found)}; name another output, or delete it"
-            )
+        check_settings(self.path, earlier, settings, ignoring)
         if self.settings != settings and self.path is not None:
             self._write(None, settings)
         self.settings = settings
@@ -291,8 +315,22 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], ignoring: Col
         >>> differences({"model": "a", "n": 4}, {"model": "b", "n": 4})
         ['model was a and is now b']
     """
+    before, now = _plain(before), _plain(now)
     names = [name for name in {**before, **now} if name not in ignoring and before.get(name) != now.get(name)]
     return [f"{name} was {shorten(before.get(name), 40)} and is now {shorten(now.get(name), 40)}" for name in names]
+
+
+def check_settings(
+    made: Any, before: Mapping[str, Any], now: Mapping[str, Any], ignoring: Collection[str] = ()
+) -> None:
+    """Refuse what was `made` with other settings, naming all that differ."""
+    if found := differences(before, now, ignoring):
+        raise ValueError(f"{made} was made with other settings: {', '.join(found)}; name another output, or delete it")
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a file gives them back."""
+    return json.loads(json.dumps(settings, default=str))
 
 
 def _verified(line: bytes) -> list[Any] | None:

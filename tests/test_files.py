@@ -10,7 +10,16 @@ from datetime import date
 
 import pytest
 
-from rm_plugin.files import Journal, atomic_writer, differences, json_line, parse_json, read_jsonl, write_atomically
+from rm_plugin.files import (
+    Journal,
+    atomic_writer,
+    differences,
+    json_line,
+    parse_json,
+    read_jsonl,
+    replacing,
+    write_atomically,
+)
 from rm_plugin.messages import one_line
 
 
@@ -29,6 +38,20 @@ def test_a_file_appears_whole_and_only_when_the_block_ends_well(tmp_path):
 
 def test_bytes_are_base64_in_a_line_of_json():
     assert json_line({"image": b"\xff\x00", "day": date(2026, 11, 26)}) == '{"image": "/wA=", "day": "2026-11-26"}\n'
+
+
+def test_a_folder_appears_whole_and_only_when_the_block_ends_well(tmp_path):
+    path = tmp_path / "out"
+    (tmp_path / ".out.part").mkdir()  # left by a kill
+    with pytest.raises(RuntimeError), replacing(path) as part:
+        part.mkdir()
+        raise RuntimeError
+    assert not any(tmp_path.iterdir())
+    path.mkdir()
+    with replacing(path) as part:
+        part.mkdir()
+        (part / "a").write_text("one")
+    assert [*tmp_path.iterdir()] == [path] and (path / "a").read_text() == "one"
 
 
 def test_the_file_that_a_link_points_to_is_replaced(tmp_path):
@@ -177,7 +200,7 @@ def test_other_settings_are_refused_with_what_differs(tmp_path):
         with pytest.raises(ValueError) as refused:
             journal.begin({"model": "b", "n": 4, "seed": 1})
         assert str(refused.value) == (
-            f"{tmp_path / 'out.journal'} holds work of other settings: model was a and is now b, seed was null and is "
+            f"{tmp_path / 'out.journal'} was made with other settings: model was a and is now b, seed was null and is "
             "now 1; name another output, or delete it"
         )
     assert (tmp_path / "out.journal").read_bytes() == before

@@ -347,4 +347,4 @@ def _settings(about: dict[str, Any]) -> dict[str, Any]:
     settings = {name: about["benchmark"].get(key) for name, key in benchmark.items()}
     settings |= {name: about["benchmark"].get(name) for name in ("limit", "text_format")}
     settings |= {name: value for name, value in about["model"].items() if name not in WITHOUT_EFFECT}
-    return json.loads(json.dumps({**settings, "token_ids": about.get("plan")}))
+    return {**settings, "token_ids": about.get("plan")}

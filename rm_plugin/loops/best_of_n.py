@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.comparison import Comparison, Text, text_key, text_length, to_prompt
-from ..files import Journal, differences, json_number, parse_json, read_jsonl, write_atomically, write_jsonl
+from ..files import Journal, check_settings, json_number, read_jsonl, read_settings, write_jsonl, write_settings
 from ..messages import check_at_least, explained, located
 from ..model.checkpoint import load_language_model
 from ..model.sharding import is_split
@@ -197,7 +197,7 @@ class BestOfNSampler:
                 done |= part
             results = [done[f"result {i}"] for i in range(len(groups))]
             if world.rank == 0 and output is not None and (waiting or not lines):
-                write_atomically(_settings_path(output), json.dumps(settings, indent=2))
+                write_settings(output, settings)
                 write_jsonl(output, results)
             if world.rank == 0:
                 journal.finish()
@@ -249,7 +249,7 @@ class BestOfNSampler:
             callback(prompts, completions, np.concatenate(scores), **context)
 
     def _settings(self, groups: list[Comparison]) -> dict[str, Any]:
-        """What the results depend on, in plain JSON."""
+        """What the results depend on."""
         texts = [[group.prompt, group.completions, group.template_arguments, group.metadata] for group in groups]
         settings = {
             "prompts": text_key(json.dumps(texts, default=str)),
@@ -258,31 +258,26 @@ class BestOfNSampler:
         }
         if not groups[0].completions:
             settings |= {**self._policy.settings(), "n": self.n, "seed": self.seed}
-        return json.loads(json.dumps(settings, default=str))
+        return settings
 
 
 # --- helpers
-
-
-def _settings_path(output: str | os.PathLike) -> Path:
-    return Path(f"{output}.settings.json")
 
 
 def _begin(journal: Journal, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Refuse an output of other prompts or settings; the lines of one that is whole."""
     if journal.output is None:
         return []
-    path, sealed = Path(journal.output), _settings_path(journal.output)
+    path, made_with = Path(journal.output), read_settings(journal.output)
     whole = path.exists()
-    if whole and not sealed.exists():
+    if whole and made_with is None:
         raise ValueError(f"{path} exists and is no output of best-of-n; name another file")
-    earlier = parse_json(sealed.read_text(encoding="utf-8"), str(sealed)) if whole else journal.settings or {}
+    earlier = made_with or journal.settings or {}
     free = _without_effect(earlier, settings, whole or any(key.startswith("result ") for key in journal))
     if not whole:
         journal.begin(settings, ignoring=free)
         return []
-    if found := differences(earlier, settings, free):
-        raise ValueError(f"{path} was made with other settings: {', '.join(found)}; name another output, or delete it")
+    check_settings(path, earlier, settings, free)
     lines = []
     for number, line in read_jsonl(path):
         with located(f"{path} line {number}"):

@@ -16,7 +16,6 @@ import io
 import json
 import math
 import os
-import shutil
 import sys
 import tempfile
 import zlib
@@ -34,7 +33,7 @@ from tqdm.auto import tqdm
 from ..data.conversations import check_text
 from ..data.layouts import read_columns
 from ..data.sources import load_rows, to_table
-from ..files import Journal, atomic_writer, differences, json_line, parse_json, write_atomically
+from ..files import Journal, atomic_writer, check_settings, json_line, read_settings, replacing, write_settings
 from ..messages import check_at_least, check_choice, explained, one_line
 from ..processes import Processes, open_journal, shares
 from .base import Reward
@@ -145,7 +144,6 @@ def score_dataset(
             results = dict(_computed(rows, survey, survey.chunks, reward, on_bad_row, progress))
             return to_table(list(_scored_rows(rows, survey, results)))
         settings |= reward.settings("model")
-        settings = json.loads(json.dumps(settings, default=str))
         counts = world.on_first(lambda: target.finished(settings))
         if counts is None:
             counts = _run(target, rows, survey, settings, reward, on_bad_row, shard, progress, world)
@@ -444,7 +442,6 @@ class Target:
 
     def __init__(self, output: str | os.PathLike, dataset: Any):
         self.path = Path(output)
-        self.settings_path = Path(f"{self.path}.settings.json")
         self.is_device = self.path.exists() and not self.path.is_file() and not self.path.is_dir()
         named_folder = self.path.is_dir() or os.fspath(output).endswith(os.sep)
         self.is_folder = named_folder or not (self.path.suffix or self.is_device)
@@ -460,7 +457,7 @@ class Target:
         if self.source is not None and self.source.exists() and self.source.resolve() in (whole, *whole.parents):
             raise ValueError(f"writing {path} would change the data, {self.source}; name an output outside of it")
         taken = any(path.iterdir()) if path.is_dir() else path.is_file()
-        if taken and not self.settings_path.exists():
+        if taken and read_settings(path) is None:
             raise ValueError(f"{path} exists and is no output of score; name another one, or delete it")
         if not self.is_device:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -485,18 +482,11 @@ class Target:
         """The path of a journal of this name; `None` for a device, which nothing can lie beside."""
         return None if self.is_device else name
 
-    def made(self) -> dict[str, Any] | None:
-        """Settings and counts of an output that is whole; None where there is none yet."""
-        if not (self.path.exists() and self.settings_path.exists()):
-            return None
-        return parse_json(self.settings_path.read_text(encoding="utf-8"), str(self.settings_path))
-
     def finished(self, settings: dict[str, Any]) -> dict[str, int] | None:
         """The counts of an output that is whole; None where there is none yet."""
-        if (found := self.made()) is None:
+        if (found := read_settings(self.path)) is None:
             return None
-        if what := differences(found["settings"], settings):
-            raise ValueError(f"{self.path} was made otherwise: {', '.join(what)}; name another output, or delete it")
+        check_settings(self.path, found["settings"], settings)
         return found["counts"]
 
     def write(
@@ -512,27 +502,21 @@ class Target:
                 out.writelines(map(json_line, rows))
                 self._seal(settings, counts)
             return
-        path = self.path.resolve()  # what a link points to is replaced, not the link
-        part = path.with_name(f".{path.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
         features, rows = features(), iter(rows)
-        if self.is_folder:
-            part.mkdir()
-            number, count = 0, math.ceil(counts["rows"] / ROWS_PER_FILE)
-            for number in range(count):
-                _write_parquet(
-                    part / f"train-{number:05d}-of-{count:05d}.parquet", islice(rows, ROWS_PER_FILE), features
-                )
-            if path.exists():
-                path.rmdir()  # an empty one; never one with anything in it
-        else:
-            _write_parquet(part, rows, features)
-        self._seal(settings, counts)
-        part.replace(path)
+        with replacing(self.path) as part:
+            if self.is_folder:
+                part.mkdir()
+                count = math.ceil(counts["rows"] / ROWS_PER_FILE)
+                for number in range(count):
+                    name = f"train-{number:05d}-of-{count:05d}.parquet"
+                    _write_parquet(part / name, islice(rows, ROWS_PER_FILE), features)
+            else:
+                _write_parquet(part, rows, features)
+            self._seal(settings, counts)
 
     def _seal(self, settings: dict[str, Any], counts: dict[str, int]) -> None:
         if not self.is_device:
-            write_atomically(self.settings_path, json.dumps({"settings": settings, "counts": counts}, indent=1))
+            write_settings(self.path, {"settings": settings, "counts": counts})
 
 
 def _write_parquet(path: Path, rows: Iterable[dict], features: Features) -> None:
@@ -560,7 +544,7 @@ def _join(target: Target, rows: Iterable[dict], survey: Survey, settings: dict[s
     """The output of all shards."""
     found = sorted(target.path.parent.glob(f"{escape(target.path.name)}.shard-*-of-*.journal"))
     if not found:
-        if (whole := target.made()) is not None:  # they were joined before
+        if (whole := read_settings(target.path)) is not None:  # they were joined before
             return target.finished({**whole["settings"], **settings})
         raise ValueError(f"MODEL is missing, and no shards of {target.path} are there to join; name a model")
     numbers = {path.name.rsplit("-of-", 1)[1].removesuffix(".journal") for path in found}
@@ -571,8 +555,7 @@ def _join(target: Target, rows: Iterable[dict], survey: Survey, settings: dict[s
         journals = [stack.enter_context(Journal(str(path).removesuffix(".journal"))) for path in found]
         made = journals[0].settings or {}
         for journal in journals:
-            if what := differences({**made, **settings}, journal.settings or {}):
-                raise ValueError(f"{journal.path} was made otherwise: {', '.join(what)}; compute it again")
+            check_settings(journal.path, {**made, **settings}, journal.settings or {})
         results = ChainMap(*journals)
         missing = [
             f"{i}/{number}"

@@ -206,7 +206,7 @@ def test_a_whole_output_is_not_computed_again_and_another_one_is_refused(tmp_pat
     before = output.read_bytes()
     assert score_dataset(PAIRS, scorer, output) == counts == {"rows": 23, "completions": 46, "unscored": 0}
     other = RewardScorer(tiny_reward_model(seed=3), scorer.processing_class, truncation_mode="drop")
-    with pytest.raises(ValueError, match="out.parquet was made otherwise: model_weights was .* name another output"):
+    with pytest.raises(ValueError, match="out.parquet was made with other settings: model_weights was .* delete it"):
         score_dataset(PAIRS, other, output)
     with pytest.raises(ValueError, match="data was .* and is now"):
         score_dataset(PAIRS[:-1], scorer, output)

@@ -23,7 +23,7 @@ import numpy as np
 from ...data.comparison import Comparison, EmptyReplies, is_empty, text_key
 from ...data.layouts import BadLayout, usual_rows
 from ...data.sources import find_splits, is_saved_dataset, kind_of, load_rows
-from ...messages import located, one_line, shorten
+from ...messages import explained, located, one_line, shorten
 from .base import Benchmark, Part, Row, cluster_of
 
 KINDS = (".jsonl", ".json", ".parquet")  # of a benchmark's files
