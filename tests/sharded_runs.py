@@ -37,9 +37,7 @@ STRATEGIES = ("ddp", "fsdp2", "zero2", "zero3")
 CASES = [f"{s} fp32 {m} {w}" for s in STRATEGIES for m in ("full", "LoRA") for w in ("in memory", "by name")]
 CASES += [f"{s} bf16 {case}" for s in STRATEGIES for case in ("full in memory", "LoRA by name")]
 CASES += [f"{s} fp32 full in memory, parts" for s in ("fsdp2", "zero3")]
-CASES += [f"{s} bf16 full in memory, bare TRL" for s in ("fsdp2", "zero2", "zero3")]
 IN_PARTS = {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT", "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "false"}
-OF_TRL = ("bf16", "per_device_train_batch_size", "max_steps")
 LIMIT = 400  # seconds of one pair of processes, which take ten
 HELD_OUT = preference_rows(7, seed=5)
 
@@ -75,7 +73,7 @@ def run(case: str, folder: Path) -> dict:
     """What a run found; every process calls it."""
     case, _, state = case.partition(", ")
     strategy, precision, method, source = case.split(" ", 3)
-    os.environ.update(launch_environment(strategy, precision) | (IN_PARTS if state == "parts" else {}))
+    os.environ.update(launch_environment(strategy, precision) | (IN_PARTS if state else {}))
     if strategy.startswith("zero"):
         import deepspeed
 
@@ -107,8 +105,6 @@ def run(case: str, folder: Path) -> dict:
         callback = EvaluationCallback(source=HELD_OUT, every_steps=2)
         return make_trainer(output, model, preference_rows(32), callbacks=[callback], **options)
 
-    if state == "bare TRL":
-        return scores_of_trl(output, base, {name: options[name] for name in OF_TRL})
     trainer = trainer_of_model()
     trainer.train()
     metrics = trainer.evaluate()
@@ -127,7 +123,8 @@ def run(case: str, folder: Path) -> dict:
         "whole checkpoint": (output / "checkpoint-2" / "model.safetensors").exists(),
     }
     if torch.distributed.get_rank() == 0:  # the other process loads no scorer, and is not waited for
-        found["scores"] = saved_scores(output)
+        texts = ([row[name] for row in HELD_OUT] for name in ("prompt", "chosen"))
+        found["scores"] = RewardScorer(str(output)).score(*texts).tolist()
         found["reference"] = [text.get("score", 0) for text in read_reference(output)["texts"]]
         weights = load_file(next(output.glob("*model.safetensors")))
         found["saved head"] = [weight for name, weight in weights.items() if "score" in name][0].tolist()
@@ -137,21 +134,6 @@ def run(case: str, folder: Path) -> dict:
     resumed = trainer_of_model()
     resumed.train(resume_from_checkpoint=str(output / "checkpoint-2"))
     return found | {"resumed": history(resumed), "resumed_metrics": plain(resumed.evaluate())}
-
-
-def scores_of_trl(output: Path, classifier: Path, options: dict) -> dict:
-    """Losses and saved scores of the same run by bare TRL."""
-    model = AutoModelForSequenceClassification.from_pretrained(classifier, dtype=torch.float32)
-    trainer = make_trainer(output, model, preference_rows(32), cls=trl.RewardTrainer, **options)
-    trainer.train()
-    trainer.save_model()
-    found = {"loss": history(trainer)}
-    return found | {"scores": saved_scores(output)} if torch.distributed.get_rank() == 0 else found
-
-
-def saved_scores(folder: Path) -> list[float]:
-    texts = ([row[name] for row in HELD_OUT] for name in ("prompt", "chosen"))
-    return RewardScorer(str(folder), dtype="float32").score(*texts).tolist()
 
 
 def plain(metrics: dict) -> dict:

@@ -138,12 +138,19 @@ def held_by_optimizer(weight: nn.Parameter) -> torch.Tensor | None:
     return safe_get_full_fp32_param(weight)
 
 
-def hold_in_optimizer(weight: nn.Parameter, value: torch.Tensor) -> None:
-    """Begin from `value` itself where DeepSpeed has cast a weight, and its optimizer holds what that has rounded."""
-    if is_16_bit(weight) and held_by_optimizer(weight) is not None:
-        from deepspeed.utils import safe_set_full_fp32_param
+def beyond_16_bits(model: nn.Module, dtype: torch.dtype) -> dict[nn.Parameter, torch.Tensor]:
+    """Copies of the trained weights that a cast to 16 bits would round; those of a 16-bit checkpoint it leaves."""
+    whole = (weight for weight in model.parameters() if weight.requires_grad and not hasattr(weight, "ds_id"))
+    return {weight: weight.detach().clone() for weight in whole if not weight.equal(weight.to(dtype).to(weight.dtype))}
 
-        safe_set_full_fp32_param(weight, value.float().to(weight.device))
+
+def hold_in_optimizer(start: dict[nn.Parameter, torch.Tensor]) -> None:
+    """Begin from these values where DeepSpeed has cast a weight, and its optimizer holds what that has rounded."""
+    for weight, value in start.items():
+        if is_16_bit(weight) and held_by_optimizer(weight) is not None:
+            from deepspeed.utils import safe_set_full_fp32_param
+
+            safe_set_full_fp32_param(weight, value.float().to(weight.device))
 
 
 def with_precise(

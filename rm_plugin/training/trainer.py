@@ -72,6 +72,7 @@ from ..model.head import RewardHead, head_in_use
 from ..model.modeling import RewardModel
 from ..model.sharding import (
     adding_up_gradients,
+    beyond_16_bits,
     gathered,
     hold_in_optimizer,
     units_of_their_own,
@@ -218,7 +219,7 @@ class PairwiseRewardTrainer(RewardTrainer):
         )
         args.model_init_kwargs = model_init_kwargs
         before.restore(self.model)
-        self._head_at_start: dict[str, torch.Tensor] | None = before.head  # until an engine of DeepSpeed has cast it
+        self._head_at_start: dict[str, torch.Tensor] = before.head  # DeepSpeed may have cast it by now
         self._restore(given)
         if optimizers[0] is not None:
             check_optimizer(optimizers[0], self.model)
@@ -374,12 +375,14 @@ class PairwiseRewardTrainer(RewardTrainer):
             self.control.should_training_stop = True
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        start = {}
+        if self.is_deepspeed_enabled and resume_from_checkpoint is None:
+            head = head_in_use(self.reward_model.score).named_parameters()
+            start = {parameter: self._head_at_start[name] for name, parameter in head}
+            start |= beyond_16_bits(self.model, torch.bfloat16 if self.args.bf16 else torch.float16)
         with units_of_their_own(RewardHead, RewardModel):
             prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        if self._head_at_start and resume_from_checkpoint is None:
-            for name, parameter in head_in_use(self.reward_model.score).named_parameters():
-                hold_in_optimizer(parameter, self._head_at_start[name])
-        self._head_at_start = None
+        hold_in_optimizer(start)
         return prepared
 
     def training_step(self, model, inputs, num_items_in_batch=None):
