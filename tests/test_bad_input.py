@@ -38,6 +38,26 @@ def refused(capsys):
     return run
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("train --use_cpu true --learning_rate inf", "learning_rate is inf; it is a finite number"),
+        ("plan", "model_name_or_path is unset; name a causal model"),
+        ("plan --model_name_or_path {adapter}", "is an adapter; plan a recipe with its base model and use_peft"),
+        ("score --data x.jsonl --output y.jsonl --dtype float32", "--dtype cannot be applied without a model"),
+        (
+            "evaluate --scores s.jsonl --benchmark judgebench --benchmark rm-bench",
+            "--scores holds the scores of one benchmark",
+        ),
+    ],
+)
+def test_words_that_do_not_go_together_are_one_line(words, said, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    assert said in refused(*words.format(adapter=tmp_path / "adapter").split())
+
+
 def spoiled(content: bytes) -> dict[str, bytes]:
     """A file of JSON as transfers, editors and other tools leave it."""
     return {

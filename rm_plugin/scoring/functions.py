@@ -110,11 +110,6 @@ class FunctionReward(Reward):
             calls[-1].members += [[(c, k)] for k in range(len(texts))]
         return [call for call in calls if call.texts]
 
-    def run(self, call: Call) -> np.ndarray:
-        """Scores of one planned call, NaN where the function gives None."""
-        ((_, scores),) = self.run_all([call])
-        return scores
-
     def run_all(self, calls: Sequence[Call]) -> Iterator[tuple[Call, np.ndarray]]:
         """Each call with its scores, as they come; asynchronous calls wait together."""
         before = self.num_unreadable

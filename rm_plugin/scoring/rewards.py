@@ -1,8 +1,8 @@
 """Anything that gives rewards, behind one interface: a reward model, a function, `module:name`, the environment.
 
     reward = as_reward("my-reward-model")       # or "my_module:my_judge", a RewardScorer, a model, a function
-    for call in reward.plan(comparisons):       # depends on the comparisons alone
-        reward.run(call)                        # scores of the call's texts; call.members says whose they are
+    calls = reward.plan(comparisons)            # depends on the comparisons alone
+    for call, scores in reward.run_all(calls):  # of the call's texts; call.members says whose they are
     reward.score_comparisons(comparisons)       # all of it: one array (K,) per comparison
 
 `trl grpo` takes a reward function by its dotted path, and the environment names the model. It can be set in the

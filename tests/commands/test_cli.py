@@ -188,10 +188,11 @@ def test_a_lone_surrogate_beside_the_texts_stays_and_in_them_is_one_line(command
     assert code == 2 and "row 0: `completion` holds half a character (a lone surrogate" in error
 
 
-def test_output_may_be_the_input(command, model, tmp_path):
+def test_output_may_not_be_the_input(command, model, tmp_path):
     file = write_lines(tmp_path / "file.jsonl", [{"prompt": "2 + 2 =", "completion": " 4"}])
-    assert command("score", model, "--data", file, "--output", file)[0] == 0
-    assert list(read_lines(file)[0]) == ["prompt", "completion", "score", "score_reason"]
+    code, _, error = command("score", model, "--data", file, "--output", file)
+    assert code == 2 and error == f"writing {file} would change the data, {file}; name an output outside of it"
+    assert list(read_lines(file)[0]) == ["prompt", "completion"]
 
 
 @pytest.mark.parametrize(
@@ -323,7 +324,7 @@ def test_output_that_cannot_be_written_is_named_before_the_work(command, model, 
     code, _, error = command("score", model, "--data", source, "--output", tmp_path)
     assert code == 2 and error == f"{tmp_path} exists and is no output of score; name another one, or delete it"
     code, _, error = command("score", model, "--data", source, "--output", source / "out.jsonl")
-    assert code == 2 and error.startswith(str(source))
+    assert code == 2 and f"would change the data, {source};" in error
 
 
 # --- export

@@ -33,6 +33,17 @@ def test_the_bootstrap_is_drawn_once_over_items_once_over_pairs_and_once_for_the
     assert metrics["bootstrap"] == {"confidence": 0.95, "num_samples": 500, "seed": 0}
 
 
+def test_scores_that_do_not_fit_or_say_nothing_are_refused():
+    data = load_benchmark("preference", RANKED)
+    for scores, said in (
+        (noisy(data)[1:], "39 arrays of scores for 40 comparisons; give one per comparison"),
+        ([np.full(3, np.inf), *noisy(data)[1:]], "a score is infinite; scores are finite, or NaN"),
+        ([np.full(3, np.nan)] * 40, "none of the 40 comparisons is scored"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            measure(data, scores)
+
+
 def test_lists_that_tie_wholly_are_counted_beside_those_without_scores():
     data = load_benchmark("preference", RANKED)
     scores = [np.zeros(3), np.full(3, np.nan), *noisy(data)[2:]]

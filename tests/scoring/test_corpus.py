@@ -200,6 +200,43 @@ def test_whole_numbers_that_no_float_holds_are_kept_beside_floats(tmp_path):
     assert found.features["year"].dtype == "float64"
 
 
+MIXED_KINDS = {  # of a column in an early row and in a late one ► its type in parquet
+    "null then text": (None, "x", "string"),
+    "text then null": ("x", None, "string"),
+    "whole then not": (1, 1.5, "double"),
+    "lists": ([1], [1.5], "list<element: double>"),
+    "lists of null": ([None], ["x"], "list<element: string>"),
+    "objects": ({"a": 1, "b": None}, {"a": 1.5, "b": "x"}, "struct<a: double, b: string>"),
+}
+
+
+@pytest.mark.parametrize("kind", MIXED_KINDS)
+def test_a_column_of_parquet_holds_the_values_of_rows_far_apart(kind, tmp_path):
+    early, late, wanted = MIXED_KINDS[kind]
+    rows = [{"prompt": "a", "completion": "b", "x": early if i < 1024 else late} for i in range(1030)]
+    score_dataset(write(tmp_path / "in.jsonl", rows), lengths, tmp_path / "out.parquet")
+    assert str(parquet.read_schema(tmp_path / "out.parquet").field("x").type) == wanted
+    assert datasets.load_dataset("parquet", data_files=str(tmp_path / "out.parquet"), split="train")["x"][-1] == late
+
+
+@pytest.mark.parametrize("late", ["text", [1], {"b": 1}], ids=str)
+def test_a_column_of_kinds_that_have_nothing_in_common_is_json(late, tmp_path):
+    rows = [{"prompt": "a", "completion": "b", "x": {"a": 1} if i < 1024 else late} for i in range(1030)]
+    score_dataset(write(tmp_path / "in.jsonl", rows), lengths, tmp_path / "out.parquet")
+    assert datasets.load_dataset("parquet", data_files=str(tmp_path / "out.parquet"), split="train")["x"][-1] == late
+
+
+def test_shards_and_joining_need_an_output_and_one_number_of_shards(tmp_path):
+    rows, output = [{"prompt": "a", "completion": "b"}], tmp_path / "out.jsonl"
+    for options in ({"shard": (1, 2)}, {"push_to_hub": "me/x"}):
+        with pytest.raises(ValueError, match="output is missing"):
+            score_dataset(rows, lengths, **options)
+    for number in (1, 2):
+        score_dataset(rows, lengths, output, shard=(1, number))
+    with pytest.raises(ValueError, match="has shards of 1 and of 2; delete those of one"):
+        score_dataset(rows, None, output)
+
+
 def test_a_whole_output_is_not_computed_again_and_another_one_is_refused(tmp_path, scorer):
     output = tmp_path / "out.parquet"
     counts = score_dataset(PAIRS, scorer, output)
