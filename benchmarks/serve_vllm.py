@@ -224,7 +224,7 @@ def measure(url: str, routes: list, texts: list[Text], scorer, folder: Path) -> 
         served, said = [asked(url, path, payload(text)) for text in texts], None
         if isinstance(served[0], int):
             said = f"HTTP {served[0]}"
-        elif fault := fault_of_scores(reference, np.array(served[: len(TURNS)]), "float32", is_adapter):
+        elif fault := fault_of_scores(reference, np.array(served[: len(TURNS)]), "float32", lacks_adapter=is_adapter):
             said = fault[0]
         row = compared(f"POST {path}", name, None if isinstance(served[0], int) else served, texts, scorer)
         is_close = row["as_expected"]
