@@ -1,5 +1,7 @@
 """The project's own files agree with each other: versions, constraints, tests, and what `make test` says it runs."""
 
+import ast
+import importlib
 import importlib.metadata
 import os
 import re
@@ -70,3 +72,11 @@ def test_every_module_has_its_test_file_in_the_same_folder_of_tests():
     assert missing == TESTED_ELSEWHERE
     names = [file.name for file in (ROOT / "tests").glob("**/test_*.py")]
     assert sorted(set(names)) == sorted(names)
+
+
+def test_what_the_benchmarks_import_exists():
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rm_plugin"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), (path.name, node.module)
