@@ -311,8 +311,9 @@ def alone(script):
 @until_fixed("DeepSpeed casts every parameter, whatever has to stay float32", "model: def precise")
 def test_deepspeed_keeps_a_head_in_float32(stage):
     script = f"""
-import deepspeed, torch
+import deepspeed.ops, torch
 from training_runs import classifier
+deepspeed.ops.__compatible_ops__ = {{}}  # or an op for shared memory is compiled for minutes
 deepspeed.init_distributed("gloo")
 model = classifier()
 model._keep_in_fp32_modules_strict = {{"score"}}
