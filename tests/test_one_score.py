@@ -168,15 +168,14 @@ def query_responses(texts, chunk):
 
 def ppo_module(texts, batch_size):
     """The PPO module inside TRL's `get_reward`."""
-    from trl.experimental.utils import get_reward
-
+    utils = importlib.import_module("trl.experimental.utils")
     as_ppo_reward_model = importlib.import_module("rm_plugin.loops.ppo").as_ppo_reward_model
     scores = []
     for chunk in chunks(batch_size):
         rows, pad, width, known = query_responses(texts, chunk)
         module = as_ppo_reward_model(texts.scorer, texts.policy_tokenizer, known)
         with torch.no_grad():
-            scores += get_reward(module, rows, pad, width)[1].tolist()
+            scores += utils.get_reward(module, rows, pad, width)[1].tolist()
     return np.array(scores)
 
 

@@ -161,7 +161,11 @@ class PPORewardModel(nn.Module):
         pad_token_id = self.reader.tokenizer.pad_token_id
         rows = input_ids.masked_fill(attention_mask == 0, pad_token_id).tolist()
         context_length = _context_length.get()
-        assert context_length is not None, "TRL's get_reward alone knows where responses begin"
+        if context_length is None:
+            raise ValueError(
+                "the module of as_ppo_reward_model is called outside of TRL's get_reward, which alone knows where "
+                "responses begin; call it there, and import get_reward after the module is made"
+            )
         prompts, completions, completion_ids, columns = self.reader.split(rows, context_length)
         reward_N = torch.from_numpy(self.weighted(prompts, completions, **columns))
         for listener in self.listeners:
