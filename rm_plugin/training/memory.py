@@ -150,8 +150,9 @@ def plan_memory(
     left = (num_layers - depths[-1]) / depth  # how often the difference of the two depths is added
     terms = [last + (last - first) * left for first, last in zip(measured[0], measured[-1], strict=True)]
     *fixed, half, whole = terms
+    pair = tokens if args.max_length is None else min(tokens, 2 * args.max_length)
     slope = (whole - half) / (lengths[1] - lengths[0])
-    return MemoryPlan(*fixed, whole + slope * (tokens - longest), slope, tokens, min(tokens, 2 * args.max_length))
+    return MemoryPlan(*fixed, whole + slope * (tokens - longest), slope, tokens, pair)
 
 
 def longest_microbatch(args: PairwiseRewardConfig) -> int:

@@ -376,10 +376,10 @@ class PairwiseRewardTrainer(RewardTrainer):
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         start = {}
-        if self.is_deepspeed_enabled and resume_from_checkpoint is None:
-            head = head_in_use(self.reward_model.score).named_parameters()
-            start = {parameter: self._head_at_start[name] for name, parameter in head}
-            start |= beyond_16_bits(self.model, torch.bfloat16 if self.args.bf16 else torch.float16)
+        if self._head_at_start and self.is_deepspeed_enabled and resume_from_checkpoint is None:
+            start = beyond_16_bits(self.model, torch.bfloat16 if self.args.bf16 else torch.float16)
+            start |= {p: self._head_at_start[n] for n, p in head_in_use(self.reward_model.score).named_parameters()}
+        self._head_at_start = {}  # of the first training alone
         with units_of_their_own(RewardHead, RewardModel):
             prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         hold_in_optimizer(start)

@@ -136,6 +136,14 @@ def test_the_longest_microbatch_is_the_budget_or_a_pair_of_whole_texts(fields, t
         longest_microbatch(SimpleNamespace(**{**fields, "max_length": None}))
 
 
+def test_a_number_of_tokens_needs_no_length_of_a_text(tmp_path):
+    args = arguments(tmp_path, "LoRA", max_length=None)
+    assert (
+        plan_memory(tiny_config("qwen3", **SIZES), args, peft_config=lora_config(r=8), tokens=64).tokens_of_a_pair
+        == 64
+    )
+
+
 def test_eight_bit_weights_are_refused(tmp_path):
     with pytest.raises(ValueError, match="8-bit weights cannot be planned; use load_in_4bit"):
         plan_memory(tiny_config(), arguments(tmp_path, "LoRA"), BitsAndBytesConfig(load_in_8bit=True), tokens=64)
