@@ -64,13 +64,13 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Where to write a file or folder that takes its place when the block ends without an error; else nothing does."""
     path = Path(path).resolve()  # what a link points to is replaced, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        path.rmdir()  # an empty one; never one with anything in it
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # left by a kill; a file is written over
     try:
         with _naming(path):
             yield part
+        if path.is_dir():
+            path.rmdir()  # an empty one; never one with anything in it
         part.replace(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)

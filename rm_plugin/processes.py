@@ -20,9 +20,8 @@ from typing import Any, TypeVar
 from .files import Journal
 
 T = TypeVar("T")
-LONGEST_WAIT = timedelta(
-    days=1
-)  # process 0 may read or write a corpus for hours; torch would end the others after 10 minutes
+# Process 0 may read or write a corpus for hours; torch would end the others after 10 minutes.
+LONGEST_WAIT = timedelta(days=1)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("RM_PLUGIN_SHARED") or ROOT.parent / "shared")
 
 
+@pytest.fixture
+def silent_experimental(monkeypatch):
+    """TRL warns of each use of what it calls experimental, PPO among it."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of public preference data beside the repository; skips where it is not there."""

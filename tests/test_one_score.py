@@ -25,7 +25,7 @@ from rm_plugin.evaluation.harness import evaluate
 from rm_plugin.loops.best_of_n import BestOfNSampler
 from rm_plugin.scoring.scorer import RewardScorer
 
-pytestmark = pytest.mark.trl112
+pytestmark = [pytest.mark.trl112, pytest.mark.usefixtures("silent_experimental")]
 
 QUESTIONS = ["Which country owns Antarctica?", "What is 2 + 2?", "Who are you?", "Hello"]
 ANSWERS = [" None: the Treaty System governs it.", " 4, not 5", " I am fine.", " Penguins own it, all of it!"]
@@ -189,11 +189,6 @@ def native_ppo(texts, batch_size):
         with torch.no_grad():
             scores += get_reward(texts.model, rows, pad, width)[1].tolist()
     return np.array(scores)
-
-
-@pytest.fixture(autouse=True)
-def silent_experimental(monkeypatch):
-    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS)

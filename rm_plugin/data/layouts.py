@@ -31,18 +31,20 @@ COMPARED = (("chosen", "rejected"), ("completions",), ("completion",), ("respons
 COLUMNS = ("prompt", *(name for names in COMPARED for name in names), "label", "ranks", "scores", "margin", "system")
 COLUMNS = (*COLUMNS, "tools", "chat_template_kwargs", "id", "subset", "answer", "gold")
 COMPARED_COLUMNS = ("chosen", "rejected", *LIST_COLUMNS, "completion")
-LISTS_OF_A_ROW = (*LIST_COLUMNS, "ranks", "scores", "rewards", "rating", "tools")
+LISTS_OF_A_ROW = (*LIST_COLUMNS, "ranks", *SCORE_COLUMNS, "tools")
 
 COLUMNS_HELP = "columns of other names, such as chosen=text_chosen prompt=instruction+input label=winner:1/2/0"
 
 # Two responses and which of them is better, by the names and values that others give them.
 RESPONSE = re.compile("(response|output|answer|completion|conversation|candidate)([0-9]+|[a-e])")
 LABELS = ("label", "winner", "preference", "preferred", "choice")
-EQUAL = ("equal", "same", "draw", "a=b", "1=2")
 SIDES = {
     "first": ("1", "a", "first", "true", "a>b", "a>>b", "1>2", "b<a"),
     "second": ("2", "b", "second", "false", "b>a", "b>>a", "2>1", "a<b", "a<<b"),
-    "tie": ("tie", "tie(bothbad)", "tie(inconsistent)", "both", "bothbad", "neither", *EQUAL),
+    "tie": (
+        *("tie", "tie(bothbad)", "tie(inconsistent)", "both", "bothbad", "neither"),
+        *("equal", "same", "draw", "a=b", "1=2"),
+    ),
 }
 RANKS = {"first": [0, 1], "second": [1, 0], "tie": [0, 0]}
 

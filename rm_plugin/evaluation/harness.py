@@ -138,9 +138,8 @@ def evaluate(
         times["score"] = time.perf_counter()
         values, options = known | computed, {"num_samples": num_samples, "seed": seed}
         scores = reward.scores_of(data.comparisons, values)
-        if all(np.isnan(one).any() for one in scores):
-            raise ValueError(f"none of the {len(scores)} comparisons is scored: {reward.why_unscored}")
-        results = measure(data, scores, **options, num_mistakes=num_mistakes)
+        how = {**options, "num_mistakes": num_mistakes, "why_unscored": reward.why_unscored}
+        results = measure(data, scores, **how)
         if isinstance(reward, PairwiseReward):
             results.metrics["judge"] = judge_metrics(reward, data, values, **options)
         times["metrics"] = time.perf_counter()

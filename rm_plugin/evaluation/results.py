@@ -84,6 +84,7 @@ def measure(
     num_samples: int = 10_000,
     seed: int = 0,
     num_mistakes: int = 10,
+    why_unscored: str = "each has a text whose score is null; give one score per completion",
 ) -> Results:
     """
     Every metric of the report.
@@ -94,6 +95,7 @@ def measure(
         num_samples (`int`, *optional*, defaults to `10_000`): bootstrap samples.
         seed (`int`, *optional*, defaults to `0`): seed of bootstrap, folds and random baseline.
         num_mistakes (`int`, *optional*, defaults to `10`): how many of the most confident mistakes are listed.
+        why_unscored (`str`, *optional*): the cause and its fix, for the error where no comparison is scored.
 
     Returns:
         [`Results`]
@@ -111,7 +113,7 @@ def measure(
 
     ```
     """
-    scored = _checked(data, scores)
+    scored = _checked(data, scores, why_unscored)
     check_at_least(0, num_mistakes=num_mistakes)
     benchmark, options = data.benchmark, {"num_samples": num_samples, "seed": seed}
     items, pairs = benchmark.score_items(scored), _pairs(scored)
@@ -147,7 +149,7 @@ def measure(
     return Results(counts, metrics, baselines, _mistakes(scored, pairs, num_mistakes), margins, saved)
 
 
-def _checked(data: LoadedBenchmark, scores: Sequence[np.ndarray]) -> list[Scored]:
+def _checked(data: LoadedBenchmark, scores: Sequence[np.ndarray], why_unscored: str) -> list[Scored]:
     """Each comparison with its scores, all NaN where one is; refused where they do not fit, or say nothing."""
     if len(scores) != len(data.comparisons):
         raise ValueError(
@@ -157,10 +159,7 @@ def _checked(data: LoadedBenchmark, scores: Sequence[np.ndarray]) -> list[Scored
     if any(np.isinf(values).any() for _, values in scored):
         raise ValueError("a score is infinite; scores are finite, or NaN where a text was not scored")
     if all(np.isnan(values).any() for _, values in scored):
-        raise ValueError(
-            f"none of the {len(scored)} comparisons is scored: each has a text whose score is null; give one score "
-            "per completion"
-        )
+        raise ValueError(f"none of the {len(scored)} comparisons is scored: {why_unscored}")
     return scored
 
 

@@ -43,7 +43,10 @@ from .ppo import PPORewardModel, mark_evaluation, note_context_length, read_batc
 logger = logging.getLogger(__name__)
 
 LOGGED = {  # of a report's rows, by `EvaluationCallback`
-    **{"score": "score", "pairwise": "accuracy", "calibration/nll": "nll", "margins/mean": "margin"},
+    "score": "score",
+    "pairwise": "accuracy",
+    "calibration/nll": "nll",
+    "margins/mean": "margin",
     "baseline/length": "length_only",
 }
 MAX_TABLES = 200  # sample tables of one kind in a run; with few samples each, their file stays small

@@ -370,7 +370,7 @@ def is_url(given: Any) -> bool:
 
 
 def _server_of(url: Any) -> str:
-    """The server that a URL names, without a route; a URL stands in logs, reports and cards, so no password in it."""
+    """The server that a URL names, without a route; logs, reports and cards show it, so it holds no password."""
     try:
         parts = urlsplit(url.strip() if is_url(url) else "")
         is_whole = bool(parts.hostname) and parts.port != 0 and not parts.query

@@ -69,9 +69,7 @@ def as_reward(given: Any, name: str | None = None, *, evaluating: bool = False, 
             reward.name, reward.num_control_tokens = name or given.name, 0
             reward.control_tokens = "parse" if evaluating else given.control_tokens
     elif dotted is not None or callable(given):
-        with explained(f"{dotted} cannot be loaded"):
-            function = import_function(dotted) if dotted else given
-        reward = function_reward(function, name or dotted, dotted)
+        reward = function_reward(import_function(dotted) if dotted else given, name or dotted, dotted)
     else:
         raise ValueError(f"a {type(given).__name__} gives no rewards; give a model, its name or a function")
     if evaluating and getattr(reward, "truncation_mode", None) == "error":

@@ -15,12 +15,7 @@ from rm_plugin.commands.cli import main
 from rm_plugin.commands.ppo_recipe import prompt_rows
 from rm_plugin.scoring.scorer import RewardScorer
 
-pytestmark = pytest.mark.trl112
-
-
-@pytest.fixture(autouse=True)
-def silent_experimental(monkeypatch):
-    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+pytestmark = [pytest.mark.trl112, pytest.mark.usefixtures("silent_experimental")]
 
 
 @pytest.fixture(scope="module")

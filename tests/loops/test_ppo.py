@@ -19,7 +19,7 @@ from rm_plugin.loops.ppo import why_not_native
 from rm_plugin.model.modeling import RewardModel
 from rm_plugin.scoring.scorer import RewardScorer
 
-pytestmark = pytest.mark.trl112
+pytestmark = [pytest.mark.trl112, pytest.mark.usefixtures("silent_experimental")]
 
 CONVERSATIONS = [
     [{"role": "user", "content": "Which country owns Antarctica?"}],
@@ -31,11 +31,6 @@ CONVERSATIONS = [
     ],
 ]
 ANSWERS = ["No country owns it.", "Yes"]
-
-
-@pytest.fixture(autouse=True)
-def silent_experimental(monkeypatch):
-    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
 
 
 @pytest.fixture

@@ -17,14 +17,9 @@ from rm_plugin.scoring import rewards
 from rm_plugin.scoring.remote import RemoteRewardScorer
 from rm_plugin.scoring.scorer import RewardScorer
 
-pytestmark = pytest.mark.trl112
+pytestmark = [pytest.mark.trl112, pytest.mark.usefixtures("silent_experimental")]
 
 PROMPTS = ["Which country owns Antarctica?", "What is 2 + 2?", "Hello world", "How are you today?"]
-
-
-@pytest.fixture(autouse=True)
-def silent_experimental(monkeypatch):
-    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
 
 
 @pytest.fixture(scope="module")
