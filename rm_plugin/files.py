@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import logging
 import math
 import os
+import re
 import shutil
 import time
 import zlib
@@ -36,6 +38,9 @@ except ImportError:  # Windows has no flock; there a second start of the same co
 log = logging.getLogger(__name__)
 
 WHITE_SPACE = b" \t\r\n\xef\xbb\xbf"  # with UTF-8's byte order mark
+JSON_SPACE = re.compile(r"[ \t\r\n]*")
+PART = 1 << 16  # characters of a JSON list that are read at a time
+LONGEST_ESCAPE = 16  # an error so near to the end may be of what is not read yet; \ud83d\ude00 has 12 characters
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -146,14 +151,94 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def parse_json(text: str | bytes, where: str) -> Any:
     """The value of a JSON text; a key that appears twice in one object, which `json` would drop, is refused."""
-    try:
+    with _json_errors(where):
         text = text if isinstance(text, str) else text.decode("utf-8-sig")
         return json.loads(text.rstrip(), object_pairs_hook=_unique_keys)
+
+
+@contextmanager
+def _json_errors(where: str, line: int = 1, column: int = 1) -> Iterator[None]:
+    """What is wrong with a JSON text that begins at this line and column, as one line."""
+    try:
+        yield
     except json.JSONDecodeError as error:
-        where += f" line {error.lineno}" * (error.lineno > 1)
-        raise ValueError(f"{where} is not JSON ({error.msg} at column {error.colno}); correct it") from None
+        column = error.colno + (column - 1) * (error.lineno == 1)
+        line += error.lineno - 1
+        where += f" line {line}" * (line > 1)
+        raise ValueError(f"{where} is not JSON ({error.msg} at column {column}); correct it") from None
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{where} cannot be read ({error}); correct it") from None
+
+
+def read_json_list(path: str | os.PathLike) -> Iterator[Any]:
+    """
+    The items of a JSON list, one after the other: of a file of any length a part is held. `.gz` is unpacked.
+
+    Raises:
+        ValueError: as [`parse_json`] of the whole text, when the item that is wrong is reached.
+    """
+    with opened(path) as file:
+        text = _JsonText(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), os.fspath(path))
+        text.take("[")
+        if text.peek() == "]":
+            text.take("]")
+        else:
+            yield text.value()
+            while text.take(",]") == ",":
+                yield text.value()
+        text.end()
+
+
+class _JsonText:
+    """A JSON text that is decoded as it is read: as much of it is held as the value needs that is decoded."""
+
+    def __init__(self, file: IO[str], where: str):
+        self.file, self.where = file, where
+        self.text, self.at, self.line, self.column = "", 0, 1, 1  # what is held, and where in the file it begins
+        self.decode = json.JSONDecoder(object_pairs_hook=_unique_keys).raw_decode
+
+    def peek(self) -> str:
+        """The next character that is no white space; "" at the end."""
+        while True:
+            self.at = JSON_SPACE.match(self.text, self.at).end()
+            if self.at < len(self.text) or not self._read_on():
+                return self.text[self.at : self.at + 1]
+
+    def take(self, characters: str) -> str:
+        """The next character, which has to be one of these."""
+        if (found := self.peek() or "?") not in characters:
+            self._refuse(f"Expecting {characters[0]!r} delimiter")
+        self.at += 1
+        return found
+
+    def value(self) -> Any:
+        self.peek()
+        while True:
+            with _json_errors(self.where, self.line, self.column):
+                try:
+                    value, self.at = self.decode(self.text, self.at)
+                    return value
+                except json.JSONDecodeError as error:
+                    is_cut = error.pos > len(self.text) - LONGEST_ESCAPE or error.msg.startswith("Unterminated")
+                    if not (is_cut and self._read_on()):
+                        raise
+
+    def end(self) -> None:
+        if self.peek():
+            self._refuse("Extra data")
+
+    def _refuse(self, what: str) -> None:
+        with _json_errors(self.where, self.line, self.column):
+            raise json.JSONDecodeError(what, self.text, self.at)
+
+    def _read_on(self) -> bool:
+        """Hold more, and no more what has been taken; whether there was any."""
+        taken, self.text, self.at = self.text[: self.at], self.text[self.at :], 0
+        self.line += taken.count("\n")
+        self.column = len(taken) - taken.rfind("\n") if "\n" in taken else self.column + len(taken)
+        more = self.file.read(max(PART, len(self.text)))  # so that a value of any length is tried a few times only
+        self.text += more
+        return bool(more)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

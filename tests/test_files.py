@@ -2,10 +2,12 @@
 
 import gzip
 import io
+import json
 import os
 import random
 import subprocess
 import sys
+import tracemalloc
 from datetime import date
 
 import pytest
@@ -16,6 +18,7 @@ from rm_plugin.files import (
     differences,
     json_line,
     parse_json,
+    read_json_list,
     read_jsonl,
     replacing,
     write_atomically,
@@ -52,6 +55,55 @@ def test_a_folder_appears_whole_and_only_when_the_block_ends_well(tmp_path):
         part.mkdir()
         (part / "a").write_text("one")
     assert [*tmp_path.iterdir()] == [path] and (path / "a").read_text() == "one"
+
+
+LISTS = ("[]", " [ ] \n", "[{}]", '\ufeff[\r\n {"a": "\\ud83d\\ude00 \\" ] , é"} ,{"b":[1,[-2.5e-3, NaN]]}\t]\n')
+LISTS += ('[{"a": 12345, "b": {"c": true}}, "x", null, [[]], {"a": -Infinity}]', json.dumps([{"a": "x" * 3000}] * 3))
+NO_LISTS = (
+    "[",
+    "[{}",
+    '[{"a": 1}\n{"a": 2}]',
+    '[{"a": tru}]',
+    '[{"a": "\\x"}]',
+    "[{}] []",
+    '[\n{"a": 1, "a": 2}]',
+    "[{}}",
+)
+NO_LISTS += (
+    '[{"a": 1},\n {"a" 2}]',
+    '[{"long": "' + "x" * 300 + '"},\n\n{}, {"a": }, {}]',
+    '[{"a": "\t"}]',
+    '[{}, {"a": "',
+)
+
+
+@pytest.mark.parametrize("part", [1, 7, 64, 1 << 16])
+def test_a_json_list_is_read_in_parts_as_it_is_as_a_whole(tmp_path, monkeypatch, part):
+    monkeypatch.setattr("rm_plugin.files.PART", part)
+    path = tmp_path / "a.json"
+    for text in LISTS:
+        path.write_bytes(text.encode())
+        assert repr(list(read_json_list(path))) == repr(parse_json(path.read_bytes(), str(path)))
+    for text in NO_LISTS:
+        path.write_bytes(text.encode())
+        with pytest.raises(ValueError) as whole:
+            parse_json(path.read_bytes(), str(path))
+        with pytest.raises(ValueError) as in_parts:
+            list(read_json_list(path))
+        assert str(in_parts.value).replace(" line 2", "") == str(whole.value).replace(" line 2", ""), text
+
+
+def test_an_error_in_a_json_list_is_told_before_the_rest_is_read(tmp_path):
+    with (tmp_path / "a.json").open("w") as file:
+        file.write('[{"a": 1},\n{"a" 2},\n')
+        file.writelines('{"a": 3},\n' for _ in range(200_000))
+    tracemalloc.start()
+    with pytest.raises(
+        ValueError, match=r"a.json line 2 is not JSON \(Expecting ':' delimiter at column 6\); correct"
+    ):
+        list(read_json_list(tmp_path / "a.json"))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_the_file_that_a_link_points_to_is_replaced(tmp_path):

@@ -13,10 +13,11 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import WHITE_SPACE, opened, parse_json, read_jsonl
+from ..files import PART, WHITE_SPACE, opened, parse_json, read_json_list, read_jsonl
 from ..messages import located, one_line
 from .conversations import check_text, from_json
 from .layouts import SCORE_COLUMNS, read_columns, select_columns, usual_rows
@@ -191,32 +192,48 @@ def _take_split(splits: dict[str, Any], split: str | None, where: str, streaming
     if split is None and len(splits) > 1:
         raise ValueError(f"{where} has the splits {', '.join(splits)}; choose one with split=")
     split = split or next(iter(splits))
-    tables = {}
-    for name in [part.split("[")[0].strip() for part in split.split("+")]:
+    names = [part.split("[")[0].strip() for part in split.split("+")]
+    is_part, tables = split not in names, {}
+    for name in names:
         if name not in splits:
             raise ValueError(f"split {name!r} is not in {where}, which has {', '.join(splits)}; choose one of these")
         found = splits[name]
-        tables[name] = _read_files(found, streaming) if isinstance(found, list) else found
-    if split in tables:
+        if isinstance(found, datasets.IterableDataset) and is_part:
+            raise ValueError(f"split={split!r} takes a part or a sum, which a stream cannot give; use streaming=False")
+        tables[name] = _read_files(found, streaming, is_part) if isinstance(found, list) else found
+    if not is_part:
         return tables[split]
-    if any(isinstance(table, datasets.IterableDataset) for table in tables.values()):
-        raise ValueError(f"split={split!r} takes a part or a sum, which a stream cannot give; use streaming=False")
     with located(f"split={split!r} is not understood, write 'train[:10%]'"):
         instruction = datasets.ReadInstruction.from_spec(split)
-        parts = instruction.to_absolute({name: len(table) for name, table in tables.items()})
+        parts = instruction.to_absolute({name: _num_rows(table) for name, table in tables.items()})
+    if any(isinstance(table, datasets.IterableDataset) for table in tables.values()):
+        options = {"tables": tables, "parts": tuple(parts)}  # a list would be taken for shards
+        return datasets.IterableDataset.from_generator(_iterate_parts, gen_kwargs=options)
     return datasets.concatenate_datasets([tables[part.splitname].select(range(part.from_, part.to)) for part in parts])
 
 
-def _read_files(paths: list[Path], streaming: bool) -> Dataset | IterableDataset:
+def _num_rows(table: Dataset | IterableDataset) -> int:
+    return len(table) if hasattr(table, "__len__") else sum(1 for _ in table)
+
+
+def _iterate_parts(tables: dict[str, Dataset | IterableDataset], parts: tuple) -> Iterator[dict[str, Any]]:
+    for part in parts:
+        yield from islice(tables[part.splitname], part.from_, part.to)
+
+
+def _read_files(paths: list[Path], streaming: bool, is_part: bool) -> Dataset | IterableDataset:
     """
-    One table of all files. Text files are parsed here: the readers of pyarrow and pandas turn a completion `"4"` into
-    a number, `"2020-01-01"` into a date and `"NA"` into null.
+    One table of all files; no stream of parquet files where a part is wanted, which a table on disk gives at once.
+
+    Text files are parsed here: the readers of pyarrow and pandas turn a completion `"4"` into a number,
+    `"2020-01-01"` into a date and `"NA"` into null.
     """
     import datasets
 
     names = [str(path) for path in paths]
     if {kind_of(path) for path in paths} == {".parquet"}:
         with located(f"{', '.join(names)} cannot be read as a table"):
+            streaming = streaming and not is_part
             return datasets.load_dataset("parquet", data_files=names, split="train", streaming=streaming)
     if streaming:
         return datasets.IterableDataset.from_generator(_iterate_files, gen_kwargs={"paths": names})
@@ -261,14 +278,16 @@ def _iterate_files(paths: list[str]) -> Iterator[dict[str, Any]]:
 def _json_rows(path: str) -> Iterator[dict[str, Any]]:
     """The objects of a JSON list, of JSON lines, or a single one, whatever the file is called."""
     with opened(path) as file:
-        start = next((line for line in file if line.strip(WHITE_SPACE)), b"")
-        is_whole = start.lstrip(WHITE_SPACE).startswith(b"[") or start.strip(WHITE_SPACE) == b"{"
-        text = start + file.read() if is_whole else None
-    if text is None:
+        start = b""
+        while not start.strip(WHITE_SPACE) and (some := file.readline(PART)):
+            start += some
+        is_list, is_spread = start.lstrip(WHITE_SPACE).startswith(b"["), start.strip(WHITE_SPACE) == b"{"
+        text = start + file.read() if is_spread else b""
+    if is_spread:
+        yield parse_json(text, path)
+    elif not is_list:
         yield from (row for _, row in read_jsonl(path))
-        return
-    rows = parse_json(text, path)
-    for i, row in enumerate(rows if isinstance(rows, list) else [rows]):
+    for i, row in enumerate(read_json_list(path) if is_list else ()):
         if not isinstance(row, dict):
             raise ValueError(f"{path}: item {i} is of type {type(row).__name__}; every row must be a JSON object")
         yield row

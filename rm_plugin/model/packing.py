@@ -36,9 +36,9 @@ from .attention import SharedPrefixLayout
 FORMS = ("packed", "apart", "continued", "sorted", "padded")
 # Up to this many padded tokens for one packed token the padded form is as fast; benchmarks/README.md has the numbers.
 MIN_TOKEN_RATIO = 1.05
-# One more call of the backbone takes about as long as so many tokens more: 18 to 26 on a CPU in float32, for 135M
-# parameters, a hybrid or attention alone, with or without the backward pass. Not measured on a GPU.
-TOKENS_OF_A_CALL = 32
+# One more call of the backbone takes about as long as so many tokens more. On a CPU in float32, a hybrid of 135M
+# parameters: 18 to 46 forward, 69 forward and backward, 90 to 128 where that recomputes. Not measured on a GPU.
+TOKENS_OF_A_CALL = {"continued": 32, "sorted": 96}
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Call:
         """Tokens that are computed."""
         return self.prefix + len(self.rows) * (self.length - self.prefix)
 
-    @property
-    def cost(self) -> int:
-        return self.tokens + (2 if self.prefix else 1) * TOKENS_OF_A_CALL
+    def cost(self, form: str) -> int:
+        """In tokens."""
+        return self.tokens + (2 if self.prefix else 1) * TOKENS_OF_A_CALL[form]
 
 
 def padded_tokens(groups: Iterable[EncodedGroup]) -> int:
@@ -93,22 +93,22 @@ def backbone_calls(groups: list[EncodedGroup], form: str) -> list[Call]:
         longest = max(lengths[row] for row in rows)
         # Rests of one token would take another kernel, the one for generation, which rounds otherwise.
         call = Call(rows, longest, min(group.prefix_length, longest - 2))
-        apart = _of_similar_lengths(rows, lengths)
-        if form == "continued" and call.prefix > 0 and call.cost < sum(call.cost for call in apart):
+        apart = _of_similar_lengths(rows, lengths, form)
+        if form == "continued" and call.prefix > 0 and call.cost(form) < sum(call.cost(form) for call in apart):
             calls.append(call)
         else:
             alone += rows
-    return calls + _of_similar_lengths(alone, lengths)
+    return calls + _of_similar_lengths(alone, lengths, form)
 
 
-def _of_similar_lengths(rows: list[int], lengths: list[int]) -> list[Call]:
+def _of_similar_lengths(rows: list[int], lengths: list[int], form: str) -> list[Call]:
     """The cut of the rows, sorted by length, into calls that cost least: dynamic programming over its lengths."""
     rows = sorted(rows, key=lambda row: -lengths[row])
     # Rows of equal lengths are never cut apart, so calls end where the length changes.
     ends = [i for i in range(1, len(rows) + 1) if i == len(rows) or lengths[rows[i]] != lengths[rows[i - 1]]]
     best: dict[int, tuple[int, list[Call]]] = {0: (0, [])}  # by number of rows: cost, calls
     for end in ends:
-        total, start = min((best[i][0] + (end - i) * lengths[rows[i]] + TOKENS_OF_A_CALL, i) for i in best)
+        total, start = min((best[i][0] + (end - i) * lengths[rows[i]] + TOKENS_OF_A_CALL[form], i) for i in best)
         best[end] = (total, [*best[start][1], Call(rows[start:end], lengths[rows[start]])])
     return best[len(rows)][1]
 
@@ -224,5 +224,5 @@ def split_by_tokens(
 def _own_tokens(group: EncodedGroup, form: str) -> int:
     """Tokens of a group by itself; with others it takes no more than these."""
     if form in ("continued", "sorted"):
-        return sum(call.cost for call in backbone_calls([group], form))
+        return sum(call.cost(form) for call in backbone_calls([group], form))
     return sum(map(len, group.input_ids)) if form == "apart" else group.num_tokens

@@ -23,6 +23,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from glob import escape
 from itertools import islice
 from pathlib import Path
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
 
 ROWS_PER_FILE = 200_000  # of a folder
+ROWS_HELD = 1024  # of a table that is read or written
 LINE_EVERY = 60.0  # seconds between two lines of progress where standard error is no terminal
 LARGEST_EXACT = 2**53  # whole numbers up to it are exact as floats
 
@@ -70,7 +72,7 @@ def score_dataset(
     `scores` for a list of completions, `score_chosen`, `score_rejected` and `margin` for a preference row (where
     several are chosen or rejected, lists and the mean over the pairs), and `score_reason`: why a score is null.
 
-    Memory does not grow with the data. With an `output`, a kill loses at most one chunk per process and the same call
+    With an `output` memory does not grow with the data, a kill loses at most one chunk per process and the same call
     resumes, also after a reward that scores nothing any more (a server or judge that is down) stopped it; processes of
     torchrun share the chunks.
 
@@ -148,7 +150,7 @@ def score_dataset(
         if counts is None:
             counts = _run(target, rows, survey, settings, reward, on_bad_row, shard, progress, world)
     if push_to_hub is not None and shard is None:
-        world.on_first(lambda: load_rows(target.path).push_to_hub(push_to_hub))
+        world.on_first(lambda: target.push(push_to_hub))
     return counts
 
 
@@ -181,7 +183,7 @@ def _run(
             journal.begin(settings)
             counts = _counts(journal.values())
             if shard is None:
-                target.write(_features(rows, survey, journal), _scored_rows(rows, survey, journal), settings, counts)
+                target.write(partial(_scored_rows, rows, survey, journal), _known(rows), settings, counts)
                 journal.finish()
     return world.share(counts)
 
@@ -222,9 +224,7 @@ class Survey:
 def _open(dataset: Any, split: str | None, config: str | None) -> Dataset | IterableDataset:
     """The rows, such that a file of any length is not held in memory."""
     local = isinstance(dataset, (str, Path)) and Path(dataset).expanduser().exists()
-    parts = split is not None and ("[" in split or "+" in split)  # which a stream cannot give
-    rows = load_rows(dataset, split, config, streaming=local and not parts)
-    return rows.with_format(None)
+    return load_rows(dataset, split, config, streaming=local).with_format(None)
 
 
 def _survey(
@@ -269,7 +269,7 @@ def _readable(rows: Iterable[dict], where: str) -> Iterator[dict]:
     """The rows; errors of the library that reads them name their source."""
     iterator, end = iter(rows), object()
     if hasattr(rows, "select"):
-        parts = (_part(rows, start, start + 1024) for start in range(0, len(rows), 1024))
+        parts = (_part(rows, start, start + ROWS_HELD) for start in range(0, len(rows), ROWS_HELD))
         iterator = (row for part in parts for row in part)
     while True:
         with explained(f"{where} cannot be read"):
@@ -370,26 +370,26 @@ def _scored_rows(rows: Iterable[dict], survey: Survey, results: Mapping[str, lis
             yield {**row, **nulls, **added, REASON: reason}
 
 
-def _features(rows: Any, survey: Survey, results: Mapping[str, list]) -> Callable[[], Features]:
+def _known(rows: Any) -> Mapping[str, Any]:
+    """How the columns of a table are held; of a stream, maybe of none."""
+    return getattr(rows, "features", None) or {}
+
+
+def _features(scored: Iterator[dict[str, Any]], known: Mapping[str, Any]) -> Features:
     """How a table holds the scored rows: columns of a table as they were, others by a pass over their values."""
+    import datasets
 
-    def features() -> Features:
-        import datasets
-
-        known, found, large = getattr(rows, "features", None), {}, set()
-        scored = _scored_rows(rows, survey, results)
-        while some := list(islice(scored, 1024)):
-            some = [{name: row[name] for name in row if name not in (known or ())} for row in some]
-            large |= {name for row in some for name in row if _is_large(row[name])}
-            for name, feature in to_table(some).features.items():
-                found[name] = _common(found[name], feature) if name in found else feature
-        found |= dict.fromkeys(name for name in large if found[name] == datasets.Value("float64"))
-        every = {**(known or {}), **found}
-        names = sorted(every, key=lambda name: ADDED.index(name) if name in found and name in ADDED else -1)
-        every[REASON] = datasets.Value("string")  # also where no row has one
-        return datasets.Features({name: _writable(every[name]) or datasets.Json() for name in names})
-
-    return features
+    found, large = {}, set()
+    while some := list(islice(scored, ROWS_HELD)):
+        some = [{name: row[name] for name in row if name not in known} for row in some]
+        large |= {name for row in some for name in row if _is_large(row[name])}
+        for name, feature in to_table(some).features.items():
+            found[name] = _common(found[name], feature) if name in found else feature
+    found |= dict.fromkeys(name for name in large if found[name] == datasets.Value("float64"))
+    every = {**known, **found}
+    names = sorted(every, key=lambda name: ADDED.index(name) if name in found and name in ADDED else -1)
+    every[REASON] = datasets.Value("string")  # also where no row has one
+    return datasets.Features({name: _writable(every[name]) or datasets.Json() for name in names})
 
 
 def _is_large(value: Any) -> bool:
@@ -465,6 +465,8 @@ class Target:
         if push_to_hub is not None:
             from huggingface_hub import HfApi
 
+            if self.is_device:
+                raise ValueError(f"what {path} gets cannot be pushed to the hub; name a file or folder")
             try:
                 HfApi().create_repo(push_to_hub, repo_type="dataset", exist_ok=True)
             except Exception as error:  # of huggingface_hub and its client: no token, no such owner, no connection
@@ -491,18 +493,18 @@ class Target:
 
     def write(
         self,
-        features: Callable[[], Features],
-        rows: Iterable[dict],
+        scored: Callable[[], Iterator[dict]],
+        known: Mapping[str, Any],
         settings: dict[str, Any],
         counts: dict[str, int],
     ) -> None:
         """All rows; they appear whole."""
         if not self.is_parquet:
             with atomic_writer(self.path) as out:
-                out.writelines(map(json_line, rows))
+                out.writelines(map(json_line, scored()))
                 self._seal(settings, counts)
             return
-        features, rows = features(), iter(rows)
+        features, rows = _features(scored(), known), scored()
         with replacing(self.path) as part:
             if self.is_folder:
                 part.mkdir()
@@ -513,6 +515,15 @@ class Target:
             else:
                 _write_parquet(part, rows, features)
             self._seal(settings, counts)
+
+    def push(self, hub_id: str) -> None:
+        """The rows of the whole output on the hub."""
+        with tempfile.TemporaryDirectory(dir=self.path.parent) as folder:
+            path = self.path
+            if not self.is_parquet:  # of lines `datasets` would hold all
+                path, rows = Path(folder, "rows.parquet"), load_rows(path, streaming=True)
+                _write_parquet(path, rows, _features(iter(rows), {}))
+            load_rows(path).push_to_hub(hub_id)
 
     def _seal(self, settings: dict[str, Any], counts: dict[str, int]) -> None:
         if not self.is_device:
@@ -529,7 +540,7 @@ def _write_parquet(path: Path, rows: Iterable[dict], features: Features) -> None
     plain = datasets.Features({name: feature for name, feature in features.items() if name not in as_json})
     with path.open("wb") as file:
         with parquet.ParquetWriter(file, schema) as writer:
-            while some := list(islice(rows, 1024)):
+            while some := list(islice(rows, ROWS_HELD)):
                 texts = {
                     name: [None if row.get(name) is None else json.dumps(row[name]) for row in some]
                     for name in as_json
@@ -565,7 +576,7 @@ def _join(target: Target, rows: Iterable[dict], survey: Survey, settings: dict[s
         if missing:
             raise ValueError(f"shard {', '.join(missing)} is not finished; run the command with its --shard again")
         counts = _counts(results[chunk.key] for chunk in survey.chunks)
-        target.write(_features(rows, survey, results), _scored_rows(rows, survey, results), made, counts)
+        target.write(partial(_scored_rows, rows, survey, results), _known(rows), made, counts)
         for journal in journals:
             journal.finish()
     return counts

@@ -257,9 +257,25 @@ def test_a_source_that_is_not_there_is_one_line(arguments, message):
         load_rows(**arguments)
 
 
-def test_a_stream_cannot_be_cut(tmp_path):
+@pytest.mark.parametrize("name", ["jsonl", "json", "csv", "parquet", "saved", "mixed"])
+@pytest.mark.parametrize("split", ["train[1:]", "train[:50%]", "train[-1:]", "test+train[:2]", "train+train[1:2]"])
+def test_a_stream_of_files_gives_parts_and_sums_as_a_table_does(tmp_path, name, split):
+    if name == "saved":
+        DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS[:1])).save_to_disk(tmp_path)
+    else:
+        kinds = ("parquet", "jsonl") if name == "mixed" else (name, name)
+        write(tmp_path / f"train.{kinds[0]}", ROWS)
+        write(tmp_path / f"test.{kinds[1]}", ROWS[:1])
+    rows = load_rows(tmp_path, split=split, streaming=True)
+    assert isinstance(rows, IterableDataset)
+    expected = list(load_rows(tmp_path, split=split))
+    assert list(rows) == list(rows) == expected
+
+
+def test_other_streams_cannot_be_cut(tmp_path):
+    rows = load_rows(write(tmp_path / "a.jsonl", ROWS), streaming=True)
     with pytest.raises(ValueError, match="takes a part or a sum, which a stream cannot give; use streaming=False"):
-        load_rows(write(tmp_path / "a.jsonl", ROWS), split="train[:1]", streaming=True)
+        load_rows(rows, split="train[:1]")
 
 
 def test_a_hub_id_goes_to_datasets_with_all_its_arguments(monkeypatch):

@@ -52,7 +52,7 @@ GROUPS = [group(3 * WINDOW, 5, 17, 30, 1), group(9, 6, 2, seed=1), group(0, 12, 
 @pytest.fixture(autouse=True)
 def every_token_counts(monkeypatch):
     """At these sizes a call costs more than the tokens that it saves."""
-    monkeypatch.setattr(packing, "TOKENS_OF_A_CALL", 1)
+    monkeypatch.setattr(packing, "TOKENS_OF_A_CALL", {"continued": 1, "sorted": 1})
 
 
 def texts(groups=GROUPS) -> list[list[int]]:

@@ -230,21 +230,23 @@ def test_texts_of_similar_lengths_share_a_call():
 
 
 def test_a_call_is_worth_so_many_tokens():
-    assert len(backbone_calls([group(0, 100, 100 - TOKENS_OF_A_CALL + 1)], "sorted")) == 1
-    assert len(backbone_calls([group(0, 100, 100 - TOKENS_OF_A_CALL - 1)], "sorted")) == 2
+    assert len(backbone_calls([group(0, 100, 100 - TOKENS_OF_A_CALL["sorted"] + 1)], "sorted")) == 1
+    assert len(backbone_calls([group(0, 100, 100 - TOKENS_OF_A_CALL["sorted"] - 1)], "sorted")) == 2
     assert "calls" not in collate([group(0, 40, 30)], "sorted")  # then it is the padded form
 
 
 def test_the_cut_costs_least_of_all():
     lengths = [7, 80, 81, 150, 9, 300, 160, 300, 12]
-    best = sum(call.cost for call in backbone_calls([group(0, *lengths)], "sorted"))
+    best = sum(call.cost("sorted") for call in backbone_calls([group(0, *lengths)], "sorted"))
     ordered = sorted(lengths)
     cuts = itertools.product([False, True], repeat=len(lengths) - 1)
     costs = []
     for cut in cuts:
         ends = [i + 1 for i, is_end in enumerate(cut) if is_end] + [len(lengths)]
         starts = [0, *ends[:-1]]
-        costs.append(sum((e - s) * ordered[e - 1] + TOKENS_OF_A_CALL for s, e in zip(starts, ends, strict=True)))
+        costs.append(
+            sum((e - s) * ordered[e - 1] + TOKENS_OF_A_CALL["sorted"] for s, e in zip(starts, ends, strict=True))
+        )
     assert best == min(costs)
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -291,12 +292,13 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
-def test_the_command_pushes_the_scored_rows_over_http(tmp_path):
+@pytest.mark.parametrize("output", ["out.parquet", "out.jsonl", "folder/"])
+def test_the_command_pushes_the_scored_rows_over_http(tmp_path, output):
     (tmp_path / "judge.py").write_text(
         "def score(prompts, completions):\n    return [float(len(c)) for c in completions]"
     )
     words = ["score", "judge:score", "--data", str(write(tmp_path / "in.jsonl", PAIRS)), "--push-to-hub", "me/scored"]
-    words += ["--output", str(tmp_path / "out.parquet")]
+    words += ["--output", f"{tmp_path}/{output}"]
     script = f"import sys; from rm_plugin.commands.cli import main; sys.exit(main({words}))"
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
@@ -308,6 +310,39 @@ def test_the_command_pushes_the_scored_rows_over_http(tmp_path):
     assert done.returncode == 0, done.stderr
     pushed = pandas.read_parquet(io.BytesIO(Hub.got["parquet"]))
     assert pushed["margin"].tolist() == [len(row["chosen"]) - len(row["rejected"]) for row in PAIRS]
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "output"),
+    [
+        ("a.json", None, "out.jsonl"),
+        ("a.jsonl", "train[5%:95%]", "out.parquet"),
+        ("a.csv", "train+train[:1]", "out.jsonl"),
+    ],
+)
+def test_memory_does_not_grow_with_the_data(tmp_path, monkeypatch, name, split, output):
+    monkeypatch.setattr(corpus, "ROWS_HELD", 20)
+    peaks = []
+    for number in (1, 125, 500):  # the first warms up
+        rows = [{"prompt": f"{i} " + "x" * 8000, "completion": "y" * (1 + i % 7)} for i in range(number * 2)]
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path = folder / name
+        if name == "a.json":
+            path.write_text(json.dumps(rows))
+        else:
+            pandas.DataFrame(rows).to_csv(path, index=False) if name == "a.csv" else write(path, rows)
+        del rows
+        tracemalloc.start()
+        score_dataset(path, lengths, folder / output, split=split, rows_per_chunk=20)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 2 * peaks[1]  # of four times the rows
+
+
+def test_what_a_device_gets_is_not_pushed(tmp_path):
+    with pytest.raises(ValueError, match="what /dev/null gets cannot be pushed to the hub; name a file or folder"):
+        score_dataset(PAIRS, lengths, "/dev/null", push_to_hub="me/scored")
 
 
 def as_named(function):
