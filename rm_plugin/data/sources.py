@@ -99,10 +99,10 @@ def load_rows(
         splits = source if path is None else find_splits(path)
     if not isinstance(splits, dict):  # one table; the hub's is that of the split already
         splits, split = {str(splits.split or "train").split("[")[0]: splits}, None if on_hub else split
-    rows = _with_usual_rows(_take_split(splits, split, where, streaming), where)
+    rows = _with_usual_rows(_take_split(splits, split, where, streaming), where, streaming)
     if isinstance(rows, datasets.Dataset) and len(rows) == 0:
         raise ValueError(f"{where} has 0 rows{f' in split {split!r}' if split else ''}; give at least one")
-    if columns and isinstance(rows, datasets.Dataset):
+    if columns and isinstance(rows, datasets.Dataset) and not streaming:
         rows = to_table(list(_selected(rows, columns, where)))
     elif columns:
         options = {"rows": rows, "columns": columns, "where": where}
@@ -110,7 +110,7 @@ def load_rows(
     return rows.to_iterable_dataset() if streaming and isinstance(rows, datasets.Dataset) else rows
 
 
-def _with_usual_rows(rows: Dataset | IterableDataset, where: str) -> Dataset | IterableDataset:
+def _with_usual_rows(rows: Dataset | IterableDataset, where: str, streaming: bool) -> Dataset | IterableDataset:
     """A table as [`usual_rows`] has its rows; of a stream, which is not read yet, the columns say if it has trees."""
     import datasets
 
@@ -118,11 +118,14 @@ def _with_usual_rows(rows: Dataset | IterableDataset, where: str) -> Dataset | I
         start = [rows[i] for i in range(min(2, len(rows)))]
         held = list(usual_rows(start, where))
         is_usual = len(held) == len(start) and all(a is b for a, b in zip(start, held, strict=True))
-        return rows if is_usual else to_table(list(usual_rows(rows, where)))
-    prompt = (rows.features or {}).get("prompt")
-    if isinstance(prompt, dict) and "replies" in prompt:
-        return datasets.IterableDataset.from_generator(usual_rows, gen_kwargs={"rows": rows, "where": where})
-    return rows
+    else:
+        prompt = (rows.features or {}).get("prompt")
+        is_usual = not (isinstance(prompt, dict) and "replies" in prompt)
+    if is_usual:
+        return rows
+    if isinstance(rows, datasets.Dataset) and not streaming:
+        return to_table(list(usual_rows(rows, where)))
+    return datasets.IterableDataset.from_generator(usual_rows, gen_kwargs={"rows": rows, "where": where})
 
 
 def hub_ids(rows: Any) -> list[str]:
