@@ -280,6 +280,11 @@ def streams_of(folder: Path) -> dict:
     return {
         "files": (ours(a), ours(copy), {"other": ours(b), "edited": ours(swapped)}),
         "splits": (ours(f"{folder}/splits", "train"), None, {"other split": ours(f"{folder}/splits", "test")}),
+        "part": (
+            ours(a, "train[1:]"),
+            ours(copy, "train[1:]"),
+            {"other": ours(a, "train[2:]"), "edited": ours(swapped, "train[1:]")},
+        ),
         "columns": (ours(a), None, {"swapped": load_rows(a, streaming=True, columns=columns)}),
         "of datasets": (theirs(a), theirs(copy), {"other": theirs(b), "edited": theirs(swapped)}),
         "generator": (generated(a), generated(copy), {"its file": generated(swapped), "less": generated(a, skip=1)}),
