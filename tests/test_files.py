@@ -68,8 +68,6 @@ NO_LISTS = (
     "[{}] []",
     '[\n{"a": 1, "a": 2}]',
     "[{}}",
-)
-NO_LISTS += (
     '[{"a": 1},\n {"a" 2}]',
     '[{"long": "' + "x" * 300 + '"},\n\n{}, {"a": }, {}]',
     '[{"a": "\t"}]',
@@ -90,7 +88,7 @@ def test_a_json_list_is_read_in_parts_as_it_is_as_a_whole(tmp_path, monkeypatch,
             parse_json(path.read_bytes(), str(path))
         with pytest.raises(ValueError) as in_parts:
             list(read_json_list(path))
-        assert str(in_parts.value).replace(" line 2", "") == str(whole.value).replace(" line 2", ""), text
+        assert str(in_parts.value) == str(whole.value), text
 
 
 def test_an_error_in_a_json_list_is_told_before_the_rest_is_read(tmp_path):
@@ -102,8 +100,9 @@ def test_an_error_in_a_json_list_is_told_before_the_rest_is_read(tmp_path):
         ValueError, match=r"a.json line 2 is not JSON \(Expecting ':' delimiter at column 6\); correct"
     ):
         list(read_json_list(tmp_path / "a.json"))
-    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_the_file_that_a_link_points_to_is_replaced(tmp_path):

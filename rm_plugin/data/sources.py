@@ -284,16 +284,17 @@ def _json_rows(path: str) -> Iterator[dict[str, Any]]:
         start = b""
         while not start.strip(WHITE_SPACE) and (some := file.readline(PART)):
             start += some
-        is_list, is_spread = start.lstrip(WHITE_SPACE).startswith(b"["), start.strip(WHITE_SPACE) == b"{"
+        is_spread = start.strip(WHITE_SPACE) == b"{"
         text = start + file.read() if is_spread else b""
     if is_spread:
         yield parse_json(text, path)
-    elif not is_list:
+    elif start.lstrip(WHITE_SPACE).startswith(b"["):
+        for i, row in enumerate(read_json_list(path)):
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}: item {i} is of type {type(row).__name__}; every row must be a JSON object")
+            yield row
+    else:
         yield from (row for _, row in read_jsonl(path))
-    for i, row in enumerate(read_json_list(path) if is_list else ()):
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}: item {i} is of type {type(row).__name__}; every row must be a JSON object")
-        yield row
 
 
 def _csv_rows(path: str) -> Iterator[dict[str, Any]]:

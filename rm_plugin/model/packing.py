@@ -36,8 +36,8 @@ from .attention import SharedPrefixLayout
 FORMS = ("packed", "apart", "continued", "sorted", "padded")
 # Up to this many padded tokens for one packed token the padded form is as fast; benchmarks/README.md has the numbers.
 MIN_TOKEN_RATIO = 1.05
-# One more call of the backbone takes about as long as so many tokens more. On a CPU in float32, a hybrid of 135M
-# parameters: 18 to 46 forward, 69 forward and backward, 90 to 128 where that recomputes. Not measured on a GPU.
+# One more call of the backbone takes about as long as so many tokens more, in scoring and in training; measured on a
+# CPU by benchmarks/call_cost.py and on whole batches, benchmarks/README.md has the numbers.
 TOKENS_OF_A_CALL = {"continued": 32, "sorted": 96}
 
 
